@@ -1,0 +1,769 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Every message and every replicated command of Tercet, as tables (wire.h explains the form).
+ * Keys and type numbers are wire and disk format: never reused, never renumbered; a removed field
+ * leaves its key as a comment. PROTOCOL sections are named where a field exists because of a rule.
+ *
+ * Times are ns since 1970 in leader time (hybrid logical clock). Sizes are bytes. A version is the pair
+ * (vepoch, vseq). A grant id is the pair (gterm, gcount). A chunk is 1 MiB (ino, index, gen), a block 4 KiB.
+ */
+#pragma once
+
+#include "common/wire.h"
+
+#define CHUNK_SIZE (1u << 20)
+#define BLOCK_SIZE 4096u
+#define BLOCKS_PER_CHUNK 256u
+#define INO_ROOT 1u
+#define HORIZON_MAX 17 /* 16, and one that size recovery may add (PROTOCOL 3.6) */
+
+enum msg_type {
+    /* client -> meta leader; reads */
+    MSG_KEEPALIVE = 1,
+    MSG_LEASE_LIST = 2,
+    MSG_LOOKUP = 3,
+    MSG_GETATTR = 4,
+    MSG_READDIR = 5,
+    MSG_READLINK = 6,
+    MSG_STATFS = 7,
+    MSG_GETXATTR = 8,
+    MSG_LISTXATTR = 9,
+    MSG_MAP_GET = 10, /* also store -> leader, and store <-> requester */
+    MSG_FATE = 11,
+    MSG_LEASE_GET_READ = 12, /* S or O: leader's memory only */
+    MSG_LEASE_RELEASE = 13,  /* S or O */
+    MSG_RECALL_ACK = 14,
+    MSG_WHO_LEADS = 15, /* any member answers */
+    MSG_STATUS = 16,    /* any member answers */
+    MSG_FORMAT = 17,
+    MSG_INO_CHECK = 18,
+    /* client -> meta leader; mutations: each is one log entry, exactly once by (session, seq) */
+    MSG_SESSION_OPEN = 30,
+    MSG_SESSION_CLOSE = 31,
+    MSG_MAKE = 32,
+    MSG_LINK = 33,
+    MSG_UNLINK = 34,
+    MSG_RENAME = 35,
+    MSG_SETATTR = 36,
+    MSG_SETXATTR = 37,
+    MSG_REMOVEXATTR = 38,
+    MSG_LEASE_GET_X = 39,
+    MSG_COMMIT = 40, /* sizes, times, reach, release and downgrade of X, for many inodes */
+    /* meta leader -> client; notices */
+    MSG_RECALL = 50,
+    MSG_LEADER = 51,
+    /* stores -> meta leader */
+    MSG_STORE_REGISTER = 60,
+    MSG_STORE_BEAT = 61,
+    /* anyone -> store */
+    MSG_WRITE = 70,
+    MSG_READ = 71,
+    MSG_MANIFEST = 72,
+    MSG_SIZE_QUERY = 73,
+    MSG_RECONCILE = 74,
+    MSG_STORE_STATUS = 75,
+    /* between meta members: 100 to 129, see below */
+    MSG_RAFT = 100,
+    /* commands that only the leader proposes (log entries beside the mutations): 200 to 249 */
+    CMD_GENESIS = 200,
+    CMD_SESSION_EXPIRE = 201,
+    CMD_REAP = 202,
+    CMD_SIZE_RECOVERED = 203,
+    CMD_RECONCILED = 204,
+    CMD_PG_UPDATE = 205,
+    CMD_STORE_STATE = 206,
+    CMD_GC_TRIM = 207,
+    CMD_SESSION_FORGET = 208,
+    CMD_STORE_REGISTER = 209,
+    CMD_TICK = 210, /* nothing but time */
+};
+
+/* ---- building blocks ------------------------------------------------------------------------------ */
+
+/* First member of every client request. Mutations carry seq > 0 and the watermark (PROTOCOL 2.1). */
+#define REQ_CTX(F, S, L)                                                                       \
+    F(u64, session, 1, true)                                                                   \
+    F(u32, incarnation, 2, true)                                                               \
+    F(u64, seq, 3, false)                                                                      \
+    F(u64, watermark, 4, false)                                                                \
+    F(u64, gen_term, 5, false) /* the caching generation the client is in (PROTOCOL 3.1) */    \
+    F(u64, gen_n, 6, false)
+WIRE_DECLARE(req_ctx, REQ_CTX)
+
+#define HORIZON(F, S, L)                                                                       \
+    F(u64, size, 1, true)                                                                      \
+    F(u64, epoch, 2, true)
+WIRE_DECLARE(horizon, HORIZON)
+
+enum data_state { DATA_CLEAN = 0, DATA_SETTLED = 1, DATA_UNCLEAN = 2, DATA_UNSIZED = 3 /* 3.6 (a) is due first */ };
+
+#define ATTR(F, S, L)                                                                          \
+    F(u64, ino, 1, true)                                                                       \
+    F(u32, mode, 2, true) /* with S_IFMT */                                                    \
+    F(u32, uid, 3, false)                                                                      \
+    F(u32, gid, 4, false)                                                                      \
+    F(u32, nlink, 5, false)                                                                    \
+    F(u64, size, 6, false)                                                                     \
+    F(u64, atime, 7, false)                                                                    \
+    F(u64, mtime, 8, false)                                                                    \
+    F(u64, ctime, 9, false)                                                                    \
+    F(u64, btime, 10, false)                                                                   \
+    F(u64, rdev, 11, false)                                                                    \
+    F(u64, blocks, 12, false) /* 4 KiB blocks in use, as far as committed */                   \
+    F(u64, change, 13, false) /* log index of the last change (PROTOCOL 2.5) */                \
+    F(u64, epoch, 14, false)  /* lease epoch */                                                \
+    L(horizon, horizons, 15, false)                                                            \
+    F(u32, data_state, 16, false)                                                              \
+    F(u64, unclean_from, 17, false) /* oldest epoch of the unclean mark */                     \
+    F(u64, reach, 18, false)                                                                   \
+    F(u32, flags, 19, false)                                                                   \
+    F(u64, parent, 20, false) /* directories */                                                \
+    F(u32, xattrs, 21, false) /* number of extended attributes: 0 saves asking */
+WIRE_DECLARE(attr, ATTR)
+
+enum lease_kind { LEASE_NONE = 0, LEASE_O = 1, LEASE_S = 2, LEASE_X = 4 }; /* bits */
+
+#define GRANT(F, S, L)                                                                         \
+    F(u64, ino, 1, true)                                                                       \
+    F(u32, kind, 2, true) /* one of enum lease_kind */                                         \
+    F(u64, gterm, 3, true)                                                                     \
+    F(u64, gcount, 4, true)                                                                    \
+    F(u64, barrier, 5, true) /* newest committed map epoch at the time of the grant */         \
+    F(u64, gen_term, 6, false)                                                                 \
+    F(u64, gen_n, 7, false)                                                                    \
+    F(u64, recall, 8, false) /* recall counter as of the state read (PROTOCOL 3.2) */          \
+    F(u64, epoch, 9, false)  /* X: versions are written under this epoch */                    \
+    F(u64, reach, 10, false)                                                                   \
+    F(boolean, was_clean, 11, false) /* X: granted on a clean inode */
+WIRE_DECLARE(grant, GRANT)
+
+#define EMPTY(F, S, L) F(u32, reserved, 1, false)
+WIRE_DECLARE(empty_msg, EMPTY)
+
+/* What most answers are: an inode's attributes, perhaps with a grant on it, and the directory's. */
+#define ENTRY_RES(F, S, L)                                                                     \
+    S(attr, attr, 1, false)                                                                    \
+    S(grant, grant, 2, false)                                                                  \
+    S(attr, dir, 3, false)      /* directory after the operation */                            \
+    S(grant, dir_grant, 4, false)                                                              \
+    F(u64, change, 5, false)    /* of the directory: what a negative answer was read at */     \
+    F(boolean, negative, 6, false)                                                             \
+    F(boolean, existed, 7, false) /* MAKE without excl met the name */                         \
+    S(attr, dir2, 8, false)     /* RENAME: the target directory */                             \
+    S(attr, replaced, 9, false) /* RENAME, UNLINK: what lost a name (nlink after it) */        \
+    F(u64, replica_time, 10, false) /* leader time of the answer */                            \
+    F(str, target, 11, false)   /* symlink */
+WIRE_DECLARE(entry_res, ENTRY_RES)
+
+/* ---- sessions -------------------------------------------------------------------------------------- */
+
+#define SESSION_OPEN_REQ(F, S, L)                                                              \
+    S(req_ctx, ctx, 1, true) /* session 0 */                                                   \
+    F(u64, nonce, 2, true)   /* random; a retry bears the same and gets the same session */    \
+    F(str, client, 3, false) /* host name and mount point, for status */                       \
+    F(str, root, 4, false)   /* directory to mount, "" is / */                                 \
+    F(u64, previous, 5, false)
+WIRE_DECLARE(session_open_req, SESSION_OPEN_REQ)
+
+#define SESSION_OPEN_RES(F, S, L)                                                              \
+    F(u64, session, 1, true)                                                                   \
+    F(u32, incarnation, 2, true)                                                               \
+    F(u32, ttl_ms, 3, true)                                                                    \
+    F(u64, root, 4, true) /* inode of the mounted directory */                                 \
+    F(u64, time, 5, false)                                                                     \
+    F(u64, map_epoch, 6, false)
+WIRE_DECLARE(session_open_res, SESSION_OPEN_RES)
+
+#define CTX_ONLY(F, S, L) S(req_ctx, ctx, 1, true)
+WIRE_DECLARE(session_close_req, CTX_ONLY)
+
+#define KEEPALIVE_REQ(F, S, L)                                                                 \
+    S(req_ctx, ctx, 1, true)                                                                   \
+    F(u64, map_epoch, 2, false)                                                                \
+    F(boolean, caching, 3, false) /* asks to prolong the caching right of ctx.gen */
+WIRE_DECLARE(keepalive_req, KEEPALIVE_REQ)
+
+#define KEEPALIVE_RES(F, S, L)                                                                 \
+    F(u64, gen_term, 1, true) /* current generation of the session */                          \
+    F(u64, gen_n, 2, true)                                                                     \
+    F(boolean, caching, 3, false)   /* the caching right was prolonged */                      \
+    F(boolean, want_list, 4, false) /* send LEASE_LIST for this generation */                  \
+    F(u64, time, 5, false)                                                                     \
+    F(u64, map_epoch, 6, false)                                                                \
+    F(u32, incarnation, 7, false)
+WIRE_DECLARE(keepalive_res, KEEPALIVE_RES)
+
+#define LEASE_ITEM(F, S, L)                                                                    \
+    F(u64, ino, 1, true)                                                                       \
+    F(u64, gterm, 2, true)                                                                     \
+    F(u64, gcount, 3, true)                                                                    \
+    F(u32, kind, 4, true) /* bits of enum lease_kind held under that id */                     \
+    F(u64, recall, 5, false) /* RECALL_ACK: the recall's number */                             \
+    F(u32, keep, 6, false)   /* what remains: LEASE_O, LEASE_S or 0 */
+WIRE_DECLARE(lease_item, LEASE_ITEM)
+
+#define LEASE_LIST_REQ(F, S, L)                                                                \
+    S(req_ctx, ctx, 1, true)                                                                   \
+    F(u64, gen_term, 2, true)                                                                  \
+    F(u64, gen_n, 3, true)                                                                     \
+    F(u32, page, 4, false)                                                                     \
+    F(boolean, last, 5, false)                                                                 \
+    L(lease_item, items, 6, false)
+WIRE_DECLARE(lease_list_req, LEASE_LIST_REQ)
+
+#define LEASE_RELEASE_REQ(F, S, L)                                                             \
+    S(req_ctx, ctx, 1, true)                                                                   \
+    L(lease_item, items, 2, true)
+WIRE_DECLARE(lease_release_req, LEASE_RELEASE_REQ)
+WIRE_DECLARE(recall_ack_req, LEASE_RELEASE_REQ)
+
+/* After expiry: the fate of requests that were in flight (PROTOCOL 2.2). */
+#define FATE_REQ(F, S, L)                                                                      \
+    S(req_ctx, ctx, 1, true) /* the new session */                                             \
+    F(u64, old_session, 2, true)                                                               \
+    F(u64s, seqs, 3, true)
+WIRE_DECLARE(fate_req, FATE_REQ)
+
+#define FATE_ITEM(F, S, L)                                                                     \
+    F(u64, seq, 1, true)                                                                       \
+    F(boolean, known, 2, false)                                                                \
+    F(u32, status, 3, false)                                                                   \
+    F(bin, body, 4, false)
+WIRE_DECLARE(fate_item, FATE_ITEM)
+
+#define FATE_RES(F, S, L) L(fate_item, items, 1, false)
+WIRE_DECLARE(fate_res, FATE_RES)
+
+/* ---- names and attributes: reads --------------------------------------------------------------------- */
+
+/* want: lease_kind bits asked for on the inode answered (S: read and cache; O), and on the directory. */
+#define LOOKUP_REQ(F, S, L)                                                                    \
+    S(req_ctx, ctx, 1, true)                                                                   \
+    F(u64, parent, 2, true)                                                                    \
+    F(str, name, 3, true)                                                                      \
+    F(u32, want, 4, false)                                                                     \
+    F(u32, want_dir, 5, false)
+WIRE_DECLARE(lookup_req, LOOKUP_REQ)
+
+#define INO_REQ(F, S, L)                                                                       \
+    S(req_ctx, ctx, 1, true)                                                                   \
+    F(u64, ino, 2, true)                                                                       \
+    F(u32, want, 3, false)
+WIRE_DECLARE(getattr_req, INO_REQ)
+WIRE_DECLARE(readlink_req, INO_REQ)
+WIRE_DECLARE(listxattr_req, INO_REQ)
+WIRE_DECLARE(lease_get_req, INO_REQ) /* GET_READ: want S or O; GET_X: want X */
+
+#define READDIR_REQ(F, S, L)                                                                   \
+    S(req_ctx, ctx, 1, true)                                                                   \
+    F(u64, ino, 2, true)                                                                       \
+    F(u64, cookie, 3, false) /* 0: from the start; else behind that entry */                   \
+    F(u32, max, 4, true)     /* entries */                                                     \
+    F(boolean, plus, 5, false)                                                                 \
+    F(u32, want, 6, false)                                                                     \
+    F(u32, want_dir, 7, false)
+WIRE_DECLARE(readdir_req, READDIR_REQ)
+
+#define DIRENT(F, S, L)                                                                        \
+    F(str, name, 1, true)                                                                      \
+    F(u64, ino, 2, true)                                                                       \
+    F(u32, mode, 3, true) /* S_IFMT bits at least */                                           \
+    F(u64, cookie, 4, true)                                                                    \
+    S(attr, attr, 5, false) /* absent if another session holds X (PROTOCOL 3.5) */             \
+    S(grant, grant, 6, false)
+WIRE_DECLARE(dirent_item, DIRENT)
+
+#define READDIR_RES(F, S, L)                                                                   \
+    L(dirent_item, entries, 1, false)                                                          \
+    F(boolean, eof, 2, false)                                                                  \
+    F(u64, change, 3, false)                                                                   \
+    S(grant, dir_grant, 4, false)                                                              \
+    F(u64, parent, 5, false)                                                                   \
+    S(attr, dir, 6, false)
+WIRE_DECLARE(readdir_res, READDIR_RES)
+
+#define XATTR_REQ(F, S, L)                                                                     \
+    S(req_ctx, ctx, 1, true)                                                                   \
+    F(u64, ino, 2, true)                                                                       \
+    F(str, name, 3, true)                                                                      \
+    F(bin, value, 4, false)                                                                    \
+    F(u32, flags, 5, false) /* 1 create, 2 replace */                                          \
+    F(boolean, kill_sgid, 6, false)
+WIRE_DECLARE(getxattr_req, XATTR_REQ)
+WIRE_DECLARE(setxattr_req, XATTR_REQ)
+WIRE_DECLARE(removexattr_req, XATTR_REQ)
+
+#define BYTES_RES(F, S, L)                                                                     \
+    F(bin, value, 1, false) /* getxattr: value; listxattr: names, NUL-ended; readlink: target */ \
+    S(attr, attr, 2, false)
+WIRE_DECLARE(bytes_res, BYTES_RES)
+
+WIRE_DECLARE(statfs_req, CTX_ONLY)
+#define STATFS_RES(F, S, L)                                                                    \
+    F(u64, bytes_total, 1, true) /* usable: after copies */                                    \
+    F(u64, bytes_free, 2, true)                                                                \
+    F(u64, inodes, 3, true)                                                                    \
+    F(u64, bytes_used, 4, false)
+WIRE_DECLARE(statfs_res, STATFS_RES)
+
+/* ---- names and attributes: mutations ------------------------------------------------------------------- */
+
+#define MAKE_REQ(F, S, L)                                                                      \
+    S(req_ctx, ctx, 1, true)                                                                   \
+    F(u64, parent, 2, true)                                                                    \
+    F(str, name, 3, true)                                                                      \
+    F(u32, mode, 4, true) /* with S_IFMT: regular, directory, symlink, fifo, socket, device */ \
+    F(u32, umask, 5, false)                                                                    \
+    F(u32, uid, 6, false)                                                                      \
+    F(u32, gid, 7, false)                                                                      \
+    F(u64, rdev, 8, false)                                                                     \
+    F(str, target, 9, false)                                                                   \
+    F(boolean, excl, 10, false) /* else an existing file is answered with existed */           \
+    F(u32, want, 11, false)     /* regular files: LEASE_X grants it in this very entry */
+WIRE_DECLARE(make_req, MAKE_REQ)
+
+#define LINK_REQ(F, S, L)                                                                      \
+    S(req_ctx, ctx, 1, true)                                                                   \
+    F(u64, ino, 2, true)                                                                       \
+    F(u64, parent, 3, true)                                                                    \
+    F(str, name, 4, true)
+WIRE_DECLARE(link_req, LINK_REQ)
+
+#define UNLINK_REQ(F, S, L)                                                                    \
+    S(req_ctx, ctx, 1, true)                                                                   \
+    F(u64, parent, 2, true)                                                                    \
+    F(str, name, 3, true)                                                                      \
+    F(boolean, dir, 4, false) /* rmdir */
+WIRE_DECLARE(unlink_req, UNLINK_REQ)
+
+#define RENAME_REQ(F, S, L)                                                                    \
+    S(req_ctx, ctx, 1, true)                                                                   \
+    F(u64, parent, 2, true)                                                                    \
+    F(str, name, 3, true)                                                                      \
+    F(u64, new_parent, 4, true)                                                                \
+    F(str, new_name, 5, true)                                                                  \
+    F(u32, flags, 6, false) /* 1 NOREPLACE, 2 EXCHANGE */
+WIRE_DECLARE(rename_req, RENAME_REQ)
+
+enum setattr_mask {
+    SET_MODE = 1 << 0,
+    SET_UID = 1 << 1,
+    SET_GID = 1 << 2,
+    SET_SIZE = 1 << 3,
+    SET_ATIME = 1 << 4,
+    SET_MTIME = 1 << 5,
+    SET_ATIME_NOW = 1 << 6,
+    SET_MTIME_NOW = 1 << 7,
+    SET_KILL_PRIV = 1 << 8, /* clear suid, sgid (if group-executable) and security.capability */
+};
+
+#define SETATTR_REQ(F, S, L)                                                                   \
+    S(req_ctx, ctx, 1, true)                                                                   \
+    F(u64, ino, 2, true)                                                                       \
+    F(u32, mask, 3, true)                                                                      \
+    F(u32, mode, 4, false)                                                                     \
+    F(u32, uid, 5, false)                                                                      \
+    F(u32, gid, 6, false)                                                                      \
+    F(u64, size, 7, false)                                                                     \
+    F(u64, atime, 8, false)                                                                    \
+    F(u64, mtime, 9, false)                                                                    \
+    F(u64, size_max, 10, false) /* largest size of the holder since its last horizon entry (5.1) */ \
+    F(u64, vseq, 11, false)     /* explicit times of an X holder: ordered after this version (9.1) */
+WIRE_DECLARE(setattr_req, SETATTR_REQ)
+
+enum commit_action { COMMIT_KEEP = 0, COMMIT_DOWNGRADE = 1 /* to S */, COMMIT_RELEASE = 2, COMMIT_RELEASE_KEEP_O = 3 };
+
+/* One inode of a flush commit: refused (LEASE_LOST) at apply when that X has ended. */
+#define COMMIT_ITEM(F, S, L)                                                                   \
+    F(u64, ino, 1, true)                                                                       \
+    F(u64, epoch, 2, true)                                                                     \
+    F(u64, gterm, 3, true)                                                                     \
+    F(u64, gcount, 4, true)                                                                    \
+    F(boolean, has_size, 5, false) /* size, mtime (and ctime = mtime's) below are meant */     \
+    F(u64, size, 6, false)                                                                     \
+    F(u64, mtime, 7, false)                                                                    \
+    F(u64, atime, 8, false)        /* 0: as it is */                                           \
+    F(i64, blocks, 9, false)       /* blocks newly in use since the last commit */             \
+    F(u64, vseq, 10, false)        /* last version given */                                    \
+    F(u64, reach, 11, false)       /* 0, or the new bound */                                   \
+    F(u32, action, 12, false)                                                                  \
+    F(u32, data_state, 13, false)  /* at release or downgrade: CLEAN, SETTLED or UNCLEAN (gave up) */ \
+    F(u64, recall, 14, false)      /* the recall this answers, 0: unasked */
+WIRE_DECLARE(commit_item, COMMIT_ITEM)
+
+#define COMMIT_REQ(F, S, L)                                                                    \
+    S(req_ctx, ctx, 1, true)                                                                   \
+    L(commit_item, items, 2, true)
+WIRE_DECLARE(commit_req, COMMIT_REQ)
+
+#define COMMIT_RESULT(F, S, L)                                                                 \
+    F(u64, ino, 1, true)                                                                       \
+    F(u32, status, 2, false)                                                                   \
+    S(attr, attr, 3, false)                                                                    \
+    S(grant, grant, 4, false) /* downgrade: the S it became */
+WIRE_DECLARE(commit_result, COMMIT_RESULT)
+
+#define COMMIT_RES(F, S, L) L(commit_result, items, 1, false)
+WIRE_DECLARE(commit_res, COMMIT_RES)
+
+/* ---- recalls: leader -> client ---------------------------------------------------------------------------- */
+
+enum recall_kind {
+    RECALL_ENTRY = 1,     /* one name of a directory changes; the grant stays */
+    RECALL_ATTR = 2,      /* nlink, ctime change; the grant stays */
+    RECALL_DOWNGRADE = 3, /* X to S */
+    RECALL_ALL = 4,
+    RECALL_ASK = 5, /* not a recall: commit size and times of this X, keep it (PROTOCOL 3.5) */
+};
+
+#define RECALL_ITEM(F, S, L)                                                                   \
+    F(u64, ino, 1, true)                                                                       \
+    F(u64, gterm, 2, true)                                                                     \
+    F(u64, gcount, 3, true)                                                                    \
+    F(u32, kind, 4, true)                                                                      \
+    F(u64, recall, 5, true) /* counter, grows per (session, inode) */                          \
+    F(str, name, 6, false)  /* ENTRY */
+WIRE_DECLARE(recall_item, RECALL_ITEM)
+
+#define RECALL_MSG(F, S, L)                                                                    \
+    F(u64, session, 1, true)                                                                   \
+    F(u64, term, 2, true)                                                                      \
+    L(recall_item, items, 3, true)
+WIRE_DECLARE(recall_msg, RECALL_MSG)
+
+#define LEADER_MSG(F, S, L)                                                                    \
+    F(u64, term, 1, true)                                                                      \
+    F(u32, leader, 2, false) /* member id, 0: unknown */                                       \
+    F(str, endpoint, 3, false)
+WIRE_DECLARE(leader_msg, LEADER_MSG) /* notice, answer of WHO_LEADS, and body of a NOT_LEADER reply */
+
+/* ---- the cluster map -------------------------------------------------------------------------------------- */
+
+#define MEMBER_INFO(F, S, L)                                                                   \
+    F(u32, id, 1, true)                                                                        \
+    F(str, endpoint, 2, true)                                                                  \
+    F(boolean, learner, 3, false)
+WIRE_DECLARE(member_info, MEMBER_INFO)
+
+enum store_state { STORE_UP = 0, STORE_DOWN = 1, STORE_REPLACED = 2 };
+
+#define STORE_INFO(F, S, L)                                                                    \
+    F(u64, store, 1, true)                                                                     \
+    F(u32, node, 2, true) /* the place in the configuration: storage.N */                      \
+    F(str, endpoint, 3, true)                                                                  \
+    F(str, zone, 4, false)                                                                     \
+    F(u64, start, 5, false) /* start counter confirmed last */                                 \
+    F(u32, state, 6, false) /* only REPLACED raises the map epoch; up and down are hints */    \
+    F(u64, gc_cursor, 7, false)
+WIRE_DECLARE(store_info, STORE_INFO)
+
+/* Voters of PGs are few different sets, so a PG is an index into them. */
+#define PG_SET(F, S, L)                                                                        \
+    F(u64s, voters, 1, true) /* C1 */                                                          \
+    F(u64s, next, 2, false)  /* C2 while in transition */
+WIRE_DECLARE(pg_set, PG_SET)
+
+#define DEAD_SESSION(F, S, L)                                                                  \
+    F(u64, session, 1, true)                                                                   \
+    F(u32, incarnation, 2, true) /* this and all below are dead */
+WIRE_DECLARE(dead_session, DEAD_SESSION)
+
+#define CLUSTER_MAP(F, S, L)                                                                   \
+    F(u64, epoch, 1, true)                                                                     \
+    F(u64, from, 2, false) /* 0: whole; else a delta that brings `from` (or later) to epoch: pg_ids are what changed */ \
+    F(u32, n, 3, true)                                                                         \
+    F(u32, w, 4, true)                                                                         \
+    F(u32, r, 5, true)                                                                         \
+    F(u32, pg_count, 6, true)                                                                  \
+    L(store_info, stores, 7, false)                                                            \
+    L(pg_set, sets, 8, false)                                                                  \
+    F(u64s, pg_ids, 9, false)   /* delta only; whole: 0 .. pg_count-1 implied */               \
+    F(bin, pg_set_of, 10, false) /* u16 little-endian per PG; empty: no table yet */           \
+    F(bin, pg_epochs, 11, false) /* u64 little-endian per PG */                                \
+    L(dead_session, dead, 12, false)                                                           \
+    F(u64, dead_below, 13, false) /* every session below is dead */                            \
+    L(member_info, members, 14, false)                                                         \
+    F(bin, cluster, 15, false) /* 16 bytes */
+WIRE_DECLARE(cluster_map, CLUSTER_MAP)
+
+#define MAP_GET_REQ(F, S, L)                                                                   \
+    F(u64, have, 1, false) /* epoch the asker has, 0: none */
+WIRE_DECLARE(map_get_req, MAP_GET_REQ)
+/* Reply: cluster_map; epoch == have and nothing else when nothing is newer. */
+
+/* ---- genesis, status ---------------------------------------------------------------------------------------- */
+
+#define GENESIS(F, S, L)                                                                       \
+    F(bin, cluster, 1, true) /* 16 random bytes */                                             \
+    F(str, name, 2, false)                                                                     \
+    F(u32, n, 3, true)                                                                         \
+    F(u32, w, 4, true)                                                                         \
+    F(u32, r, 5, true)                                                                         \
+    F(u32, pg_count, 6, true)                                                                  \
+    L(member_info, members, 7, true)                                                           \
+    F(bin, siphash_key, 8, true) /* 16 random bytes: directory cookies */                      \
+    F(u64, time, 9, true)                                                                      \
+    F(u32, stores, 10, false) /* storage nodes configured: the PG table waits for at least n */ \
+    F(u32, root_mode, 11, false)                                                               \
+    F(u32, root_uid, 12, false)                                                                \
+    F(u32, root_gid, 13, false)
+WIRE_DECLARE(genesis, GENESIS) /* MSG_FORMAT's request and CMD_GENESIS's body */
+
+#define STATUS_REQ(F, S, L) F(u32, what, 1, false) /* 0: health; 1: with every PG */
+WIRE_DECLARE(status_req, STATUS_REQ)
+#define STATUS_RES(F, S, L) F(str, json, 1, true) /* documented in docs/OPERATIONS.md */
+WIRE_DECLARE(status_res, STATUS_RES)
+
+/* ---- stores and the leader ------------------------------------------------------------------------------------ */
+
+#define STORE_REGISTER_REQ(F, S, L)                                                            \
+    F(u64, store, 1, true)                                                                     \
+    F(u64, start, 2, true) /* this start's counter: one above what the directory held */       \
+    F(u32, node, 3, true)                                                                      \
+    F(str, endpoint, 4, true)                                                                  \
+    F(str, zone, 5, false)                                                                     \
+    F(u64, capacity, 6, false)                                                                 \
+    F(boolean, empty, 7, false) /* a directory formatted just now */                           \
+    F(bin, cluster, 8, false)   /* as the directory has it; empty: new directory */
+WIRE_DECLARE(store_register_req, STORE_REGISTER_REQ)
+
+#define STORE_REGISTER_RES(F, S, L)                                                            \
+    F(u64, start, 1, true) /* confirmed; the store makes it durable, then serves */            \
+    F(u64, map_epoch, 2, true)                                                                 \
+    F(bin, cluster, 3, true)                                                                   \
+    F(boolean, rolled_back, 4, false) /* the directory is older than what was confirmed: it must become a new, empty store */
+WIRE_DECLARE(store_register_res, STORE_REGISTER_RES)
+
+#define PG_READY(F, S, L)                                                                      \
+    F(u64, pg, 1, true)                                                                        \
+    F(u64, epoch, 2, true)
+WIRE_DECLARE(pg_ready, PG_READY)
+
+#define STORE_BEAT_REQ(F, S, L)                                                                \
+    F(u64, store, 1, true)                                                                     \
+    F(u64, start, 2, true)                                                                     \
+    F(u64, map_epoch, 3, true)                                                                 \
+    F(u64, capacity, 4, false) /* bytes of the disk */                                         \
+    F(u64, free, 5, false)                                                                     \
+    F(u64, used, 6, false) /* bytes of chunks */                                               \
+    F(u32, flags, 7, false) /* enum store_flags */                                             \
+    L(pg_ready, ready, 8, false) /* newcomer: all chunks durable at this epoch */              \
+    F(u64, gc_done, 9, false)    /* every gc row up to this id is done here */                 \
+    F(u64, chunks, 10, false)                                                                  \
+    F(u64, behind, 11, false) /* chunks still to be brought up to date */
+WIRE_DECLARE(store_beat_req, STORE_BEAT_REQ)
+
+enum store_flags { STORE_FULL = 1 << 0, STORE_NEARLY_FULL = 1 << 1, STORE_DISK_ERROR = 1 << 2 };
+
+#define GC_ITEM(F, S, L)                                                                       \
+    F(u64, id, 1, true)                                                                        \
+    F(u64, ino, 2, true)                                                                       \
+    F(u64, size, 3, false)  /* blocks wholly at or past size ... */                            \
+    F(u64, epoch, 4, true)  /* ... with a version epoch below this go; removed inode: UINT64_MAX, size 0 */ \
+    F(u64, reach, 5, false) /* no chunk of this inode lies at or past this offset */
+WIRE_DECLARE(gc_item, GC_ITEM)
+
+#define STORE_BEAT_RES(F, S, L)                                                                \
+    F(u64, map_epoch, 1, true)                                                                 \
+    L(gc_item, gc, 2, false) /* the next ones after gc_done */                                 \
+    F(u64, time, 3, false)                                                                     \
+    F(boolean, unknown, 4, false) /* register again */
+WIRE_DECLARE(store_beat_res, STORE_BEAT_RES)
+
+#define INO_CHECK_REQ(F, S, L) F(u64s, inos, 1, true)
+WIRE_DECLARE(ino_check_req, INO_CHECK_REQ)
+#define INO_CHECK_RES(F, S, L) F(bin, states, 1, true) /* per inode: 0 unknown (keep), 1 alive, 2 dead */
+WIRE_DECLARE(ino_check_res, INO_CHECK_RES)
+
+/* ---- data: anyone -> store -------------------------------------------------------------------------------------- */
+
+enum write_flags {
+    WRITE_ZERO = 1 << 0,   /* zero mark: no sums, no payload */
+    WRITE_REPAIR = 1 << 1, /* write-back, backfill: version may be of any epoch, the sender holds no lease */
+};
+
+/* Blocks [first, first+count) of one chunk, all of one version. Payload: count x 4 KiB (not with ZERO). */
+#define WRITE_ITEM(F, S, L)                                                                    \
+    F(u64, pg, 1, true)                                                                        \
+    F(u64, pg_epoch, 2, true)                                                                  \
+    F(u64, ino, 3, true)                                                                       \
+    F(u32, index, 4, true)                                                                     \
+    F(u32, gen, 5, false)                                                                      \
+    F(u32, first, 6, true)                                                                     \
+    F(u32, count, 7, true)                                                                     \
+    F(u64, vepoch, 8, true)                                                                    \
+    F(u64, vseq, 9, true)                                                                      \
+    F(u64, size, 10, true) /* of the file as of this version (PROTOCOL 4.7) */                 \
+    F(u64, mtime, 11, true)                                                                    \
+    F(bin, sums, 12, false) /* XXH3-64 of each block, little-endian */                         \
+    F(u32, flags, 13, false)                                                                   \
+    F(u64, pair_epoch, 14, false) /* REPAIR: version that size and mtime belong to; 0: none */ \
+    F(u64, pair_seq, 15, false)
+WIRE_DECLARE(write_item, WRITE_ITEM)
+
+#define WRITE_REQ(F, S, L)                                                                     \
+    F(u64, session, 1, false)                                                                  \
+    F(u32, incarnation, 2, false)                                                              \
+    F(u64, barrier, 3, true)                                                                   \
+    L(write_item, items, 4, true)
+WIRE_DECLARE(write_req, WRITE_REQ)
+
+#define WRITE_RESULT(F, S, L)                                                                  \
+    F(u32, status, 1, true) /* 0: durable here at this version, or a newer seq of the same epoch */ \
+    F(u32, new_blocks, 2, false)                                                               \
+    F(u64, epoch, 3, false) /* FENCED: the higher epoch found; STALE_EPOCH: the PG's epoch here */
+WIRE_DECLARE(write_result, WRITE_RESULT)
+
+/* Whole-request failures (STALE_MAP, FENCED session, WRONG_CLUSTER) are the header's status. */
+#define WRITE_RES(F, S, L)                                                                     \
+    L(write_result, items, 1, false)                                                           \
+    F(u64, map_epoch, 2, false)
+WIRE_DECLARE(write_res, WRITE_RES)
+
+#define READ_ITEM(F, S, L)                                                                     \
+    F(u64, pg, 1, true)                                                                        \
+    F(u64, pg_epoch, 2, true)                                                                  \
+    F(u64, ino, 3, true)                                                                       \
+    F(u32, index, 4, true)                                                                     \
+    F(u32, gen, 5, false)                                                                      \
+    F(u32, first, 6, true)                                                                     \
+    F(u32, count, 7, true)                                                                     \
+    F(boolean, data, 8, false) /* else versions and sums only */
+WIRE_DECLARE(read_item, READ_ITEM)
+
+#define READ_REQ(F, S, L)                                                                      \
+    F(u64, session, 1, false)                                                                  \
+    F(u32, incarnation, 2, false)                                                              \
+    F(u64, barrier, 3, true)                                                                   \
+    L(read_item, items, 4, true)
+WIRE_DECLARE(read_req, READ_REQ)
+
+enum run_kind { RUN_NONE = 0 /* never written */, RUN_DATA = 1, RUN_ZERO = 2 /* zero mark */, RUN_UNKNOWN = 3 /* damaged: not a vote */ };
+
+/* Consecutive blocks of one version and kind. NONE has version (0,0). */
+#define VERSION_RUN(F, S, L)                                                                   \
+    F(u32, count, 1, true)                                                                     \
+    F(u32, kind, 2, true)                                                                      \
+    F(u64, vepoch, 3, false)                                                                   \
+    F(u64, vseq, 4, false)
+WIRE_DECLARE(version_run, VERSION_RUN)
+
+/* runs cover [first, first+count) in order; sums has 8 bytes for each block of DATA runs; the payload has
+ * 4 KiB for each block of DATA runs of the items that asked for data, in order. */
+#define READ_RESULT(F, S, L)                                                                   \
+    F(u32, status, 1, true)                                                                    \
+    L(version_run, runs, 2, false)                                                             \
+    F(bin, sums, 3, false)                                                                     \
+    F(u64, pair_epoch, 4, false) /* newest (size, mtime) of the chunk and its version */       \
+    F(u64, pair_seq, 5, false)                                                                 \
+    F(u64, size, 6, false)                                                                     \
+    F(u64, mtime, 7, false)                                                                    \
+    F(u64, pg_epoch, 8, false) /* STALE_EPOCH: the PG's epoch here */
+WIRE_DECLARE(read_result, READ_RESULT)
+
+#define READ_RES(F, S, L)                                                                      \
+    L(read_result, items, 1, false)                                                            \
+    F(u64, map_epoch, 2, false)
+WIRE_DECLARE(read_res, READ_RES)
+
+/* Recovery: what a voter has of a PG, in key order. */
+#define MANIFEST_REQ(F, S, L)                                                                  \
+    F(u64, barrier, 1, true)                                                                   \
+    F(u64, pg, 2, true)                                                                        \
+    F(u64, pg_epoch, 3, true)                                                                  \
+    F(u64, after_ino, 4, false) /* page: behind this chunk; all zero: from the start */        \
+    F(u32, after_index, 5, false)                                                              \
+    F(u32, after_gen, 6, false)                                                                \
+    F(u32, max, 7, true)                                                                       \
+    F(boolean, resume, 8, false) /* after_* are meant */
+WIRE_DECLARE(manifest_req, MANIFEST_REQ)
+
+#define MANIFEST_ITEM(F, S, L)                                                                 \
+    F(u64, ino, 1, true)                                                                       \
+    F(u32, index, 2, true)                                                                     \
+    F(u32, gen, 3, false)                                                                      \
+    F(u64, digest, 4, true) /* XXH3-64 over version runs, sums and the pair */                 \
+    F(u32, blocks, 5, false)
+WIRE_DECLARE(manifest_item, MANIFEST_ITEM)
+
+#define MANIFEST_RES(F, S, L)                                                                  \
+    L(manifest_item, items, 1, false)                                                          \
+    F(boolean, eof, 2, false)                                                                  \
+    F(u64, pg_epoch, 3, false)
+WIRE_DECLARE(manifest_res, MANIFEST_RES)
+
+/* PROTOCOL 3.6 (a): newest recorded (size, mtime) over chunks [0, chunks) of the inode in this store's PGs. */
+#define SIZE_QUERY_REQ(F, S, L)                                                                \
+    F(u64, barrier, 1, true)                                                                   \
+    F(u64, ino, 2, true)                                                                       \
+    F(u32, chunks, 3, true)                                                                    \
+    F(u64, epoch, 4, true) /* the ended epoch */
+WIRE_DECLARE(size_query_req, SIZE_QUERY_REQ)
+
+#define SIZE_QUERY_RES(F, S, L)                                                                \
+    F(boolean, found, 1, false)                                                                \
+    F(u64, vepoch, 2, false)                                                                   \
+    F(u64, vseq, 3, false)                                                                     \
+    F(u64, size, 4, false)                                                                     \
+    F(u64, mtime, 5, false)
+WIRE_DECLARE(size_query_res, SIZE_QUERY_RES)
+
+/* PROTOCOL 3.6 (b): the store compares all voters' versions of these chunks at or above from_epoch, writes the
+ * newest of every differing block to all, durably, and answers 0; QUORUM_LOST when a voter is away. */
+#define RECONCILE_REQ(F, S, L)                                                                 \
+    F(u64, barrier, 1, true)                                                                   \
+    F(u64, ino, 2, true)                                                                       \
+    F(u64, from_epoch, 3, true)                                                                \
+    F(u64s, indexes, 4, true) /* chunks; at most 1024 a request */
+WIRE_DECLARE(reconcile_req, RECONCILE_REQ)
+
+/* ---- replicated commands --------------------------------------------------------------------------------------------- */
+
+/*
+ * A log entry: a client's mutation as it came (body is the encoded request of msg type `type`), or a command of
+ * the leader's. Everything apply needs and cannot compute deterministically is in here.
+ */
+#define COMMAND(F, S, L)                                                                       \
+    F(u32, type, 1, true) /* enum msg_type */                                                  \
+    F(u64, time, 2, true) /* hybrid logical clock, ns */                                       \
+    F(bin, body, 3, true)                                                                      \
+    F(u64, term, 4, false) /* of the proposing leader: grant ids made by this entry are (term, log index) */ \
+    F(u64, expected, 5, false)
+WIRE_DECLARE(command, COMMAND)
+
+#define CMD_SESSIONS_BODY(F, S, L) L(dead_session, sessions, 1, true)
+WIRE_DECLARE(cmd_sessions, CMD_SESSIONS_BODY) /* SESSION_EXPIRE, SESSION_FORGET */
+
+#define CMD_INOS_BODY(F, S, L) F(u64s, inos, 1, true)
+WIRE_DECLARE(cmd_reap, CMD_INOS_BODY)
+
+#define CMD_SIZE_RECOVERED_BODY(F, S, L)                                                       \
+    F(u64, ino, 1, true)                                                                       \
+    F(u64, epoch, 2, true) /* the ended epoch: dropped if the inode's is another by now */     \
+    F(boolean, found, 3, false)                                                                \
+    F(u64, size, 4, false)                                                                     \
+    F(u64, mtime, 5, false)                                                                    \
+    F(u64, vseq, 6, false)
+WIRE_DECLARE(cmd_size_recovered, CMD_SIZE_RECOVERED_BODY)
+
+#define CMD_RECONCILED_BODY(F, S, L)                                                           \
+    F(u64, ino, 1, true)                                                                       \
+    F(u64, mark_change, 2, true) /* epoch of the inode when it began: dropped if X was granted or an epoch added since */
+WIRE_DECLARE(cmd_reconciled, CMD_RECONCILED_BODY)
+
+#define PG_MOVE(F, S, L)                                                                       \
+    F(u64s, pgs, 1, true)                                                                      \
+    F(u64s, voters, 2, true)                                                                   \
+    F(u64s, next, 3, false)                                                                    \
+    F(u64s, expected, 4, false) /* epochs the PGs must have, else that PG is skipped */
+WIRE_DECLARE(pg_move, PG_MOVE)
+
+#define CMD_PG_UPDATE_BODY(F, S, L)                                                            \
+    L(pg_move, moves, 1, true)                                                                 \
+    L(store_info, stores, 2, false) /* states that change with it */
+WIRE_DECLARE(cmd_pg_update, CMD_PG_UPDATE_BODY)
+
+#define CMD_GC_TRIM_BODY(F, S, L)                                                              \
+    F(u64, upto, 1, true) /* rows up to this id are done everywhere */                         \
+    L(pg_ready, cursors, 2, false)
+WIRE_DECLARE(cmd_gc_trim, CMD_GC_TRIM_BODY)
