@@ -19,7 +19,7 @@ struct log_site { /* per call site rate limit */
     uint64_t window;
     uint32_t n, dropped;
 };
-/* @fmt holds "key=value ..." pairs, may be "". */
+/* @fmt holds " key=value ..." pairs, each behind a blank; " " if there are none. */
 void log_write(struct log_site *site, enum log_level level, const char *mod, const char *msg, const char *fmt, ...)
     TC_PRINTF(5, 6);
 
@@ -29,7 +29,7 @@ void log_write(struct log_site *site, enum log_level level, const char *mod, con
         if (log_enabled(level))                                    \
             log_write(&log_site_, level, mod, msg, __VA_ARGS__);   \
     } while (0)
-#define LOG_ERR(mod, msg, ...) LOG_AT(LOG_LEVEL_ERR, mod, msg, "" __VA_ARGS__)
-#define LOG_WARN(mod, msg, ...) LOG_AT(LOG_LEVEL_WARN, mod, msg, "" __VA_ARGS__)
-#define LOG_INFO(mod, msg, ...) LOG_AT(LOG_LEVEL_INFO, mod, msg, "" __VA_ARGS__)
-#define LOG_DEBUG(mod, msg, ...) LOG_AT(LOG_LEVEL_DEBUG, mod, msg, "" __VA_ARGS__)
+#define LOG_ERR(mod, msg, ...) LOG_AT(LOG_LEVEL_ERR, mod, msg, " " __VA_ARGS__)
+#define LOG_WARN(mod, msg, ...) LOG_AT(LOG_LEVEL_WARN, mod, msg, " " __VA_ARGS__)
+#define LOG_INFO(mod, msg, ...) LOG_AT(LOG_LEVEL_INFO, mod, msg, " " __VA_ARGS__)
+#define LOG_DEBUG(mod, msg, ...) LOG_AT(LOG_LEVEL_DEBUG, mod, msg, " " __VA_ARGS__)
