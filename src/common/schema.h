@@ -767,3 +767,20 @@ WIRE_DECLARE(cmd_pg_update, CMD_PG_UPDATE_BODY)
     F(u64, upto, 1, true) /* rows up to this id are done everywhere */                         \
     L(pg_ready, cursors, 2, false)
 WIRE_DECLARE(cmd_gc_trim, CMD_GC_TRIM_BODY)
+
+/* ---- the registry (schema.c) ------------------------------------------------------------------------------------------ */
+
+struct msg_desc {
+    uint16_t type; /* enum msg_type */
+    const char *name;
+    const struct wire_schema *request, *reply, *notice; /* NULL: no such; of a CMD_, request is its body */
+};
+
+/* NULL if unknown. */
+const struct msg_desc *msg_find(uint32_t type);
+/* "LOOKUP", "UNKNOWN". Static storage. */
+const char *msg_name(uint32_t type);
+/* The body's schema; NULL: no such message, or it has no body of that kind. */
+const struct wire_schema *schema_of(uint32_t type, enum wire_frame_kind kind);
+/* Every schema, building blocks included: for tests and inspectors. */
+const struct wire_schema *const *schema_all(size_t *ret_n);

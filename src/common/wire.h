@@ -55,8 +55,7 @@ struct wire_schema;
 
 struct wire_field {
     const char *name;
-    uint32_t offset;
-    uint32_t has_offset; /* of has_name, for SUB */
+    uint32_t offset; /* a SUB's has_name directly follows it: wire_has() */
     uint16_t key;
     uint8_t kind; /* enum wire_kind */
     bool required;
@@ -80,12 +79,39 @@ struct wire_schema {
         uint32_t n;                         \
     } name;
 
+/* What every list member looks like to generic code. */
+struct wire_list {
+    void *items;
+    uint32_t n;
+};
+
 /* In schema.h: the struct and its schema's declaration. */
 #define WIRE_DECLARE(type, TABLE)                              \
     struct type {                                              \
         TABLE(WIRE_MEMBER_F, WIRE_MEMBER_S, WIRE_MEMBER_L)     \
     };                                                         \
     extern const struct wire_schema type##_schema;
+
+/* In schema.c: the descriptors. The tables do not name their struct, so each entry is the macro that
+ * opens it with the struct's name, followed by the one that closes it with the field's. */
+/* clang-format off */
+#define WIRE_OPEN(type) {.offset = __builtin_offsetof(struct type,
+#define WIRE_CLOSE_F(k, nm, ky, req) nm), .name = #nm, .key = ky, .kind = WIRE_##k, .required = req},
+#define WIRE_CLOSE_S(t, nm, ky, req) \
+    nm), .name = #nm, .key = ky, .kind = WIRE_SUB, .required = req, .sub = &t##_schema},
+#define WIRE_CLOSE_L(t, nm, ky, req) \
+    nm), .name = #nm, .key = ky, .kind = WIRE_LIST, .required = req, .sub = &t##_schema},
+/* clang-format on */
+#define WIRE_DEFINE(type, TABLE)                                                              \
+    static const struct wire_field type##_fields[] = {                                        \
+        TABLE(WIRE_OPEN(type) WIRE_CLOSE_F, WIRE_OPEN(type) WIRE_CLOSE_S,                     \
+              WIRE_OPEN(type) WIRE_CLOSE_L)};                                                 \
+    const struct wire_schema type##_schema = {                                                \
+        .name = #type,                                                                        \
+        .size = sizeof(struct type),                                                          \
+        .n_fields = sizeof type##_fields / sizeof(struct wire_field),                         \
+        .fields = type##_fields,                                                              \
+    };
 
 /* ---- frames ---------------------------------------------------------------------------------- */
 
@@ -115,6 +141,10 @@ struct buf *wire_encode_frame(struct wire_header *h, const struct wire_schema *s
  */
 TC_MUST_CHECK int wire_check_frame(struct slice frame, struct wire_header *ret_h, struct slice *ret_body);
 
+/* No value but the allowed types, none deeper than WIRE_DEPTH_MAX, no count beyond the bytes left, and
+ * nothing behind the one value (or nothing at all). wire_check_frame() does it. */
+TC_MUST_CHECK int wire_shape_check(struct slice body);
+
 /* ---- bodies ----------------------------------------------------------------------------------- */
 
 /* Memory of decoded lists; reusable: wire_arena_reset() keeps the first block. Zero-initialise. */
@@ -136,6 +166,21 @@ struct buf *wire_encode(const struct wire_schema *schema, const void *in);
 void wire_print(FILE *f, const struct wire_schema *schema, const void *in);
 /* Same content? (pointers followed) */
 bool wire_equal(const struct wire_schema *schema, const void *a, const void *b);
+
+/* For generic code: member of @f in the struct @in. */
+static inline const void *wire_member(const struct wire_field *f, const void *in)
+{
+    return (const uint8_t *)in + f->offset;
+}
+
+/* A SUB's has_name. */
+static inline bool wire_has(const struct wire_field *f, const void *in)
+{
+    return *((const bool *)wire_member(f, in) + f->sub->size);
+}
+
+/* Whether the encoder writes the member: required, or not zero or empty. */
+bool wire_present(const struct wire_field *f, const void *in);
 
 static inline struct wire_str wire_str_of(const char *s)
 {
