@@ -66,6 +66,7 @@ struct env_ops {
     void (*timer_set)(struct env *e, struct env_timer *t, uint64_t at);
     void (*timer_cancel)(struct env *e, struct env_timer *t);
     void (*defer)(struct env *e, struct env_task *t);
+    void (*defer_cancel)(struct env *e, struct env_task *t);
     void (*queue_init)(struct env *e, struct env_queue *q, bool serial);
     void (*job_submit)(struct env *e, struct env_queue *q, struct env_job *j);
     int (*listen)(struct env *e, const char *endpoint, net_on_msg_fn *fn, void *arg, struct net_port **ret_port);
@@ -120,6 +121,13 @@ static inline bool env_timer_armed(const struct env_timer *t)
 static inline void env_defer(struct env *e, struct env_task *t)
 {
     e->ops->defer(e, t);
+}
+
+/* Take @t out of the queue if it is in it: whoever owns a task calls this before freeing it. */
+static inline void env_defer_cancel(struct env *e, struct env_task *t)
+{
+    if (t->queued)
+        e->ops->defer_cancel(e, t);
 }
 
 static inline void env_queue_init(struct env *e, struct env_queue *q, bool serial)
