@@ -179,22 +179,33 @@ static void os_defer(struct env *env, struct env_task *t)
     t->next = NULL;
     *e->task_tail = t;
     e->task_tail = &t->next;
+    e->n_tasks++;
+}
+
+static void os_defer_cancel(struct env *env, struct env_task *t)
+{
+    struct os_env *e = os_env_of(env);
+    struct env_task **p = &e->task_head;
+
+    while (*p && *p != t)
+        p = &(*p)->next;
+    ASSERT(*p == t);
+    *p = t->next;
+    if (!*p)
+        e->task_tail = p;
+    e->n_tasks--;
+    t->queued = false;
 }
 
 static void run_tasks(struct os_env *e)
 {
     for (int round = 0; e->task_head && round < TASK_ROUNDS_MAX; round++) {
-        struct env_task *t = e->task_head;
+        for (size_t n = e->n_tasks; n > 0 && e->task_head; n--) { /* not those deferred meanwhile */
+            struct env_task *t = e->task_head;
 
-        e->task_head = NULL;
-        e->task_tail = &e->task_head;
-        while (t) {
-            struct env_task *next = t->next;
-
-            t->queued = false;
+            os_defer_cancel(&e->base, t);
             e->now_valid = false;
             t->fn(t); /* may free t */
-            t = next;
         }
     }
 }
@@ -513,6 +524,7 @@ static const struct env_ops os_ops = {
     .timer_set = os_timer_set,
     .timer_cancel = os_timer_cancel,
     .defer = os_defer,
+    .defer_cancel = os_defer_cancel,
     .queue_init = os_queue_init,
     .job_submit = os_job_submit,
     .listen = os_net_listen,

@@ -43,6 +43,7 @@ struct os_env {
     uint64_t timer_order;
 
     struct env_task *task_head, **task_tail;
+    size_t n_tasks;
 
     /* Disk threads. Everything here, and q->head/tail/running, under @lock. */
     pthread_mutex_t lock;

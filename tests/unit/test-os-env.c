@@ -117,14 +117,22 @@ static void task_run(struct env_task *t)
         env_defer(env, t);
 }
 
+static void task_abort(struct env_task *t TC_UNUSED)
+{
+    abort();
+}
+
 START_TEST(tasks_defer_themselves)
 {
-    struct env_task t = {.fn = task_run};
+    struct env_task t = {.fn = task_run}, never = {.fn = task_abort};
 
     n_tasks = 0;
+    env_defer(env, &never);
     env_defer(env, &t);
     env_defer(env, &t);
     ck_assert_int_eq(n_tasks, 0);
+    env_defer_cancel(env, &never);
+    env_defer_cancel(env, &never);
     run();
     ck_assert_int_eq(n_tasks, 100);
 }
