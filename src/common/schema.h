@@ -71,7 +71,7 @@ enum msg_type {
     CMD_SIZE_RECOVERED = 203,
     CMD_RECONCILED = 204,
     CMD_PG_UPDATE = 205,
-    CMD_STORE_STATE = 206,
+    CMD_STORE_STATE = 206, /* body: store_info; a beat showed that start is durable there, or the state hint */
     CMD_GC_TRIM = 207,
     CMD_SESSION_FORGET = 208,
     CMD_STORE_REGISTER = 209,
@@ -120,6 +120,10 @@ enum data_state { DATA_CLEAN = 0, DATA_SETTLED = 1, DATA_UNCLEAN = 2, DATA_UNSIZ
     F(u64, parent, 20, false) /* directories */                                                \
     F(u32, xattrs, 21, false) /* number of extended attributes: 0 saves asking */
 WIRE_DECLARE(attr, ATTR)
+
+/* attr.flags. HELD: another session holds X (or a dead one's size is not recovered): what the X holder may change
+ * (size, times, mode, owner) is older than what it has; not to be shown or cached, ask with GETATTR. */
+enum attr_flags { ATTR_HELD = 1 << 0 };
 
 enum lease_kind { LEASE_NONE = 0, LEASE_O = 1, LEASE_S = 2, LEASE_X = 4 }; /* bits */
 
@@ -388,7 +392,8 @@ enum commit_action { COMMIT_KEEP = 0, COMMIT_DOWNGRADE = 1 /* to S */, COMMIT_RE
     F(u64, reach, 11, false)       /* 0, or the new bound */                                   \
     F(u32, action, 12, false)                                                                  \
     F(u32, data_state, 13, false)  /* at release or downgrade: CLEAN, SETTLED or UNCLEAN (gave up) */ \
-    F(u64, recall, 14, false)      /* the recall this answers, 0: unasked */
+    F(u64, recall, 14, false)      /* the recall this answers, 0: unasked */                  \
+    F(u64, rewritten, 15, false)   /* horizon entry (its epoch) rewritten up to the next one's size (5.1): it goes */
 WIRE_DECLARE(commit_item, COMMIT_ITEM)
 
 #define COMMIT_REQ(F, S, L)                                                                    \
@@ -524,7 +529,8 @@ WIRE_DECLARE(status_res, STATUS_RES)
     F(str, zone, 5, false)                                                                     \
     F(u64, capacity, 6, false)                                                                 \
     F(boolean, empty, 7, false) /* a directory formatted just now */                           \
-    F(bin, cluster, 8, false)   /* as the directory has it; empty: new directory */
+    F(bin, cluster, 8, false)   /* as the directory has it; empty: new directory */           \
+    F(u64, run, 9, false)       /* random per process: a retry of the same start bears the same */
 WIRE_DECLARE(store_register_req, STORE_REGISTER_REQ)
 
 #define STORE_REGISTER_RES(F, S, L)                                                            \
@@ -765,7 +771,7 @@ WIRE_DECLARE(cmd_pg_update, CMD_PG_UPDATE_BODY)
 
 #define CMD_GC_TRIM_BODY(F, S, L)                                                              \
     F(u64, upto, 1, true) /* rows up to this id are done everywhere */                         \
-    L(pg_ready, cursors, 2, false)
+    L(pg_ready, cursors, 2, false) /* pg: a store's id, epoch: its gc_cursor */
 WIRE_DECLARE(cmd_gc_trim, CMD_GC_TRIM_BODY)
 
 /* ---- the registry (schema.c) ------------------------------------------------------------------------------------------ */
