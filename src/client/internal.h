@@ -1,0 +1,567 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What the files of the client library share. Nothing outside src/client includes this.
+ *
+ * A call (struct tc_call) is an operation of the public contract: it is ticked until it finishes. A tick
+ * looks at the state of the world from the start (lease held? room? blocks at hand?) and either goes on or puts
+ * the call on one wait queue; whoever changes that state wakes the queue, and the call is ticked again.
+ * So every precondition is checked in the same turn in which it is used. Ticks of woken calls and all
+ * callbacks to the outside run from tasks of the client, never from inside another call.
+ *
+ * An inode (struct inode) is what is known of a file: attributes, lease, recall in progress, local data under X.
+ *
+ *   lease of an inode:
+ *
+ *     NONE ──LOOKUP, GET_READ──► S ──GET_X──► X ◄──MAKE, GET_X, SETATTR(size)── NONE
+ *      ▲                         │ ▲          │
+ *      │                         │ └─downgrade┤ (COMMIT)
+ *      └── recall, eviction ─────┴────────────┘     O stays at every end while a file is open
+ *
+ * All lists iterate in insertion order, so a run is a function of its inputs.
+ */
+#pragma once
+
+#include <uthash.h>
+#include <utlist.h>
+
+#include "client/client.h"
+#include "client/quorum.h"
+#include "common/map.h"
+
+/* ---- limits --------------------------------------------------------------------------------------------- */
+
+#define CLIENT_MEMBERS_MAX 16
+#define RPC_MAX 4096          /* requests in flight or waiting for their turn */
+#define MUTATION_WINDOW 256   /* replies the state machine keeps (PROTOCOL 2.1) */
+#define MUTATION_RESERVED 32  /* of them for what a recall needs (3.4) */
+#define RPC_RESEND_NS (150 * NS_PER_MS) /* unanswered so long: also the next member (2.6) */
+#define RPC_RESEND_MAX_NS (1000 * NS_PER_MS)
+#define KEEPALIVE_NS (500 * NS_PER_MS)
+#define CACHING_NS (2 * NS_PER_S)  /* caching right, from the sending of the last answered keepalive (3.1) */
+#define X_IDLE_NS (1 * NS_PER_S)   /* then X is released unasked (3.5) */
+#define CLEAN_WAIT_NS (3 * NS_PER_S) /* an unasked release waits so long for the last of N */
+#define COMMIT_ITEMS_MAX 256
+#define LEASE_ITEMS_MAX 1024
+#define INODES_MAX_DEFAULT 65536
+#define COPY_BELOW (512u << 10)    /* smaller writes are gathered by copying, larger ones referenced */
+#define CLEAN_KEEP_BLOCKS 16       /* flushed extents up to this size stay readable here */
+#define CLEAN_BYTES_MAX (16u << 20)
+#define FLIGHT_BYTES_MAX (64u << 20) /* background flushing stops above this */
+#define READDIR_PAGE 1000
+#define FILE_SIZE_MAX ((uint64_t)UINT32_MAX * CHUNK_SIZE)
+#define RECALL_PASSES 3
+
+/* ---- requests to the metadata group (meta_conn.c) --------------------------------------------------------- */
+
+struct rpc;
+/* @res: decoded body, NULL if status != 0 or the message has none; borrowed. */
+typedef void rpc_done_fn(struct rpc *r, int status, const void *res);
+
+struct rpc {
+    struct tc_client *c;
+    struct rpc *prev, *next; /* in flight, in order of first sending; or queued */
+    uint64_t id;             /* generation and slot; 0: not in the table */
+    uint16_t type;
+    const struct wire_schema *req_schema, *res_schema;
+    void *req;               /* copy of the struct; its strings are the owner's until done */
+    bool has_ctx;            /* begins with a req_ctx */
+    bool mutation;
+    bool urgent;             /* may use the reserved part of the window */
+    bool no_session;         /* may be sent without one */
+    bool queued;
+    bool refused;            /* the last answer was "not now": resend at next_at, to nobody else before */
+    uint64_t seq;
+    uint64_t session;        /* seq belongs to it */
+    uint64_t gen_term, gen_n; /* generation as of the last sending */
+    uint64_t next_at;        /* resend */
+    uint64_t sent_at;
+    unsigned tries;
+    unsigned member;         /* last sent to */
+    rpc_done_fn *done;
+    void *arg;
+};
+
+/* ---- calls (call.c) ----------------------------------------------------------------------------------------- */
+
+struct waitq {
+    struct tc_call *head;
+};
+
+enum call_result { RESULT_STATUS, RESULT_ENTRY, RESULT_BYTES, RESULT_READ, RESULT_WRITE, RESULT_STATFS, RESULT_SEEK, RESULT_READDIR };
+
+struct inode;
+struct dirpage;
+struct read_op;
+
+struct tc_call {
+    struct tc_client *c;
+    struct tc_call *prev, *next;   /* c->calls */
+    struct tc_call *wprev, *wnext; /* in a wait queue or the run queue */
+    struct waitq *waiting;
+    uint64_t order;
+    void (*tick)(struct tc_call *call);
+    int stage;       /* the op's own */
+    bool busy;       /* requests of its own are under way: cannot be dropped, only answered early */
+    bool finished;   /* queued for its callback */
+    bool answered;   /* callback done or given up; what still runs of it ends silently */
+    bool counts;     /* its entry is a reference of the caller's when answered */
+    int status;
+    uint64_t deadline;
+
+    enum call_result result;
+    union {
+        tc_status_fn *status;
+        tc_entry_fn *entry;
+        tc_bytes_fn *bytes;
+        tc_read_fn *read;
+        tc_write_fn *write;
+        tc_statfs_fn *statfs;
+        tc_seek_fn *seek;
+        tc_readdir_fn *readdir;
+    } fn;
+    void *arg;
+
+    /* results */
+    struct tc_entry entry;
+    bool has_entry;
+    struct buf *bytes;
+    struct statfs_res statfs;
+    struct read_op *read; /* freed with the call */
+    struct dirpage *page; /* reference */
+
+    /* arguments, as each op needs them */
+    struct inode *ino, *ino2; /* pinned */
+    struct tc_file *file;     /* referenced */
+    struct tc_file **ret_file;
+    uint64_t id, id2;         /* inode numbers */
+    char *name, *name2;
+    struct buf *data;
+    size_t data_off;
+    uint64_t off;
+    size_t len;
+    uint32_t flags, mode;
+    uint64_t rdev, cookie;
+    struct tc_cred cred;
+    struct setattr_req set;
+    bool append, kill_priv, mapped, plus, dir, excl, open, data_only;
+    uint64_t target_seq, target_epoch;
+    int pending; /* parts under way */
+    bool entered; /* counted in ino->readers or writers */
+};
+
+/* ---- data under X (dirty.c) ----------------------------------------------------------------------------------- */
+
+/* Consecutive blocks of one chunk held here. buf NULL: zeros (a zero mark when flushed). */
+struct extent {
+    uint64_t first; /* block of the file */
+    uint32_t count;
+    bool dirty;     /* else clean: as the stores have it */
+    bool own;       /* buf is nobody else's: may be changed in place and grown */
+    struct buf *buf;
+    uint32_t off;
+    struct inode *ino;
+    struct extent *prev, *next; /* clean ones: c->clean_lru */
+};
+
+/* One block write under way. */
+struct flight {
+    struct qwrite w;
+    struct inode *ino; /* pinned until all_done */
+    uint64_t first;
+    bool done;
+    int status;
+    struct flight *prev, *next; /* ino->flights, ascending seq; after done: none */
+    uint64_t sums[];
+};
+
+/* Exists while X is held. */
+struct xlease {
+    uint64_t epoch;
+    uint64_t seq;        /* last version given */
+    uint64_t size, mtime, atime;
+    uint64_t size_max;   /* largest since the last horizon entry (5.1) */
+    uint64_t reach;      /* committed */
+    uint64_t reach_want; /* asked for; 0: none */
+    uint64_t size_acked; /* largest size on a block of this epoch with W acknowledgements */
+    uint64_t data_end;   /* blocks from here on have no data in the stores */
+    uint64_t committed_size, committed_mtime;
+    int64_t new_blocks;  /* acknowledged as newly in use since the last commit */
+    bool was_clean, all_acked, gave_up;
+    bool truncating;     /* no block is sent */
+    bool meta_dirty;     /* size or mtime differs from what is committed */
+    bool atime_dirty;
+    uint64_t last_use;
+    uint64_t flushed_at; /* no dirty block and no flight since */
+};
+
+/* ---- inodes (inodes.c), leases (lease.c) ------------------------------------------------------------------------ */
+
+enum recall_phase {
+    RECALL_IDLE,
+    RECALL_DRAIN,  /* new writers wait; running ones end, dirty data is flushed */
+    RECALL_PURGE,  /* outside caches are dropped; reads go on under the old lease */
+    RECALL_BLOCK,  /* new reads wait; running ones end */
+    RECALL_PURGE2, /* last pass, around what waits */
+    RECALL_COMMIT, /* X ends by an entry */
+};
+
+/* One recall item that has not been acknowledged. */
+struct recall {
+    struct recall *prev, *next; /* ino->recalls */
+    struct inode *ino;          /* pinned */
+    uint64_t gterm, gcount, counter;
+    uint32_t kind;
+    uint64_t term;
+    int pending; /* invalidations under way */
+    bool acked;
+    char *name;
+};
+
+struct dentry {
+    UT_hash_handle hh;
+    uint64_t ino; /* 0: negative */
+    uint64_t change;
+    char name[];
+};
+
+struct dir {
+    struct dentry *dentries; /* valid while the directory's S is */
+    struct dirpage *pages;
+    unsigned n_pages;
+    uint64_t mutations; /* own ones begun or ended: a listing that spans one is not kept */
+};
+
+struct inode {
+    UT_hash_handle hh;
+    uint64_t ino;
+    struct inode *lru_prev, *lru_next; /* c->lru, least recently used first */
+    uint64_t lookups;                  /* the caller's references */
+    unsigned pins;                     /* calls and ops */
+    unsigned opens;
+    struct tc_file *files;
+
+    /* attributes: the newest seen; attr.horizons.items is owned */
+    struct attr attr;
+    bool attr_known;
+    bool attr_cached;    /* as good as the lease */
+    uint64_t min_change; /* of the last own finished mutation (2.5) */
+
+    /* lease */
+    uint32_t held;       /* bits of enum lease_kind */
+    uint64_t gterm, gcount, barrier;
+    uint64_t gen_term, gen_n;             /* generation S belongs to */
+    uint64_t recall_seen;                 /* highest recall counter acknowledged or under way */
+    uint64_t refused_term, refused_count; /* grants up to this id are dead */
+    uint32_t getting;                     /* LEASE_S or LEASE_X: request under way */
+    struct waitq wq;                      /* calls that wait for the lease, for flights, commits */
+    unsigned readers, writers;            /* running under the lease */
+    uint64_t read_gen;                    /* reads finished: a purge that overlaps one is repeated */
+
+    /* recalls */
+    enum recall_phase phase;
+    uint32_t phase_kind; /* strongest of what runs */
+    unsigned purge_pass, purge_pending;
+    uint64_t purge_read_gen;
+    struct recall *recalls;
+    bool unasked; /* the machine runs for a release of our own */
+    bool kernel_pages; /* data was given out that may be cached outside */
+    uint32_t end_action; /* enum commit_action under way */
+
+    /* asks: commit size and times, keep X */
+    bool ask;
+    bool commit_inflight, commit_queued;
+    uint32_t commit_status_seq;
+
+    /* data */
+    struct xlease *x;
+    struct extent **ext; /* sorted by first, never overlapping */
+    unsigned n_ext, cap_ext;
+    uint64_t dirty_blocks;
+    uint64_t dirty_since;
+    bool on_dirty_list;
+    struct inode *dirty_prev, *dirty_next;
+    bool on_x_list;
+    struct inode *x_prev, *x_next;
+    struct flight *flights;
+    unsigned n_flights, n_tails; /* tails: done, not all_done */
+    uint64_t data_gen; /* changes of local data: a fetched block older than one is not kept */
+    bool fetching;
+    struct waitq fetch_wq;
+
+    struct inode *commit_next_q; /* c->commit_q */
+    struct dir *dir;
+    uint64_t last_read_end; /* sequential detection */
+    struct readahead *ra;
+};
+
+struct tc_file {
+    struct tc_file *prev, *next; /* ino->files */
+    struct inode *ino;           /* pinned */
+    uint32_t flags;
+    unsigned refs;
+    int error;     /* to be reported once */
+    bool dirtied;  /* had data under the present X that is not known durable */
+    bool failed;   /* its data or lock was lost to expiry: every later read and write fails (2.3) */
+    uint64_t next_read;
+    unsigned seq_reads;
+};
+
+/* ---- the client ---------------------------------------------------------------------------------------------------- */
+
+enum session_state { SESSION_NONE, SESSION_OPENING, SESSION_VALID, SESSION_SUSPENDED, SESSION_CLOSED };
+
+struct ka_sent {
+    uint64_t id, sent_at, gen_term, gen_n;
+    bool caching;
+};
+#define KA_RING 16
+
+struct meta_member_port {
+    char *endpoint;
+    struct net_port *port;
+    struct tc_client *c;
+    bool no_genesis;
+};
+
+struct client_stats {
+    uint64_t rpcs, rpc_resends, recalls, keepalives, flushes, flushed_bytes, reads, read_bytes, writes, write_bytes,
+        fetches, lookups, lookup_hits, getattrs, getattr_hits, commits, expiries, generations, errors;
+};
+
+struct tc_client {
+    struct env *env;
+    char *name, *root_path;
+    uint64_t wait_ns; /* UINT64_MAX: for ever */
+    uint64_t memory_max, dirty_max, dirty_age;
+    struct tc_client_config cfg; /* callbacks and arg only */
+    tc_status_fn *ready;
+    void *ready_arg;
+    struct env_timer ready_timer;
+
+    /* meta_conn.c */
+    struct meta_member_port members[CLIENT_MEMBERS_MAX];
+    unsigned n_members, leader; /* index of the member believed to lead */
+    uint64_t leader_term;
+    bool leader_known;
+    uint64_t cluster_tag;
+    struct rpc *slots[RPC_MAX];
+    uint32_t slot_gen[RPC_MAX];
+    unsigned free_hint, n_slots;
+    struct rpc *inflight, *rpc_queue;
+    struct env_timer rpc_timer;
+    struct wire_arena arena;
+    uint64_t next_seq, watermark;
+    bool seq_done[MUTATION_WINDOW];
+
+    /* session.c */
+    enum session_state state;
+    uint64_t session;
+    uint32_t incarnation;
+    uint64_t nonce, ttl_ns, root, previous;
+    uint64_t alive_sent;  /* sending of the last answered keepalive */
+    uint64_t caching_sent; /* the same, of those that prolonged the caching right */
+    uint64_t gen_term, gen_n; /* the caching generation we are in; 0: none */
+    uint64_t want_gen_term, want_gen_n; /* being entered */
+    bool listing;
+    uint64_t term_seen;
+    struct ka_sent ka[KA_RING];
+    unsigned ka_head;
+    uint64_t ka_id, ka_last_sent, ka_last_try;
+    bool ka_outstanding;
+    struct env_timer session_timer;
+    int64_t time_offset; /* leader time - env_now */
+    uint64_t last_time;
+    bool right_was; /* caching right as of the last look */
+    bool shutting_down, closing;
+    tc_status_fn *shut_done;
+    void *shut_arg;
+    struct env_timer shut_timer;
+    uint64_t shut_deadline;
+    struct waitq session_wq;
+
+    /* map */
+    struct map *map;
+    uint64_t map_want;
+    bool map_getting;
+    struct env_timer map_timer;
+    struct waitq map_wq;
+
+    /* calls */
+    struct tc_call *calls, *runq, *doneq, *free_calls;
+    struct env_task run_task, done_task;
+    struct env_timer call_timer;
+    uint64_t call_order;
+
+    /* inodes, leases */
+    struct inode *inodes, *lru;
+    unsigned n_inodes, inodes_max;
+    struct inode *x_list; /* X held, least recently used first */
+    struct inode *commit_q;
+    struct inode **commit_tail;
+    unsigned commits_inflight;
+    struct env_task commit_task;
+    struct lease_item *releases;
+    unsigned n_releases, cap_releases;
+    struct env_timer release_timer, sweep_timer;
+    struct lease_item *acks;
+    unsigned n_acks, cap_acks;
+    struct env_task ack_task;
+
+    /* data */
+    struct quorum *quorum;
+    struct inode *dirty_list; /* oldest first */
+    uint64_t dirty_bytes, flight_bytes, clean_bytes;
+    struct extent *clean_lru;
+    struct env_timer age_timer;
+    struct waitq room_wq;
+
+    struct statfs_res statfs;
+    uint64_t statfs_at;
+    unsigned n_pages;
+    struct client_stats stats;
+};
+
+/* ---- call.c -------------------------------------------------------------------------------------------------------- */
+
+struct tc_call *call_new(struct tc_client *c, enum call_result result, void (*tick)(struct tc_call *call), void *arg);
+/* First tick, then the call as the API returns it. */
+struct tc_call *call_start(struct tc_call *call);
+/* Its callback follows in the next turn; releases what it holds. Nothing of the call is touched afterwards. */
+void call_finish(struct tc_call *call, int status);
+void call_finish_entry(struct tc_call *call, struct inode *i);
+void call_wait(struct tc_call *call, struct waitq *q);
+/* Tick in the next turn. */
+void call_wake(struct tc_call *call);
+void waitq_wake(struct waitq *q);
+void waitq_fail(struct waitq *q, int status); /* finish all of them */
+void call_pin(struct tc_call *call, struct inode *i);
+void calls_init(struct tc_client *c);
+void calls_fini(struct tc_client *c);
+
+/* ---- meta_conn.c --------------------------------------------------------------------------------------------------- */
+
+int meta_conn_open(struct tc_client *c, const char *const *members, unsigned n);
+void meta_conn_close(struct tc_client *c);
+/* Send @req (struct of @req_schema, @size bytes; copied, strings borrowed until done) until answered, for
+ * ever. Mutations get their seq here. */
+enum rpc_flags { RPC_READ = 0, RPC_MUTATION = 1, RPC_URGENT = 2, RPC_NO_SESSION = 4, RPC_NO_CTX = 8 };
+void rpc_send(struct tc_client *c, uint16_t type, unsigned flags, const struct wire_schema *req_schema, const void *req,
+              size_t size, const struct wire_schema *res_schema, rpc_done_fn *done, void *arg);
+#define RPC(c, type, flags, req_type, req, res_type, done, arg) \
+    rpc_send(c, type, flags, &req_type##_schema, req, sizeof(struct req_type), &res_type##_schema, done, arg)
+/* The session is valid (again): send what waits. */
+void rpc_session_valid(struct tc_client *c);
+/* The session is gone: its mutations are to be judged one by one. */
+void rpc_session_expired(struct tc_client *c, uint64_t old_session);
+/* A keepalive goes past the table. */
+void meta_send_keepalive(struct tc_client *c, uint64_t id, bool next_member);
+/* Forget requests of one kind without their callbacks (shutdown). */
+
+/* ---- session.c ------------------------------------------------------------------------------------------------------ */
+
+void session_start(struct tc_client *c);
+void session_stop(struct tc_client *c);
+bool session_valid(struct tc_client *c); /* by our own clock, now */
+bool session_caching(struct tc_client *c); /* the caching right of our generation runs */
+uint64_t session_time(struct tc_client *c); /* leader time, never backwards */
+void session_on_keepalive(struct tc_client *c, uint64_t id, int status, const struct keepalive_res *res);
+void session_see_term(struct tc_client *c, uint64_t term);
+void session_ended(struct tc_client *c); /* the leader said it is expired */
+bool session_revalidate(struct tc_call *call); /* false: valid now; true: waits for a keepalive */
+void map_need(struct tc_client *c, uint64_t epoch);
+bool map_ready(struct tc_client *c, uint64_t barrier);
+/* Wait until the map is at least @barrier and has its table; false: it is. */
+bool map_wait(struct tc_call *call, uint64_t barrier);
+
+/* ---- inodes.c ------------------------------------------------------------------------------------------------------- */
+
+struct inode *inode_find(struct tc_client *c, uint64_t ino); /* NULL: not known */
+struct inode *inode_get(struct tc_client *c, uint64_t ino);  /* made if need be; touches the LRU */
+void inode_pin(struct inode *i);
+void inode_unpin(struct tc_client *c, struct inode *i);
+void inodes_fini(struct tc_client *c);
+/* Take the attributes of an answer: the newer change wins. @cacheable: as inode_take_grant() said. */
+void inode_take_attr(struct tc_client *c, struct inode *i, const struct attr *a, bool cacheable, bool own_mutation);
+/* What a caller is told: under X with the local size and times. */
+void inode_attr(const struct inode *i, struct attr *ret);
+void inode_entry(struct inode *i, struct tc_entry *ret);
+void inode_drop_attr(struct inode *i);
+/* nlink went to 0 and nobody has it open: nothing of it needs keeping. */
+void inode_check_dead(struct tc_client *c, struct inode *i);
+
+/* ---- lease.c -------------------------------------------------------------------------------------------------------- */
+
+bool lease_s_ok(struct tc_client *c, struct inode *i); /* S or X, may serve cached attributes and read */
+bool lease_x_ok(struct tc_client *c, struct inode *i); /* X, may change data */
+/* False: held, go on. True: the call waits (or failed): return from the tick. */
+bool lease_need_s(struct tc_call *call, struct inode *i);
+bool lease_need_x(struct tc_call *call, struct inode *i);
+/* A grant in an answer; @r: the request it answers. True: what the answer says may be cached under the lease held now. */
+bool lease_take_grant(struct tc_client *c, struct inode *i, const struct grant *g, const struct rpc *r, const struct attr *a);
+void lease_on_recall(struct tc_client *c, const struct recall_msg *m);
+void lease_drop_s(struct tc_client *c, struct inode *i, bool purge); /* locally: S ends, O stays while open */
+void lease_drop_all_s(struct tc_client *c);
+void lease_lost(struct tc_client *c, struct inode *i, int error); /* X is gone with its dirty data */
+void lease_release(struct tc_client *c, struct inode *i); /* eviction, last close: give back what is held */
+void lease_queue_release(struct tc_client *c, uint64_t ino, uint64_t gterm, uint64_t gcount, uint32_t kind, uint32_t keep);
+void lease_progress(struct tc_client *c, struct inode *i); /* something a recall may wait for has happened */
+void lease_end_unasked(struct tc_client *c, struct inode *i); /* give X back: downgrade or release */
+void lease_x_used(struct tc_client *c, struct inode *i);
+void lease_commit(struct tc_client *c, struct inode *i); /* queue a COMMIT of what is to be said */
+bool lease_list(struct tc_client *c); /* send the complete list for c->want_gen */
+void lease_init(struct tc_client *c);
+void lease_fini(struct tc_client *c);
+void reader_enter(struct tc_call *call);
+void writer_enter(struct tc_call *call);
+void call_leave(struct tc_call *call);
+
+/* ---- dir.c ---------------------------------------------------------------------------------------------------------- */
+
+struct dir *dir_of(struct inode *i);
+struct dentry *dir_find(struct tc_client *c, struct inode *d, const char *name); /* NULL: not known or no S */
+void dir_put(struct tc_client *c, struct inode *d, const char *name, size_t len, uint64_t ino, uint64_t change);
+void dir_drop_name(struct tc_client *c, struct inode *d, const char *name);
+void dir_drop(struct tc_client *c, struct inode *d); /* everything cached under its S */
+void dirpage_unref(struct tc_client *c, struct dirpage *p);
+void dir_drop_pages(struct tc_client *c, struct inode *d);
+void dirpage_deliver(struct tc_call *call);
+
+/* ---- dirty.c -------------------------------------------------------------------------------------------------------- */
+
+void x_new(struct tc_client *c, struct inode *i, const struct grant *g, const struct attr *a);
+void x_end(struct tc_client *c, struct inode *i); /* X has ended properly: nothing dirty is left */
+/* The extent that holds @block, or NULL. */
+struct extent *ext_find(const struct inode *i, uint64_t block);
+/* First extent with end > @block, index into i->ext (n_ext: none). */
+unsigned ext_index(const struct inode *i, uint64_t block);
+/* Newest local bytes of one block: dirty, in flight or clean. False: not here. *ret NULL: zeros. */
+bool local_block(const struct inode *i, uint64_t block, const uint8_t **ret);
+/* Are all blocks that this write changes in part at hand? If not *ret_block is one to fetch. */
+bool dirty_needs(const struct inode *i, uint64_t off, size_t len, uint64_t *ret_block);
+/* Put [off, off+len) in; the blocks it needs are at hand. buf NULL: zeros. */
+void dirty_write(struct tc_client *c, struct inode *i, struct buf *data, size_t data_off, size_t len, uint64_t off);
+void dirty_add_clean(struct tc_client *c, struct inode *i, uint64_t block, const uint8_t *data);
+void dirty_truncate(struct tc_client *c, struct inode *i, uint64_t size);
+void dirty_drop(struct tc_client *c, struct inode *i); /* everything, without writing */
+void clean_drop(struct tc_client *c, struct inode *i);
+/* Start writing dirty blocks in [first, last]; false: some could not be (reach, truncate, session). */
+bool flush_launch(struct tc_client *c, struct inode *i, uint64_t first, uint64_t last);
+bool flush_all(struct tc_client *c, struct inode *i);
+void flush_pressure(struct tc_client *c); /* write the oldest to get room */
+void dirty_init(struct tc_client *c);
+void dirty_fini(struct tc_client *c);
+/* Give @error to every open file that has unsaved data. */
+void files_error(struct inode *i, int error, bool fail);
+
+/* ---- read.c --------------------------------------------------------------------------------------------------------- */
+
+struct read_op *read_op_free(struct read_op *r);
+void read_deliver(struct tc_call *call);
+/* Fetch one block for a partial write; wakes i->fetch_wq. */
+void block_fetch(struct tc_call *call, struct inode *i, uint64_t block);
+void readahead_drop(struct tc_client *c, struct inode *i);
+
+/* ---- file.c --------------------------------------------------------------------------------------------------------- */
+
+struct tc_file *file_ref(struct tc_file *f);
+void file_unref(struct tc_client *c, struct tc_file *f);
