@@ -254,9 +254,9 @@ static uint64_t get64(const uint8_t *p)
     return le64toh(v);
 }
 
-struct buf *wire_encode_frame(struct wire_header *h, const struct wire_schema *schema, const void *body)
+/* @b has room for the header, then the body. */
+static struct buf *frame_seal(struct wire_header *h, struct buf *b)
 {
-    struct buf *b = encode_behind(WIRE_HEADER_SIZE, body ? schema : NULL, body);
     uint8_t *p = b->data;
 
     ASSERT(h->kind <= WIRE_NOTICE);
@@ -274,6 +274,21 @@ struct buf *wire_encode_frame(struct wire_header *h, const struct wire_schema *s
     put64(p + OFF_CLUSTER, h->cluster);
     put64(p + OFF_SUM, XXH3_64bits(p, b->len));
     return b;
+}
+
+struct buf *wire_encode_frame(struct wire_header *h, const struct wire_schema *schema, const void *body)
+{
+    return frame_seal(h, encode_behind(WIRE_HEADER_SIZE, body ? schema : NULL, body));
+}
+
+struct buf *wire_frame_of_body(struct wire_header *h, struct slice body)
+{
+    struct buf *b = buf_new(WIRE_HEADER_SIZE + (uint32_t)body.len);
+
+    b->len = WIRE_HEADER_SIZE + (uint32_t)body.len;
+    if (body.len)
+        memcpy(b->data + WIRE_HEADER_SIZE, body.data, body.len);
+    return frame_seal(h, b);
 }
 
 /* The checksum of a frame that must not be changed, as if its checksum field were zero. */

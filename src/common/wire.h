@@ -134,6 +134,9 @@ struct wire_header {
 /* Encode @body (a struct of @schema; both NULL: empty body) behind @h into a new buffer. h->body_len is set. */
 struct buf *wire_encode_frame(struct wire_header *h, const struct wire_schema *schema, const void *body);
 
+/* The same around a body that is encoded already (copied). */
+struct buf *wire_frame_of_body(struct wire_header *h, struct slice body);
+
 /*
  * Check magic, version, lengths, checksum and the msgpack shape of a frame (depth, counts against bytes
  * left) before anything reads it. BAD_MESSAGE or VERSION otherwise; touches nothing on error.
