@@ -54,7 +54,7 @@ struct raft *raft_new(const struct raft_cfg *cfg)
     struct raft *r = tc_calloc(1, sizeof *r);
     struct raft_cfg *c = &r->cfg;
 
-    ASSERT(cfg->id != 0 && cfg->applied >= cfg->base_index && cfg->term >= cfg->base_term);
+    ASSERT(cfg->id != 0);
     *c = *cfg;
     c->heartbeat = or_default(c->heartbeat, 50 * NS_PER_MS);
     c->election_min = or_default(c->election_min, 300 * NS_PER_MS);
@@ -68,6 +68,10 @@ struct raft *raft_new(const struct raft_cfg *cfg)
     r->now = r->last_step = c->now;
     r->term = c->term;
     r->vote = c->vote;
+    if (r->term < c->base_term) { /* see raft_restore_done() */
+        r->term = c->base_term;
+        r->vote = 0;
+    }
     r->incarnation = c->incarnation;
     r->log.base_index = r->saved = r->persisted = c->base_index;
     r->log.base_term = c->base_term;
@@ -127,15 +131,16 @@ int raft_restore_entry(struct raft *r, const struct raft_entry *e)
     return 0;
 }
 
-int raft_restore_done(struct raft *r)
+int raft_restore_done(struct raft *r, uint64_t applied)
 {
-    if (r->restore_gap || r->cfg.applied > log_last(r))
+    if (r->restore_gap || applied > log_last(r) || applied < r->log.base_index)
         return -TC_E_DAMAGED;
-    r->commit = r->applied = r->apply_asked = r->cfg.applied;
+    r->commit = r->applied = r->apply_asked = applied;
     /* Entries may be durable before their term is: nothing was said in that term yet. */
     if (log_last_term(r) > r->term) {
         r->term = log_last_term(r);
         r->vote = 0;
+        raft_state_changed(r);
     }
     return 0;
 }
@@ -379,7 +384,7 @@ int raft_step(struct raft *r, const struct raft_event *ev, struct raft_update *u
         r->n_out = 0;
         r->out_taken = false;
     }
-    r->flags &= RAFT_CONFIG; /* what a restore left for the first update */
+    r->flags &= RAFT_CONFIG | RAFT_SAVE_STATE; /* what a restore left for the first update */
     r->n_wants = 0;
     r->piece = NULL;
     step_time(r, ev->now);

@@ -230,7 +230,6 @@ struct raft_cfg {
     uint64_t term, vote, incarnation;
     uint64_t base_index, base_term;
     struct raft_config base_config; /* n is 0 for a member that knows of none */
-    uint64_t applied;               /* >= base_index; the state machine's durable position */
     /* 0 takes the default. */
     uint64_t heartbeat;              /* 50 ms */
     uint64_t election_min;           /* 300 ms */
@@ -252,8 +251,9 @@ struct raft *raft_free(struct raft *r);
  * replaces what is at its index and behind it), then raft_restore_done(). Copies @e.
  * Errors: -TC_E_BAD_MESSAGE for an entry that makes no sense. */
 TC_MUST_CHECK int raft_restore_entry(struct raft *r, const struct raft_entry *e);
-/* Errors: -TC_E_DAMAGED if entries are missing in between, or before cfg.applied. */
-TC_MUST_CHECK int raft_restore_done(struct raft *r);
+/* @applied is the state machine's durable position.
+ * Errors: -TC_E_DAMAGED if entries are missing in between, or before @applied. */
+TC_MUST_CHECK int raft_restore_done(struct raft *r, uint64_t applied);
 
 /* Errors, of those events that can fail: -TC_E_NOT_LEADER, -TC_E_BUSY (a configuration change or
  * transfer is under way), -TC_E_INVAL. Messages never fail: what makes no sense is ignored. */
