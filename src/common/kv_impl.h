@@ -44,3 +44,6 @@ struct kv_batch {
 struct kv_iter {
     struct kv *kv;
 };
+
+/* Make the store's directory, durably. */
+TC_MUST_CHECK int kv_make_dir(struct vfs *vfs, const char *path);
