@@ -1,0 +1,110 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Inside of the mount: FUSE requests in, client calls out, on one loop.
+ *
+ * The FUSE node id is the inode number; only the mounted directory differs (FUSE_ROOT_ID stands for it). A
+ * request that waits for the client is a fop: made by a handler, ended by exactly one reply in the client's
+ * callback. Nothing here runs on another thread but the kernel notifications of invalidate.c, in env jobs.
+ */
+#pragma once
+
+#define FUSE_USE_VERSION 314
+#include <fuse_lowlevel.h>
+#include <linux/fuse.h>
+#include <uthash.h>
+#include <utlist.h>
+
+#include "client/client.h"
+#include "common/env.h"
+#include "common/os_env.h"
+
+#define FUSE_IO_MAX (1u << 20)
+/* A request's buffer: the largest WRITE, its headers, and room so that the kernel accepts the read size. */
+#define FUSE_BUF_SIZE (FUSE_IO_MAX + 4096u)
+/* Below this a WRITE's data is copied into a buffer of its size, so that it does not pin a whole megabyte. */
+#define FUSE_KEEP_MIN (128u << 10)
+#define FUSE_REQUESTS_PER_TURN 16
+#define FUSE_SPARE_BUFS 8
+
+struct tc_mount {
+    struct env *env;
+    struct tc_client *client;
+    struct fuse_session *se;
+    uint64_t root; /* inode behind FUSE_ROOT_ID */
+    char *mountpoint;
+    bool read_only;
+    bool strict_pages; /* pages=strict */
+
+    /* the request being handled, as the kernel sent it: what libfuse hides of it is read here */
+    struct buf *request;
+    struct buf *spare[FUSE_SPARE_BUFS];
+    unsigned n_spare;
+    uint64_t init_unique;
+    uint32_t init_offered;
+    bool init_done;
+
+    struct fop *ops; /* in flight */
+    struct env_timer interrupt_timer;
+    struct fuse_inode_io *io; /* reads, writes and invalidations by inode */
+    struct env_queue notify_queue;
+    struct env_job ready_job; /* read-ahead setting */
+    void (*on_unmounted)(struct tc_mount *m);
+};
+
+enum fop_kind { FOP_PLAIN, FOP_READ, FOP_WRITE };
+
+struct fop {
+    struct tc_mount *m;
+    fuse_req_t req;
+    struct tc_call *call;
+    enum fop_kind kind;
+    bool interrupted;
+    uint64_t ino;
+    uint64_t off;
+    size_t len;
+    struct tc_file *file;
+    uint32_t flags;
+    size_t size;   /* readdir: room; xattr: size asked */
+    bool plus;
+    bool direct;
+    struct fop *prev, *next;
+    struct fop *io_prev, *io_next; /* among the reads and writes of its inode */
+};
+
+/* mount.c */
+struct fop *fop_new(fuse_req_t req, uint64_t nodeid);
+void fop_end(struct fop *op); /* after the reply: frees */
+static inline struct tc_mount *mount_of(fuse_req_t req)
+{
+    return fuse_req_userdata(req);
+}
+static inline uint64_t ino_of(const struct tc_mount *m, fuse_ino_t nodeid)
+{
+    return nodeid == FUSE_ROOT_ID ? m->root : nodeid;
+}
+static inline fuse_ino_t nodeid_of(const struct tc_mount *m, uint64_t ino)
+{
+    return ino == m->root ? FUSE_ROOT_ID : ino;
+}
+int mount_start(struct tc_mount *m, const char *source, const char *options);
+void mount_stop(struct tc_mount *m);
+void mount_attr(const struct tc_mount *m, const struct attr *a, struct stat *ret_st);
+double mount_timeout(const struct tc_mount *m, uint64_t until); /* seconds left of a right to cache */
+void mount_entry(const struct tc_mount *m, const struct tc_entry *e, struct fuse_entry_param *ret_ep);
+
+/* interrupt.c */
+void fop_on_interrupt(fuse_req_t req, void *arg);
+void interrupt_tick(struct env_timer *t);
+
+/* names.c, files.c: the handlers */
+void names_set_ops(struct fuse_lowlevel_ops *ops);
+void files_set_ops(struct fuse_lowlevel_ops *ops);
+
+/* invalidate.c */
+void invalidate_inode(void *arg, uint64_t ino, uint64_t off, uint64_t len, void (*done)(void *done_arg),
+                      void *done_arg);
+void invalidate_entry(void *arg, uint64_t parent, const char *name, void (*done)(void *done_arg), void *done_arg);
+void io_begin(struct fop *op); /* a READ or WRITE came */
+void io_end(struct fop *op);   /* its answer was written */
+/* Unknown to the kernel from now on, as far as the daemon has asked (a WRITE went elsewhere than the kernel thinks). */
+void invalidate_free(struct tc_mount *m);

@@ -1,0 +1,293 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Dropping what the kernel has cached, without ever waiting for ourselves (FUSE.md 2.1).
+ *
+ * A notification waits in the kernel for pages locked under a READ or a partial WRITE that we have not
+ * answered yet, and that may itself wait for the lease whose recall asked for the notification. So:
+ *  - notifications run in env jobs, never on the loop;
+ *  - they leave out the ranges of requests in flight: a page locked under one is not up to date, nobody can
+ *    read it before it is read afresh;
+ *  - a request that arrives meanwhile supersedes each piece it overlaps: the piece's thread may hang on it
+ *    until it is answered, and new pieces do the rest of the range around it;
+ *  - the range of a READ that was answered meanwhile is done once more before the end, as its pages may
+ *    have been filled behind the notification.
+ * done() runs when every piece that was not superseded has ended.
+ */
+#include "fuse/fuse_internal.h"
+
+#include "common/log.h"
+
+#define PAGE_MASK_LOW 4095ull
+#define INVAL_PASSES_MAX 3
+#define INVAL_AGAIN_MAX 16
+
+struct range {
+    uint64_t start, end;
+};
+
+struct inval {
+    struct fuse_inode_io *io;
+    struct inval_piece *pieces; /* running, not superseded */
+    void (*done)(void *arg);
+    void *done_arg;
+    unsigned passes;
+    unsigned n_again;
+    struct range again[INVAL_AGAIN_MAX];
+    struct inval *prev, *next;
+};
+
+struct inval_piece {
+    struct env_job job;
+    struct tc_mount *m;
+    struct inval *inval; /* NULL: superseded, or an entry */
+    struct range range;
+    uint64_t ino;
+    char *name; /* entry */
+    void (*done)(void *arg);
+    void *done_arg;
+    struct inval_piece *prev, *next;
+};
+
+/* What goes on with the data of one inode; exists while something does. */
+struct fuse_inode_io {
+    uint64_t ino;
+    struct tc_mount *m;
+    struct fop *ops;
+    struct inval *invals;
+    UT_hash_handle hh;
+};
+
+static struct fuse_inode_io *io_get(struct tc_mount *m, uint64_t ino)
+{
+    struct fuse_inode_io *io;
+
+    HASH_FIND(hh, m->io, &ino, sizeof(ino), io);
+    if (!io) {
+        io = tc_calloc(1, sizeof(*io));
+        io->ino = ino;
+        io->m = m;
+        HASH_ADD(hh, m->io, ino, sizeof(io->ino), io);
+    }
+    return io;
+}
+
+static void io_put(struct fuse_inode_io *io)
+{
+    if (io->ops || io->invals)
+        return;
+    HASH_DEL(io->m->io, io);
+    free(io);
+}
+
+static struct range range_of(const struct fop *op)
+{
+    uint64_t end = op->off + op->len;
+
+    return (struct range){op->off & ~PAGE_MASK_LOW, (end + PAGE_MASK_LOW) & ~PAGE_MASK_LOW};
+}
+
+static void piece_run(struct env_job *j)
+{
+    struct inval_piece *p = container_of(j, struct inval_piece, job);
+    fuse_ino_t nodeid = nodeid_of(p->m, p->ino);
+    uint64_t len = p->range.end - p->range.start;
+
+    if (p->name)
+        (void)fuse_lowlevel_notify_inval_entry(p->m->se, nodeid, p->name, strlen(p->name));
+    else if (p->range.end == 0)
+        (void)fuse_lowlevel_notify_inval_inode(p->m->se, nodeid, -1, 0); /* attributes only */
+    else
+        (void)fuse_lowlevel_notify_inval_inode(p->m->se, nodeid, (off_t)p->range.start,
+                                               p->range.end == UINT64_MAX ? 0 : (off_t)len);
+    /* ENOENT: the kernel does not have the inode, so nothing of it either. */
+}
+
+static void start_pass(struct inval *v, struct range r);
+
+static void inval_check(struct inval *v)
+{
+    struct fuse_inode_io *io = v->io;
+    unsigned n = v->n_again;
+
+    if (v->pieces)
+        return;
+    if (n > 0 && ++v->passes < INVAL_PASSES_MAX) {
+        struct range again[INVAL_AGAIN_MAX];
+
+        memcpy(again, v->again, sizeof(again));
+        v->n_again = 0;
+        for (unsigned i = 0; i < n; i++)
+            start_pass(v, again[i]);
+        if (v->pieces)
+            return;
+    }
+    DL_DELETE(io->invals, v);
+    v->done(v->done_arg);
+    free(v);
+    io_put(io);
+}
+
+static void piece_done(struct env_job *j)
+{
+    struct inval_piece *p = container_of(j, struct inval_piece, job);
+    struct inval *v = p->inval;
+
+    if (p->name)
+        p->done(p->done_arg);
+    if (v) {
+        DL_DELETE(v->pieces, p);
+        inval_check(v);
+    }
+    free(p->name);
+    free(p);
+}
+
+static void start_piece(struct inval *v, struct range r)
+{
+    struct inval_piece *p = tc_calloc(1, sizeof(*p));
+
+    p->m = v->io->m;
+    p->ino = v->io->ino;
+    p->inval = v;
+    p->range = r;
+    p->job.run = piece_run;
+    p->job.done = piece_done;
+    DL_APPEND(v->pieces, p);
+    env_job_submit(p->m->env, &p->m->notify_queue, &p->job);
+}
+
+/* Pieces that cover @r without the ranges of requests in flight. */
+static void start_pass(struct inval *v, struct range r)
+{
+    struct fop *op;
+
+    DL_FOREACH2(v->io->ops, op, io_next)
+    {
+        struct range held = range_of(op);
+
+        if (held.end <= r.start || held.start >= r.end)
+            continue;
+        if (held.start > r.start)
+            start_pass(v, (struct range){r.start, held.start});
+        if (held.end >= r.end)
+            return;
+        r.start = held.end;
+    }
+    if (r.start < r.end)
+        start_piece(v, r);
+}
+
+void invalidate_inode(void *arg, uint64_t ino, uint64_t off, uint64_t len, void (*done)(void *done_arg),
+                      void *done_arg)
+{
+    struct tc_mount *m = arg;
+    struct inval *v = tc_calloc(1, sizeof(*v));
+    uint64_t end = len > UINT64_MAX - off - PAGE_MASK_LOW ? UINT64_MAX : (off + len + PAGE_MASK_LOW) & ~PAGE_MASK_LOW;
+
+    v->io = io_get(m, ino);
+    v->done = done;
+    v->done_arg = done_arg;
+    DL_APPEND(v->io->invals, v);
+    if (len == 0)
+        start_piece(v, (struct range){0, 0});
+    else
+        start_pass(v, (struct range){off & ~PAGE_MASK_LOW, end});
+    if (!v->pieces) /* all of it is under requests in flight: only the attributes are left */
+        start_piece(v, (struct range){0, 0});
+}
+
+void invalidate_entry(void *arg, uint64_t parent, const char *name, void (*done)(void *done_arg), void *done_arg)
+{
+    struct tc_mount *m = arg;
+    struct inval_piece *p = tc_calloc(1, sizeof(*p));
+
+    p->m = m;
+    p->ino = parent;
+    p->name = tc_strdup(name);
+    p->done = done;
+    p->done_arg = done_arg;
+    p->job.run = piece_run;
+    p->job.done = piece_done;
+    env_job_submit(m->env, &m->notify_queue, &p->job);
+}
+
+static void supersede(struct inval *v, struct range held)
+{
+    struct inval_piece *p, *tmp, *old = NULL;
+
+    DL_FOREACH_SAFE(v->pieces, p, tmp)
+    {
+        if (p->range.end > held.start && p->range.start < held.end) {
+            DL_DELETE(v->pieces, p);
+            p->inval = NULL; /* its thread may hang on; it frees itself */
+            p->prev = NULL;
+            p->next = old;
+            old = p;
+        }
+    }
+    while (old) {
+        struct inval_piece *next = old->next;
+
+        start_pass(v, old->range);
+        old = next;
+    }
+}
+
+void io_begin(struct fop *op)
+{
+    struct fuse_inode_io *io = io_get(op->m, op->ino);
+    struct inval *v;
+
+    DL_APPEND2(io->ops, op, io_prev, io_next);
+    DL_FOREACH(io->invals, v)
+    {
+        supersede(v, range_of(op));
+    }
+    /* A superseded piece that was all there was leaves nothing to wait for: ends with the next event. */
+    DL_FOREACH(io->invals, v)
+    {
+        if (!v->pieces)
+            start_piece(v, (struct range){0, 0});
+    }
+}
+
+static void again(struct inval *v, struct range r)
+{
+    if (v->n_again < INVAL_AGAIN_MAX) {
+        v->again[v->n_again++] = r;
+        return;
+    }
+    /* Too many to name: one range over all. */
+    for (unsigned i = 0; i < v->n_again; i++) {
+        r.start = MIN(r.start, v->again[i].start);
+        r.end = MAX(r.end, v->again[i].end);
+    }
+    v->again[0] = r;
+    v->n_again = 1;
+}
+
+void io_end(struct fop *op)
+{
+    struct fuse_inode_io *io;
+    struct inval *v;
+
+    HASH_FIND(hh, op->m->io, &op->ino, sizeof(op->ino), io);
+    ASSERT(io);
+    DL_DELETE2(io->ops, op, io_prev, io_next);
+    DL_FOREACH(io->invals, v)
+    {
+        again(v, range_of(op));
+    }
+    io_put(io);
+}
+
+void invalidate_free(struct tc_mount *m)
+{
+    struct fuse_inode_io *io, *tmp;
+
+    HASH_ITER(hh, m->io, io, tmp)
+    {
+        HASH_DEL(m->io, io);
+        free(io); /* pieces still in the kernel are freed with the process */
+    }
+}
