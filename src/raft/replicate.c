@@ -106,7 +106,8 @@ void become_leader(struct raft *r)
     r->flags |= RAFT_ROLE;
     r->transferring = r->lease_gone = r->timeout_sent = false;
     r->n_peers = 0;
-    r->quorum_since = r->heartbeat_at = r->now;
+    r->quorum_since = r->now;
+    r->heartbeat_at = r->now + r->cfg.heartbeat; /* the first entry announces it */
     r->uncommitted_bytes = 0;
     for (uint64_t i = r->commit + 1; i <= log_last(r); i++)
         r->uncommitted_bytes += raft_entry_at(r, i)->len;

@@ -492,6 +492,13 @@ static void trace_msg(struct net *net, const struct raft_msg *m)
 
     if (!net->trace || (m->type == RAFT_MSG_APPEND && m->append.n == 0))
         return;
+    if (m->type == RAFT_MSG_APPEND_RES && !m->append_res.reject) {
+        uint64_t *last = &net->traced[m->from - 1][m->to - 1];
+
+        if (*last == m->append_res.match)
+            return;
+        *last = m->append_res.match;
+    }
     raft_msg_format(m, line, sizeof line);
     fprintf(net->trace, "%8.1f %s\n", (double)net->now / 1e6, line);
 }

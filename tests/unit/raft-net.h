@@ -67,6 +67,7 @@ struct net {
     uint64_t disk_slow_max;
     uint32_t crash_at_save; /* chance to crash and restart while term and vote are being saved */
     FILE *trace;
+    uint64_t traced[NET_NODES_MAX][NET_NODES_MAX]; /* last match shown: equal ones are not */
     uint64_t hold_type_from; /* scripts: messages (type << 8 | from) are kept, see net_release() */
     struct raft_msg held;
     bool has_held;
