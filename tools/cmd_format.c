@@ -1,0 +1,168 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * tercet format: one genesis, the same for all members of the configuration. First every member is asked:
+ * it must answer, and have none. Only then the genesis is sent.
+ */
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+#include <sodium.h>
+
+#include "common/os_env.h"
+#include "tercet.h"
+
+#define LEADER_WAIT_MS 10000
+
+/* May the members be formatted? Returns 0 or an exit status. */
+static int check_members(const struct cli *cli, struct env *env, const struct tool_members *m)
+{
+    struct tool_status s;
+    int status = 0;
+
+    tool_status_ask(env, m, TOOL_TIMEOUT_MS, &s);
+    for (unsigned i = 0; i < s.n && status == 0; i++) {
+        const json_t *formatted = json_object_get(s.docs[i], "formatted");
+
+        if (!s.docs[i])
+            status = cli_failed(cli, "member meta.%" PRIu32 " (%s) does not answer: %s; nothing was changed. "
+                                "Start it, then run this again",
+                                m->ids[i], m->endpoints[i], tc_strerror(s.answers[i].status));
+        else if (!json_is_false(formatted))
+            status = cli_failed(cli, "member meta.%" PRIu32 " (%s) is formatted already (cluster %s); "
+                                "nothing was changed",
+                                m->ids[i], m->endpoints[i], json_text(s.docs[i], "cluster", "?"));
+        else if (json_u64(s.docs[i], "id", m->ids[i]) != m->ids[i])
+            status = cli_failed(cli, "%s says that it is meta.%" PRIu64 ", not meta.%" PRIu32
+                                "; nothing was changed. Check the configuration",
+                                m->endpoints[i], json_u64(s.docs[i], "id", 0), m->ids[i]);
+    }
+    tool_status_fini(&s);
+    return status;
+}
+
+static int send_genesis(const struct cli *cli, struct env *env, const struct tool_members *m,
+                        const struct genesis *g)
+{
+    struct rpc_request req = {.type = MSG_FORMAT, .body = g, .timeout_ms = 2 * TOOL_TIMEOUT_MS};
+    struct rpc_answer answers[CONFIG_METAS_MAX];
+    unsigned good = 0;
+    int status = 0;
+
+    rpc_ask(env, (const char *const *)m->endpoints, m->n, &req, answers);
+    for (unsigned i = 0; i < m->n; i++)
+        good += answers[i].status == 0;
+    for (unsigned i = 0; i < m->n && status == 0; i++) {
+        if (answers[i].status < 0)
+            status = cli_failed(cli, "member meta.%" PRIu32 " (%s) was not formatted: %s; %u of %u were. %s",
+                                m->ids[i], m->endpoints[i], tc_strerror(answers[i].status), good, m->n,
+                                2 * good > m->n ? "It is filled by the others once it is up"
+                                                : "Empty the data directories of the members and begin anew");
+    }
+    rpc_answers_fini(answers, m->n);
+    return status;
+}
+
+static int wait_leader(const struct cli *cli, struct env *env, const struct tool_members *m)
+{
+    uint64_t end = env_now(env) + LEADER_WAIT_MS * NS_PER_MS;
+    int leader = -1;
+
+    while (leader < 0 && env_now(env) < end) {
+        struct tool_status s;
+
+        tool_status_ask(env, m, 1000, &s);
+        leader = s.leader;
+        tool_status_fini(&s);
+        if (leader < 0)
+            usleep(50000);
+    }
+    if (leader < 0)
+        return cli_failed(cli, "formatted, but the members elected no leader within %d s; see tercet status",
+                          LEADER_WAIT_MS / 1000);
+    return 0;
+}
+
+static int format_cluster(const struct cli *cli, struct env *env, const struct tool_members *m, bool json)
+{
+    const struct config_cluster *c = &m->config->cluster;
+    struct member_info members[CONFIG_METAS_MAX] = {0};
+    uint8_t cluster[16], key[16];
+    char hex[33];
+    struct genesis g = {
+        .cluster = {cluster, sizeof cluster},
+        .name = wire_str_of(c->name),
+        .n = (uint32_t)c->n,
+        .w = (uint32_t)c->w,
+        .r = (uint32_t)c->r,
+        .pg_count = (uint32_t)c->pg_count,
+        .siphash_key = {key, sizeof key},
+        .time = env_realtime(env),
+        .stores = m->config->n_storages,
+        .root_mode = S_IFDIR | 0755,
+        .root_uid = geteuid(),
+        .root_gid = getegid(),
+    };
+    int status = check_members(cli, env, m);
+
+    if (status != 0)
+        return status;
+    randombytes_buf(cluster, sizeof cluster);
+    randombytes_buf(key, sizeof key);
+    for (unsigned i = 0; i < m->n; i++) {
+        members[i].id = m->ids[i];
+        members[i].endpoint = wire_str_of(m->endpoints[i]);
+    }
+    g.members.items = members;
+    g.members.n = m->n;
+    status = send_genesis(cli, env, m, &g);
+    if (status == 0)
+        status = wait_leader(cli, env, m);
+    if (status != 0)
+        return status;
+    sodium_bin2hex(hex, sizeof hex, cluster, sizeof cluster);
+    if (json) {
+        json_t *o = json_pack("{s:b, s:s, s:s}", "formatted", 1, "name", c->name, "cluster", hex);
+
+        json_dumpf(o, stdout, 0);
+        putchar('\n');
+        json_decref(o);
+    } else {
+        printf("Formatted cluster %s (%s): %u metadata members, n=%" PRIu64 " w=%" PRIu64
+               " r=%" PRIu64 "%s.\n",
+               c->name, hex, m->n, c->n, c->w, c->r, c->n == 1 ? ", no redundancy" : "");
+    }
+    return 0;
+}
+
+int cmd_format(int argc, char **argv)
+{
+    bool json = false;
+    const struct cli_option options[] = {{.name = "json", .text = "answer as JSON", .flag = &json}, {0}};
+    struct cli cli = {
+        .program = "tercet format",
+        .synopsis = "[--config=FILE] [--json]",
+        .summary = "Makes a new, empty filesystem. All metadata members of the configuration must run, and none\n"
+                   "may have been formatted before: then nothing is changed.",
+        .options = options,
+        .config = true,
+    };
+    struct tool_members m;
+    struct env *env = NULL;
+    int status = 0;
+
+    if (!cli_parse(&cli, argc, argv, &status))
+        return status;
+    if (cli.n_args > 0)
+        return cli_usage_error(&cli, "unexpected argument '%s'; see --help", cli.args[0]);
+    if (!tool_members_open(&cli, NULL, &m, &status))
+        return status;
+    if (sodium_init() < 0 || os_env_new(&(struct os_env_options){.threads = 1}, &env) < 0)
+        status = cli_failed(&cli, "cannot start");
+    else
+        status = format_cluster(&cli, env, &m, json);
+    os_env_free(env);
+    tool_members_fini(&m);
+    return status;
+}

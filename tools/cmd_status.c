@@ -1,0 +1,311 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * tercet status: asks every member, and concludes from what they say (docs/OPERATIONS.md) what is wrong and
+ * what to do about it. Works with any number of servers up, none included.
+ *
+ * Exit status: 0 healthy, 1 not.
+ */
+#include <inttypes.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "common/os_env.h"
+#include "tercet.h"
+
+#define MEMBER_BEHIND 10000 /* entries */
+
+struct report {
+    const struct tool_members *m;
+    struct tool_status s;
+    json_t *problems; /* list of {what, cure} */
+    const json_t *leader; /* its document, or NULL */
+};
+
+static TC_PRINTF(3, 4) void problem(struct report *r, const char *cure, const char *fmt, ...)
+{
+    char *what = NULL;
+    va_list ap;
+
+    va_start(ap, fmt);
+    if (vasprintf(&what, fmt, ap) < 0)
+        what = NULL;
+    va_end(ap);
+    json_array_append_new(r->problems, json_pack("{s:s, s:s}", "what", what ? what : "?", "cure", cure));
+    free(what);
+}
+
+static const char *config_name(const struct report *r)
+{
+    return r->m->config ? r->m->config->path : "FILE";
+}
+
+static uint32_t member_id(const struct report *r, unsigned i)
+{
+    return r->m->ids[i] ? r->m->ids[i] : (uint32_t)json_u64(r->s.docs[i], "id", 0);
+}
+
+static void check_members(struct report *r)
+{
+    unsigned up = 0, formatted = 0;
+
+    for (unsigned i = 0; i < r->s.n; i++) {
+        const json_t *d = r->s.docs[i];
+        char *cure;
+
+        up += d != NULL;
+        formatted += d && json_is_true(json_object_get(d, "formatted"));
+        if (d && json_text(d, "trouble", NULL))
+            problem(r, "see its log; if its disk is lost, empty its data directory and start it again",
+                    "metadata member %" PRIu32 " (%s): %s", member_id(r, i), r->m->endpoints[i],
+                    json_text(d, "trouble", ""));
+        if (d)
+            continue;
+        cure = tc_asprintf("start it: tercet-meta --config=%s --id=%" PRIu32
+                           "; if it runs, look at its log and at the network",
+                           config_name(r), r->m->ids[i]);
+        problem(r, cure, "metadata member %" PRIu32 " (%s) is down: %s", r->m->ids[i], r->m->endpoints[i],
+                tc_strerror(r->s.answers[i].status));
+        free(cure);
+    }
+    if (up > 0 && formatted == 0) {
+        problem(r, "run tercet format", "the cluster is not formatted");
+    } else if (2 * up <= r->s.n) {
+        problem(r, "bring members up until more than half of them run; nothing is lost meanwhile",
+                "no quorum: %u of %u metadata members answer; everything that needs them waits", up, r->s.n);
+    } else if (r->s.leader < 0) {
+        problem(r, "wait a second; if it stays so, the members do not reach each other: look at their logs",
+                "no leader: %u of %u metadata members answer, but none leads", up, r->s.n);
+    }
+}
+
+static void check_lag(struct report *r)
+{
+    uint64_t last = json_u64(r->leader, "last", 0);
+    const json_t *m;
+    size_t i;
+
+    json_array_foreach(json_object_get(r->leader, "members"), i, m)
+    {
+        uint64_t match = json_u64(m, "match", last);
+
+        if (last > match && last - match > MEMBER_BEHIND)
+            problem(r, "it catches up by itself; if it does not, look at its log and disk",
+                    "metadata member %" PRIu64 " is %" PRIu64 " entries behind", json_u64(m, "id", 0),
+                    last - match);
+        if (json_is_true(json_object_get(m, "learner")))
+            problem(r, "it is being filled again and votes when it is done: wait",
+                    "metadata member %" PRIu64 " does not vote yet", json_u64(m, "id", 0));
+    }
+}
+
+static bool has_flag(const json_t *store, const char *flag)
+{
+    const json_t *f;
+    size_t i;
+
+    json_array_foreach(json_object_get(store, "flags"), i, f)
+    {
+        if (json_is_string(f) && strcmp(json_string_value(f), flag) == 0)
+            return true;
+    }
+    return false;
+}
+
+static void check_store(struct report *r, const json_t *s)
+{
+    uint64_t node = json_u64(s, "node", 0), behind = json_u64(s, "behind", 0);
+    const char *state = json_text(s, "state", "?"), *endpoint = json_text(s, "endpoint", "?");
+    char *cure;
+
+    if (strcmp(state, "down") == 0 || strcmp(state, "suspect") == 0) {
+        cure = tc_asprintf("start it: tercet-storage --config=%s --id=%" PRIu64
+                           "; if its disk is lost, start it with an empty data directory",
+                           config_name(r), node);
+        problem(r, cure, "storage node %" PRIu64 " (%s) is %s: silent for %.1f s", node, endpoint, state,
+                (double)json_u64(s, "silent_ms", 0) / 1000);
+        free(cure);
+        return;
+    }
+    if (strcmp(state, "up") != 0)
+        return;
+    if (has_flag(s, "disk_error"))
+        problem(r, "replace its disk: stop it, give it an empty data directory, start it",
+                "storage node %" PRIu64 " (%s) reports disk errors", node, endpoint);
+    if (has_flag(s, "full"))
+        problem(r, "remove files, or give it a larger disk; writes fail with \"no space left\"",
+                "the disk of storage node %" PRIu64 " (%s) is full", node, endpoint);
+    else if (has_flag(s, "nearly_full"))
+        problem(r, "remove files, or give it a larger disk",
+                "the disk of storage node %" PRIu64 " (%s) is nearly full", node, endpoint);
+    if (behind > 0)
+        problem(r, "it catches up by itself: wait",
+                "storage node %" PRIu64 " (%s) is behind: %" PRIu64 " chunks to bring up to date", node,
+                endpoint, behind);
+}
+
+static void check_stores(struct report *r)
+{
+    const json_t *stores = json_object_get(r->leader, "stores"), *pgs = json_object_get(r->leader, "pgs"), *s;
+    uint64_t n = json_u64(r->leader, "n", 0), unclean = json_u64(r->leader, "unclean", 0);
+    size_t i, present = 0;
+
+    json_array_foreach(stores, i, s)
+    {
+        present += strcmp(json_text(s, "state", ""), "replaced") != 0;
+        check_store(r, s);
+    }
+    if (json_u64(pgs, "total", 0) == 0)
+        problem(r, "start the storage nodes; until then files can be made but not filled",
+                "%zu of %" PRIu64 " stores have registered: no place for data yet", present, n);
+    if (json_u64(pgs, "unavailable", 0) > 0)
+        problem(r, "bring storage nodes back: reads and writes of this data wait until then",
+                "%" PRIu64 " of %" PRIu64 " placement groups have no quorum", json_u64(pgs, "unavailable", 0),
+                json_u64(pgs, "total", 0));
+    if (json_u64(pgs, "moving", 0) > 0)
+        problem(r, "copies are being made: wait", "%" PRIu64 " placement groups move to other stores",
+                json_u64(pgs, "moving", 0));
+    if (unclean > 0)
+        problem(r, "their copies are compared as soon as all their stores are up; they can be used meanwhile",
+                "%" PRIu64 " files are unclean: a writer went away without a word", unclean);
+}
+
+/* ---- for humans --------------------------------------------------------------------------------- */
+
+static void print_members(const struct report *r)
+{
+    printf("\nmetadata members\n");
+    for (unsigned i = 0; i < r->s.n; i++) {
+        const json_t *d = r->s.docs[i];
+
+        printf("  %-4" PRIu32 " %-28s ", member_id(r, i), r->m->endpoints[i]);
+        if (d)
+            printf("%-10s term %-5" PRIu64 " applied %" PRIu64 "\n", json_text(d, "role", "?"),
+                   json_u64(d, "term", 0), json_u64(d, "applied", 0));
+        else
+            printf("DOWN\n");
+    }
+}
+
+static void print_stores(const struct report *r)
+{
+    const json_t *s, *pgs = json_object_get(r->leader, "pgs");
+    char used[16], capacity[16];
+    size_t i;
+
+    printf("\nstorage nodes\n");
+    json_array_foreach(json_object_get(r->leader, "stores"), i, s)
+    {
+        const char *zone = json_text(s, "zone", "");
+
+        printf("  %-4" PRIu64 " %-28s %-10s %s used, %s free, %" PRIu64 " chunks%s%s\n",
+               json_u64(s, "node", 0), json_text(s, "endpoint", "?"), json_text(s, "state", "?"),
+               format_bytes(json_u64(s, "used", 0), used), format_bytes(json_u64(s, "free", 0), capacity),
+               json_u64(s, "chunks", 0), *zone ? ", zone " : "", zone);
+    }
+    printf("\nplacement groups  %" PRIu64 ": %" PRIu64 " healthy, %" PRIu64 " degraded, %" PRIu64
+           " moving, %" PRIu64 " without quorum\n",
+           json_u64(pgs, "total", 0), json_u64(pgs, "healthy", 0), json_u64(pgs, "degraded", 0),
+           json_u64(pgs, "moving", 0), json_u64(pgs, "unavailable", 0));
+    printf("files             %" PRIu64 " inodes, %s; %" PRIu64 " unclean\n", json_u64(r->leader, "inodes", 0),
+           format_bytes(json_u64(r->leader, "bytes", 0), used), json_u64(r->leader, "unclean", 0));
+    printf("sessions          %" PRIu64 "\n", json_u64(r->leader, "sessions", 0));
+}
+
+static void print_human(const struct report *r)
+{
+    size_t n = json_array_size(r->problems), i;
+    const json_t *p;
+
+    if (r->leader)
+        printf("cluster %s (%s)  n=%" PRIu64 " w=%" PRIu64 " r=%" PRIu64 "%s  ", json_text(r->leader, "name", "?"),
+               json_text(r->leader, "cluster", "?"), json_u64(r->leader, "n", 0), json_u64(r->leader, "w", 0),
+               json_u64(r->leader, "r", 0), json_u64(r->leader, "n", 0) == 1 ? " (no redundancy)" : "");
+    printf("%s\n", n == 0 ? "HEALTHY" : n == 1 ? "1 PROBLEM" : "PROBLEMS");
+    json_array_foreach(r->problems, i, p)
+    {
+        printf("  ! %s\n    -> %s\n", json_text(p, "what", ""), json_text(p, "cure", ""));
+    }
+    print_members(r);
+    if (r->leader)
+        print_stores(r);
+}
+
+static void print_json(const struct report *r)
+{
+    json_t *o = json_object(), *members = json_array();
+
+    for (unsigned i = 0; i < r->s.n; i++) {
+        json_t *m = json_pack("{s:I, s:s, s:b}", "id", (json_int_t)member_id(r, i), "endpoint",
+                              r->m->endpoints[i], "answers", r->s.docs[i] != NULL);
+
+        if (r->s.docs[i])
+            json_object_set(m, "status", r->s.docs[i]);
+        else
+            json_object_set_new(m, "error", json_string(tc_strerror(r->s.answers[i].status)));
+        json_array_append_new(members, m);
+    }
+    json_object_set_new(o, "healthy", json_boolean(json_array_size(r->problems) == 0));
+    json_object_set(o, "problems", r->problems);
+    json_object_set_new(o, "leader", r->leader ? json_integer((json_int_t)json_u64(r->leader, "id", 0)) : json_null());
+    json_object_set_new(o, "members", members);
+    json_dumpf(o, stdout, JSON_INDENT(2));
+    putchar('\n');
+    json_decref(o);
+}
+
+int cmd_status(int argc, char **argv)
+{
+    bool json = false;
+    const char *servers = NULL;
+    uint64_t timeout_ms = 2000;
+    const struct cli_option options[] = {
+        {.name = "json", .text = "answer as JSON", .flag = &json},
+        {.name = "servers", .value = "LIST", .text = "metadata members, HOST[:PORT],..., instead of a configuration",
+         .string = &servers},
+        {.name = "timeout-ms", .value = "N", .text = "wait so long for members (2000)", .number = &timeout_ms},
+        {0},
+    };
+    struct cli cli = {
+        .program = "tercet status",
+        .synopsis = "[--config=FILE | --servers=LIST] [--json]",
+        .summary = "Health of the cluster: members, stores, data, what is wrong and what to do about it.\n"
+                   "Exit status 0: healthy; 1: not, or nobody answers.",
+        .options = options,
+        .config = true,
+    };
+    struct report r = {0};
+    struct tool_members m;
+    struct env *env = NULL;
+    int status = 0;
+
+    if (!cli_parse(&cli, argc, argv, &status))
+        return status;
+    if (cli.n_args > 0)
+        return cli_usage_error(&cli, "unexpected argument '%s'; see --help", cli.args[0]);
+    if (!tool_members_open(&cli, servers, &m, &status))
+        return status;
+    if (os_env_new(&(struct os_env_options){.threads = 1}, &env) < 0) {
+        tool_members_fini(&m);
+        return cli_failed(&cli, "cannot start");
+    }
+    r.m = &m;
+    r.problems = json_array();
+    tool_status_ask(env, &m, timeout_ms, &r.s);
+    r.leader = r.s.leader < 0 ? NULL : r.s.docs[r.s.leader];
+    check_members(&r);
+    if (r.leader) {
+        check_lag(&r);
+        check_stores(&r);
+    }
+    if (json)
+        print_json(&r);
+    else
+        print_human(&r);
+    status = json_array_size(r.problems) == 0 ? 0 : 1;
+    json_decref(r.problems);
+    tool_status_fini(&r.s);
+    os_env_free(env);
+    tool_members_fini(&m);
+    return status;
+}

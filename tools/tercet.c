@@ -1,0 +1,169 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The command `tercet`: looks for the verb, and holds what the verbs share.
+ */
+#include "tercet.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+static const struct {
+    const char *name;
+    int (*run)(int argc, char **argv);
+    const char *text;
+} verbs[] = {
+    {"format", cmd_format, "make a new, empty filesystem out of servers that were never formatted"},
+    {"status", cmd_status, "health of the cluster: what is wrong and what to do about it"},
+    {"locate", cmd_locate, "where the copies of a file are, and whether they are alike"},
+    {"umount", cmd_umount, "unmount a directory once everything written is safe"},
+};
+
+static void print_help(void)
+{
+    printf("usage: tercet VERB [OPTION...]\n\n");
+    for (size_t i = 0; i < ARRAY_SIZE(verbs); i++)
+        printf("  %-10s %s\n", verbs[i].name, verbs[i].text);
+    printf("\ntercet VERB --help tells more. Every verb takes --config=FILE and --json.\n");
+}
+
+bool tool_members_open(struct cli *cli, const char *servers, struct tool_members *m, int *ret_status)
+{
+    *m = (struct tool_members){0};
+    if (servers) {
+        int n = config_parse_servers(servers, &m->endpoints);
+
+        if (n < 0) {
+            *ret_status = cli_usage_error(cli, "--servers=%s: must be HOST[:PORT],...", servers);
+            return false;
+        }
+        m->n = (unsigned)n;
+        m->ids = tc_calloc(m->n, sizeof *m->ids);
+        return true;
+    }
+    if (!cli_config(cli, &m->config, ret_status))
+        return false;
+    m->n = m->config->n_metas;
+    m->endpoints = tc_calloc(m->n, sizeof(char *));
+    m->ids = tc_calloc(m->n, sizeof *m->ids);
+    for (unsigned i = 0; i < m->n; i++) {
+        m->endpoints[i] = tc_strdup(m->config->metas[i].endpoint);
+        m->ids[i] = m->config->metas[i].id;
+    }
+    return true;
+}
+
+void tool_members_fini(struct tool_members *m)
+{
+    for (unsigned i = 0; i < m->n; i++)
+        free(m->endpoints[i]);
+    free(m->endpoints);
+    free(m->ids);
+    m->config = config_free(m->config);
+}
+
+/* Parse the document in @a's answer. Sets a->status on failure. Returns: caller drops with json_decref(). */
+static json_t *parse_status(struct rpc_answer *a)
+{
+    struct wire_arena arena = {0};
+    struct status_res res;
+    json_t *doc = NULL;
+    int r;
+
+    if (a->status < 0)
+        return NULL;
+    r = wire_decode(a->body, &status_res_schema, &arena, &res);
+    if (r == 0)
+        doc = json_loadb(res.json.p, res.json.n, 0, NULL);
+    if (!json_is_object(doc)) {
+        a->status = r < 0 ? r : -TC_E_BAD_MESSAGE;
+        json_decref(doc);
+        doc = NULL;
+    }
+    wire_arena_fini(&arena);
+    return doc;
+}
+
+void tool_status_ask(struct env *env, const struct tool_members *m, uint64_t timeout_ms,
+                     struct tool_status *ret)
+{
+    struct status_req body = {.what = 0};
+    struct rpc_request req = {.type = MSG_STATUS, .body = &body, .timeout_ms = timeout_ms};
+    uint64_t term = 0;
+
+    *ret = (struct tool_status){.n = m->n, .leader = -1};
+    ret->answers = tc_calloc(m->n, sizeof *ret->answers);
+    ret->docs = tc_calloc(m->n, sizeof(json_t *));
+    rpc_ask(env, (const char *const *)m->endpoints, m->n, &req, ret->answers);
+    for (unsigned i = 0; i < m->n; i++) {
+        ret->docs[i] = parse_status(&ret->answers[i]);
+        if (ret->docs[i] && strcmp(json_text(ret->docs[i], "role", ""), "leader") == 0 &&
+            json_u64(ret->docs[i], "term", 0) >= term) {
+            term = json_u64(ret->docs[i], "term", 0);
+            ret->leader = (int)i;
+        }
+    }
+}
+
+void tool_status_fini(struct tool_status *s)
+{
+    for (unsigned i = 0; i < s->n; i++)
+        json_decref(s->docs[i]);
+    rpc_answers_fini(s->answers, s->n);
+    free(s->answers);
+    free(s->docs);
+}
+
+uint64_t json_u64(const json_t *o, const char *key, uint64_t otherwise)
+{
+    const json_t *v = json_object_get(o, key);
+
+    return json_is_integer(v) && json_integer_value(v) >= 0 ? (uint64_t)json_integer_value(v) : otherwise;
+}
+
+const char *json_text(const json_t *o, const char *key, const char *otherwise)
+{
+    const json_t *v = json_object_get(o, key);
+
+    return json_is_string(v) ? json_string_value(v) : otherwise;
+}
+
+const char *format_bytes(uint64_t bytes, char out[16])
+{
+    static const char units[] = "KMGTPE";
+    double value = (double)bytes;
+    int unit = -1;
+
+    while (value >= 1024 && unit < 5) {
+        value /= 1024;
+        unit++;
+    }
+    if (unit < 0)
+        snprintf(out, 16, "%" PRIu64 " B", bytes);
+    else
+        snprintf(out, 16, "%.1f %ciB", value, units[unit]);
+    return out;
+}
+
+int main(int argc, char **argv)
+{
+    struct cli self = {.program = "tercet"};
+
+    if (argc < 2)
+        return cli_usage_error(&self, "which verb? One of format, status, locate, umount; see tercet --help");
+    if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "help") == 0) {
+        print_help();
+        return CLI_OK;
+    }
+    if (strcmp(argv[1], "--version") == 0) {
+        printf("tercet %s\n", TC_VERSION);
+        return CLI_OK;
+    }
+    log_setup(LOG_LEVEL_ERR, STDERR_FILENO);
+    for (size_t i = 0; i < ARRAY_SIZE(verbs); i++) {
+        if (strcmp(argv[1], verbs[i].name) == 0)
+            return verbs[i].run(argc - 1, argv + 1);
+    }
+    return cli_usage_error(&self, "unknown verb '%s'; see tercet --help", argv[1]);
+}

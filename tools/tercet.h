@@ -1,0 +1,50 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The command `tercet`: what its verbs share. Each verb is a cmd_*.c with one function that gets its own
+ * command line and returns the exit status.
+ */
+#pragma once
+
+#include <jansson.h>
+
+#include "common/cli.h"
+#include "common/env.h"
+#include "rpc.h"
+
+#define TOOL_TIMEOUT_MS 5000
+
+int cmd_format(int argc, char **argv);
+int cmd_status(int argc, char **argv);
+int cmd_locate(int argc, char **argv);
+int cmd_umount(int argc, char **argv);
+
+/* The metadata members a tool talks to: of the configuration, or of a list of servers. */
+struct tool_members {
+    char **endpoints;
+    uint32_t *ids; /* 0: not known before the member says it */
+    unsigned n;
+    struct config *config; /* NULL: a list was given */
+};
+
+/* From --servers=LIST (if not NULL), else from the configuration. False: exit with *ret_status. */
+TC_MUST_CHECK bool tool_members_open(struct cli *cli, const char *servers, struct tool_members *m,
+                                     int *ret_status);
+void tool_members_fini(struct tool_members *m);
+
+/* STATUS of every member, parsed. docs[i] is NULL where there was no good answer (answers[i].status says
+ * why). The caller ends with tool_status_fini(). */
+struct tool_status {
+    struct rpc_answer *answers;
+    json_t **docs;
+    unsigned n;
+    int leader; /* index of the member that says it leads (of several: of the highest term); -1: none */
+};
+void tool_status_ask(struct env *env, const struct tool_members *m, uint64_t timeout_ms,
+                     struct tool_status *ret);
+void tool_status_fini(struct tool_status *s);
+
+/* Values of a JSON object, with a default where absent or of another type. */
+uint64_t json_u64(const json_t *o, const char *key, uint64_t otherwise);
+const char *json_text(const json_t *o, const char *key, const char *otherwise);
+/* "1.5 GiB" in @out. Returns @out. */
+const char *format_bytes(uint64_t bytes, char out[16]);
