@@ -95,7 +95,6 @@ static size_t fill_options(const struct cli *c, struct option *longs, char *lett
 {
     size_t n = 0, k = 0;
 
-    letters[k++] = '+'; /* stop at the first argument: verbs have options of their own */
     letters[k++] = ':';
     for (const struct cli_option *o = c->options; o && o->name; o++) {
         ASSERT(n + 5 < OPTIONS_MAX);
