@@ -1,0 +1,131 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""One mount, ordinary programs: what is copied in is there after a remount; cp, rsync, tar, git, sqlite3, cc, dd, mv,
+ln, find, du, df, vim-style save, hard links, unlink of open files, O_APPEND, truncate, xattrs."""
+import os, sqlite3, sys
+from cluster import Cluster, make_tree, need_fuse, same_tree, sh
+
+
+def names(mnt):
+    os.makedirs(mnt + '/n/d')
+    with open(mnt + '/n/a', 'w') as f:
+        f.write('one')
+    os.link(mnt + '/n/a', mnt + '/n/b')
+    assert os.stat(mnt + '/n/a').st_nlink == 2
+    os.rename(mnt + '/n/a', mnt + '/n/d/c')
+    assert not os.path.exists(mnt + '/n/a') and open(mnt + '/n/d/c').read() == 'one'
+    os.symlink('../b', mnt + '/n/d/s')
+    assert open(mnt + '/n/d/s').read() == 'one' and os.readlink(mnt + '/n/d/s') == '../b'
+    for call, want in ((lambda: os.rmdir(mnt + '/n/d'), 39), (lambda: os.mkdir(mnt + '/n'), 17),
+                       (lambda: os.unlink(mnt + '/n/none'), 2), (lambda: os.rmdir(mnt + '/n/b'), 20),
+                       (lambda: os.rename(mnt + '/n', mnt + '/n/d/x'), 22), (lambda: open(mnt + '/n/' + 'x' * 256, 'w'), 36),
+                       (lambda: os.unlink(mnt + '/n/d'), 21), (lambda: os.rename(mnt + '/n/b', mnt + '/n/d'), 21)):
+        try:
+            call()
+        except OSError as e:
+            assert e.errno == want, (e, want)
+        else:
+            raise AssertionError('no error where %d was due' % want)
+    for i in range(1500):
+        open(mnt + '/n/d/f%d' % i, 'w').close()
+    assert len(os.listdir(mnt + '/n/d')) == 1502
+    for i in range(0, 1500, 2):
+        os.unlink(mnt + '/n/d/f%d' % i)
+    assert len(os.listdir(mnt + '/n/d')) == 752
+    sh('rm -rf %s/n' % mnt)
+
+
+def data(mnt):
+    p = mnt + '/data'
+    with open(p, 'w+b') as f:
+        f.write(b'x' * 10000)
+        f.flush()
+        os.unlink(p)
+        f.seek(0)
+        assert f.read() == b'x' * 10000, 'unlinked but open'
+    with open(p, 'wb') as f:
+        f.write(bytes(range(256)) * 100)
+    with open(p, 'r+b') as f:
+        f.truncate(5000)
+        f.truncate(9000)
+        assert os.fstat(f.fileno()).st_size == 9000
+    want = (bytes(range(256)) * 100)[:5000] + bytes(4000)
+    assert open(p, 'rb').read() == want, 'truncate and grow must read zeros'
+    with open(p, 'ab') as f:
+        f.write(b'tail')
+    assert open(p, 'rb').read() == want + b'tail'
+    with open(p, 'r+b') as f:
+        f.seek(4094)
+        f.write(b'ABCD')
+        os.fsync(f.fileno())
+    want = want[:4094] + b'ABCD' + want[4098:] + b'tail'
+    assert open(p, 'rb').read() == want
+    os.setxattr(p, 'user.test', b'value')
+    assert os.getxattr(p, 'user.test') == b'value' and os.listxattr(p) == ['user.test']
+    os.removexattr(p, 'user.test')
+    os.utime(p, ns=(1500000000123456789, 1600000000987654321))
+    st = os.stat(p)
+    assert st.st_mtime_ns == 1600000000987654321 and st.st_atime_ns == 1500000000123456789
+    os.chmod(p, 0o640)
+    assert os.stat(p).st_mode & 0o7777 == 0o640
+    with open(mnt + '/sparse', 'wb') as f:
+        f.truncate(1 << 30)
+        f.seek(1 << 29)
+        f.write(b'!')
+    assert os.stat(mnt + '/sparse').st_blocks * 512 < 1 << 20
+    with open(mnt + '/sparse', 'rb') as f:
+        f.seek((1 << 29) - 1)
+        assert f.read(3) == b'\0!\0'
+    return want
+
+
+def programs(mnt, tree):
+    sh('cp -a %s %s/tree' % (tree, mnt))
+    same_tree(tree, mnt + '/tree')
+    sh('rsync -a %s/ %s/rsync' % (tree, mnt))
+    same_tree(tree, mnt + '/rsync')
+    sh('tar -C %s -cf %s/t.tar tree && mkdir %s/untar && tar -C %s/untar -xf %s/t.tar' % ((mnt,) * 5))
+    same_tree(tree, mnt + '/untar/tree')
+    sh('cd %s && git init -q repo && cd repo && cp -r ../tree/dir000 . && cp %s/cluster.py . && git add -A && '
+       'git -c user.name=t -c user.email=t@t commit -qm one && git status --porcelain | wc -l && git gc -q && '
+       'git clone -q . ../clone && cd ../clone && git fsck --strict 2>&1' % (mnt, os.path.dirname(os.path.abspath(__file__))))
+    db = sqlite3.connect(mnt + '/db.sqlite')
+    db.execute('create table t(a integer primary key, b text)')
+    for i in range(50):
+        with db:
+            db.execute('insert into t values(?, ?)', (i, 'row %d' % i))
+    assert db.execute('select count(*) from t').fetchone() == (50,)
+    assert db.execute('pragma integrity_check').fetchone() == ('ok',)
+    db.close()
+    with open(mnt + '/hello.c', 'w') as f:
+        f.write('#include <stdio.h>\nint main(void) { puts("hello"); return 0; }\n')
+    assert sh('cd %s && cc -o hello hello.c && ./hello' % mnt) == 'hello\n'
+    sh('dd if=/dev/urandom of=%s/dd bs=1M count=20 conv=fsync status=none && dd if=%s/dd of=/dev/null bs=64k status=none' % (mnt, mnt))
+    sh('echo new > %s/.save.tmp && mv %s/.save.tmp %s/hello.c && grep -q new %s/hello.c' % ((mnt,) * 4))
+    sh('find %s | wc -l && du -s %s && df %s && ls -lR %s > /dev/null' % ((mnt,) * 4))
+
+
+def main():
+    need_fuse()
+    with Cluster() as c:
+        tree = make_tree(c.dir + '/source')
+        m = c.start().mount()
+        names(m.path)
+        want = data(m.path)
+        programs(m.path, tree)
+        m.umount()
+        m.mount()
+        same_tree(tree, m.path + '/tree')
+        same_tree(tree, m.path + '/untar/tree')
+        assert open(m.path + '/data', 'rb').read() == want
+        assert sqlite3.connect(m.path + '/db.sqlite').execute('select count(*) from t').fetchone() == (50,)
+        sh('rm -rf %s/*' % m.path)
+        assert os.listdir(m.path) == []
+        m.umount()
+        for d in c.daemons.values():
+            assert d.stop() == 0, d.name
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())

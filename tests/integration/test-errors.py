@@ -1,0 +1,92 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""Mistakes give one clear line and a non-zero exit, and harm nothing; status names cause and cure."""
+import os, shutil, signal, subprocess, sys, time
+from cluster import Cluster, need_fuse, program, wait_until
+
+
+def refused(args, *words, status=None, timeout=20):
+    r = subprocess.run(args, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, timeout=timeout)
+    lines = [l for l in r.stderr.splitlines() if not l.startswith('level=info') and not l.startswith('level=warn')]
+    assert r.returncode not in (0, -6, -11), (args, r.returncode, r.stderr)
+    assert status is None or r.returncode == status, (args, r.returncode, r.stderr)
+    assert lines, (args, 'says nothing')
+    for w in words:
+        assert w.lower() in r.stderr.lower(), (args, w, r.stderr)
+
+
+def has_problem(c, *words):
+    def found():
+        return [p for p in c.problems() if all(w.lower() in (p['what'] + ' ' + p.get('cure', '')).lower() for w in words) and p.get('cure')]
+    return wait_until('problem %s in status' % (words,), found, 30, 0.2)
+
+
+def mistakes(c):
+    meta, storage, fuse = program('tercet-meta'), program('tercet-storage'), program('tercet-fuse')
+    conf = '--config=' + c.conf
+    refused([meta, '--id=1', '--config=/nonexistent/tercet.conf'], '/nonexistent/tercet.conf')
+    refused([meta, conf, '--id=9'], '9')
+    refused([meta, conf, '--bogus'], 'bogus', status=2)
+    bad = c.dir + '/bad.conf'
+    for text, word in (('[cluster]\nn=3\nw=1\nr=1\n', 'bad.conf'), ('[cluster]\nfoo=1\n', 'foo'), ('[meta.1]\nendpoint=nowhere\n', 'bad.conf')):
+        with open(bad, 'w') as f:
+            f.write(text)
+        refused([meta, '--config=' + bad, '--id=1'], word)
+    refused([meta, conf, '--id=1'], 'use')      # the first one has port and directory
+    refused([storage, conf, '--id=1'], 'use')
+    refused([fuse, conf, c.dir + '/no/such/dir'], '/no/such/dir')
+    refused([fuse, conf, '-o', 'frobnicate', c.dir], 'frobnicate')
+    refused([fuse, '-o', 'wait=1s', '127.0.0.1:1:/', c.dir], timeout=30)
+    r = c.tercet('format', check=False)
+    assert r.returncode != 0 and 'format' in r.stdout.lower(), r.stdout
+
+
+def other_cluster():
+    """A store's directory of one cluster is refused by another."""
+    with Cluster(1, 3) as a, Cluster(1, 3) as b:
+        a.start()
+        b.start()
+        a.wait_healthy()
+        b.wait_healthy()
+        a.daemons['storage-1'].kill()
+        b.daemons['storage-1'].kill()
+        shutil.rmtree(b.data('storage-1'))
+        shutil.copytree(a.data('storage-1'), b.data('storage-1'))
+        refused(b.daemons['storage-1'].args, 'cluster')
+
+
+def statuses(c):
+    has = lambda *w: has_problem(c, *w)
+    c.wait_healthy()
+    c.daemons['storage-3'].kill()
+    has('storage', '3')
+    c.daemons['storage-3'].start()
+    c.wait_healthy()
+    name = next(n for n in sorted(c.daemons) if n.startswith('meta-') and n != c.leader())
+    c.daemons[name].kill()
+    has('meta', name[-1])
+    other = next(n for n in sorted(c.daemons) if n.startswith('meta-') and n != name)
+    c.daemons[other].kill()
+    has('quorum')
+    c.daemons[name].start()
+    c.daemons[other].start()
+    c.wait_healthy()
+
+
+def main():
+    need_fuse()
+    with Cluster() as c:
+        c.start()
+        m = c.mount()
+        with open(m.path + '/f', 'w') as f:
+            f.write('precious')
+        mistakes(c)
+        statuses(c)
+        assert open(m.path + '/f').read() == 'precious'
+        m.umount()
+    other_cluster()
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())

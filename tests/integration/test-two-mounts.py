@@ -1,0 +1,71 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""Two mounts of one cluster see each other's completed operations at once: names, sizes, data, appends."""
+import os, sys, threading
+from cluster import Cluster, need_fuse, sh
+
+
+def main():
+    need_fuse()
+    with Cluster() as c:
+        c.start()
+        a, b = c.mount('a').path, c.mount('b').path
+        os.mkdir(a + '/d')
+        for i in range(100):
+            x, y = (a, b) if i % 2 else (b, a)
+            with open('%s/d/f%d' % (x, i), 'w') as f:
+                f.write('content %d' % i)
+            assert os.stat('%s/d/f%d' % (y, i)).st_size == len('content %d' % i)
+            assert open('%s/d/f%d' % (y, i)).read() == 'content %d' % i
+            os.rename('%s/d/f%d' % (y, i), '%s/d/g%d' % (y, i))
+            assert not os.path.exists('%s/d/f%d' % (x, i)) and os.path.exists('%s/d/g%d' % (x, i))
+        assert sorted(os.listdir(a + '/d')) == sorted(os.listdir(b + '/d')) and len(os.listdir(a + '/d')) == 100
+
+        # One file, written through both: the last completed write is what the other reads, page caches and all.
+        fa, fb = open(a + '/shared', 'w+b', buffering=0), open(b + '/shared', 'r+b', buffering=0)
+        for i in range(200):
+            w, r = (fa, fb) if i % 2 else (fb, fa)
+            os.pwrite(w.fileno(), b'%08d' % i * 700, 4096 * (i % 3))
+            assert os.pread(r.fileno(), 8, 4096 * (i % 3)) == b'%08d' % i, 'stale read in round %d' % i
+        os.ftruncate(fa.fileno(), 10)
+        assert os.fstat(fb.fileno()).st_size == 10 and os.pread(fb.fileno(), 100, 0) == (b'%08d' % 198 * 2)[:10]
+
+        # Appends from both: all there, none torn.
+        def append(path, who):
+            with open(path, 'ab', buffering=0) as f:
+                for i in range(150):
+                    f.write(b'%s %06d\n' % (who, i))
+        ts = [threading.Thread(target=append, args=(p + '/log', w)) for p, w in ((a, b'A'), (b, b'B'), (a, b'C'), (b, b'D'))]
+        for t in ts:
+            t.start()
+        for t in ts:
+            t.join(120)
+        lines = open(a + '/log', 'rb').read().splitlines()
+        assert sorted(lines) == sorted(b'%s %06d' % (w, i) for w in (b'A', b'B', b'C', b'D') for i in range(150))
+
+        # Unlinked through one, still open through the other.
+        f = open(b + '/shared', 'rb')
+        os.unlink(a + '/shared')
+        assert len(f.read()) == 10
+        # Exclusive create: one winner.
+        wins = []
+
+        def create(path):
+            try:
+                os.close(os.open(path, os.O_CREAT | os.O_EXCL))
+                wins.append(path)
+            except FileExistsError:
+                pass
+        for i in range(30):
+            ts = [threading.Thread(target=create, args=('%s/excl%d' % (p, i),)) for p in (a, b)]
+            for t in ts:
+                t.start()
+            for t in ts:
+                t.join(60)
+        assert len(wins) == 30, len(wins)
+        sh('cp -a /usr/include/linux %s/inc && diff -r /usr/include/linux %s/inc' % (a, b))
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())
