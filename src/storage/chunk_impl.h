@@ -1,0 +1,243 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What the files of the chunk store share.
+ *
+ *   write ─► journal (with data) ──────────────► applied: index in memory, data pending ─┐
+ *     └────► chunk file ─► sync ─► journal ────► applied: index in memory                │
+ *                                                          merge round ◄─────────────────┘
+ *                                  pending data into files (synced) or the kv, index into the kv, then the
+ *                                  position up to which all of that is complete; a kv flush; journal trim
+ *
+ * Invariants:
+ *  - a chunk in memory is as of the records applied; records are applied in journal order, when durable;
+ *  - an index entry in the kv may be newer than the kv's position: applying the records behind it again
+ *    changes nothing but to attach data to blocks whose place is the journal;
+ *  - a file's block is overwritten only by data that the journal holds, and while it is being
+ *    overwritten, readers take the pending copy;
+ *  - a chunk that is dirty, referenced or has pending data is never evicted.
+ */
+#pragma once
+
+#include <uthash.h>
+#include <utlist.h>
+
+#include "storage/chunk_store.h"
+
+#define PACKED_BLOCKS 16          /* chunks up to this many blocks stay in the kv */
+#define DIRECT_BLOCKS 16          /* writes of at least this many fresh blocks go straight to the file */
+#define FILE_DIRS 16              /* directories under data/ */
+#define FILES_OPEN_MAX 512        /* handles kept */
+#define SYNC_JOBS_MAX 8           /* file syncs at once */
+#define MERGE_JOBS_MAX 4          /* merging chunks at once */
+#define RECORD_BYTES_MAX (2u << 20) /* data of one journal record, about */
+
+enum place { PLACE_NONE = 0, PLACE_JOURNAL = 1, PLACE_KV = 2, PLACE_FILE = 3 };
+enum route { ROUTE_NONE = 0, ROUTE_JOURNAL, ROUTE_DIRECT };
+
+struct block {
+    uint64_t vepoch, vseq, sum;
+    uint8_t kind;  /* enum run_kind */
+    uint8_t place; /* enum place: where the bytes of DATA are */
+};
+
+struct pending { /* data of a block whose place is the journal */
+    struct buf *buf;
+    const uint8_t *data;
+};
+
+struct chunk_file { /* an open handle; the chunk holds one reference, each job one */
+    struct vfs_file *f;
+    struct chunk *chunk; /* NULL: no longer the chunk's */
+    uint32_t refs;
+    struct chunk_file *prev, *next; /* LRU while the chunk's */
+};
+
+struct chunk {
+    struct chunk_key key;
+    UT_hash_handle hh;
+    struct chunk *prev, *next; /* LRU */
+    uint32_t refs;
+    uint32_t n;    /* blocks known: those behind are NONE */
+    uint32_t cap;
+    struct block *blocks;
+    struct pending *pend; /* cap of them, or NULL */
+    uint32_t n_pend;
+    struct chunk_pair pair;
+    uint64_t file;      /* number of the chunk's file, never reused; 0: none */
+    uint16_t kv_have;   /* packed blocks that have a row in the kv */
+    bool exists_kv;     /* has a row in the kv ... */
+    uint32_t blocks_kv; /* ... which counts so many data blocks */
+    bool file_durable;  /* the file's name is */
+    bool dirty;         /* differs from its row, or has pending data */
+    bool merge_wait;    /* a round waits for direct writes to end */
+    uint32_t direct_n;  /* direct writes under way ... */
+    uint64_t direct_bits[4]; /* ... on these blocks */
+    struct chunk_file *fh;
+};
+
+struct sync_req { /* a file (and its directory's entry) to be made durable */
+    struct chunk_file *fh;
+    int dir; /* index, -1: the name is durable */
+    void (*done)(struct sync_req *r);
+    int status;
+    int file_status;
+    uint32_t left;
+    struct chunk_store *cs;
+    struct env_job job;
+    struct sync_req *next;     /* file queue */
+    struct sync_req *dir_next; /* directory queue */
+};
+
+struct dir_sync {
+    struct chunk_store *cs;
+    struct env_job job;
+    bool running;
+    int status;
+    struct sync_req *waiting, *served;
+};
+
+struct unlink_work { /* a file that is no chunk's any more; gone before the kv's position passes */
+    struct chunk_key key;
+    uint64_t file;
+    struct unlink_work *prev, *next;
+};
+
+struct merge;
+struct trim_work;
+
+struct chunk_store {
+    struct env *env;
+    struct vfs *vfs;
+    struct chunk_store_options opt;
+    char *dir, *kv_dir, *journal_dir;
+    char *file_dirs[FILE_DIRS];
+    struct kv *kv;
+    struct kv_batch *batch;
+    struct journal *journal;
+    struct env_queue disk;  /* parallel: reads, writes, merges */
+    struct env_queue syncs; /* parallel */
+    struct env_queue maintenance; /* serial: kv flush, space */
+    uint32_t busy;
+    bool failed;
+    int fail_err;
+    const char *fail_why;
+    struct env_task fail_task;
+
+    struct chunk *chunks; /* hash */
+    struct chunk *lru;
+    uint64_t cache_bytes;
+    uint64_t n_chunks, n_blocks;       /* now */
+    uint64_t n_chunks_kv, n_blocks_kv; /* as the kv's rows say */
+
+    uint64_t applied; /* every record below is applied */
+    uint64_t gc_cursor;
+    struct trim_work *trims;
+    struct env_task trim_task;
+
+    struct chunk **dirty;
+    uint32_t n_dirty, cap_dirty;
+    uint64_t pending_bytes;  /* applied, not merged */
+    uint64_t inflight_bytes; /* taken in, not applied */
+    struct chunk_write_op *stalled;
+    uint64_t stalled_bytes;
+
+    uint64_t file_last; /* highest file number used */
+    struct unlink_work *unlinks;
+    struct chunk_file *files; /* LRU, oldest first */
+    uint32_t n_files;
+    struct sync_req *sync_head, **sync_tail;
+    uint32_t sync_jobs;
+    struct dir_sync dirs[FILE_DIRS];
+
+    struct merge *merge; /* the round, NULL: none */
+    struct env_timer merge_timer;
+    bool checkpoint_wanted;
+    uint64_t flushed; /* position of the last flush */
+
+    struct env_timer space_timer;
+    struct env_job space_job;
+    uint64_t space_total, space_free, space_new_total, space_new_free;
+    uint64_t space_taken; /* since space_free was measured */
+    uint64_t reserve;
+
+    uint64_t corrupt, writes, reads;
+    bool disk_error;
+};
+
+/* chunk_store.c */
+void cs_fail(struct chunk_store *cs, int err, const char *why);
+void cs_apply_pos(struct chunk_store *cs, uint64_t end);
+uint64_t cs_safe_pos(const struct chunk_store *cs);
+bool cs_no_space(struct chunk_store *cs, uint64_t bytes);
+
+/* chunk_index.c */
+struct block *chunk_block_at(struct chunk_store *cs, struct chunk *c, uint32_t b); /* grows */
+struct block chunk_block_get(const struct chunk *c, uint32_t b);
+/* References the chunk (loads it); @create: makes an empty one. NOENT else. */
+TC_MUST_CHECK int chunk_get(struct chunk_store *cs, const struct chunk_key *key, bool create, struct chunk **ret_chunk);
+void chunk_put(struct chunk_store *cs, struct chunk *c);
+void chunk_mark_dirty(struct chunk_store *cs, struct chunk *c);
+bool chunk_is_empty(const struct chunk *c);
+void chunk_pend_set(struct chunk_store *cs, struct chunk *c, uint32_t b, struct buf *buf, const uint8_t *data);
+void chunk_pend_drop(struct chunk_store *cs, struct chunk *c, uint32_t b);
+/* Put the chunk's row (or its removal) in the batch; packed data that is pending too if @data. */
+void chunk_row_put(struct chunk_store *cs, struct chunk *c, bool data);
+void cs_meta_put(struct chunk_store *cs, bool with_pos, uint64_t pos);
+TC_MUST_CHECK int cs_meta_load(struct chunk_store *cs, uint64_t *ret_pos);
+TC_MUST_CHECK int chunk_packed_read(struct chunk_store *cs, const struct chunk_key *key, uint32_t b, uint8_t *to);
+void chunk_free_all(struct chunk_store *cs);
+void chunk_evict(struct chunk_store *cs);
+
+/* chunk_file.c */
+void chunk_file_path(const struct chunk_store *cs, const struct chunk_key *key, uint64_t file, char *to, size_t n);
+int chunk_file_dir(const struct chunk_key *key);
+struct chunk_file *chunk_file_ref(struct chunk *c); /* NULL: not open */
+/* A job opened @f: make it the chunk's handle if @file is still its file. Returns a reference. */
+struct chunk_file *chunk_file_adopt(struct chunk_store *cs, struct chunk *c, uint64_t file, struct vfs_file *f);
+void chunk_file_unref(struct chunk_store *cs, struct chunk_file *fh);
+void chunk_file_forget(struct chunk_store *cs, struct chunk *c); /* the chunk lets go of its handle */
+void chunk_file_retire(struct chunk_store *cs, struct chunk *c); /* and of its file, which is to be removed */
+void chunk_file_keep(struct chunk_store *cs, const struct chunk_key *key, uint64_t file); /* but not this one */
+void sync_submit(struct chunk_store *cs, struct sync_req *r);
+void cs_job(struct chunk_store *cs, struct env_queue *q, struct env_job *j);
+
+/* chunk_write.c */
+void write_resume(struct chunk_store *cs); /* stalled ops, when memory is free again */
+
+/* chunk_record.c: applying records; used by the live path and by replay alike */
+struct rec_item {
+    struct chunk_key key;
+    uint32_t first, count;
+    uint64_t vepoch, vseq;
+    struct chunk_pair pair;
+    uint64_t file;
+    bool zero, inl;
+    const uint8_t *sums;
+};
+enum { REC_WRITE = 1, REC_TRIM = 2, REC_DROP = 3 };
+#define REC_HEAD 8
+#define REC_ITEM 80
+void rec_put_head(uint8_t *p, uint8_t type, uint16_t n);
+void rec_put_item(uint8_t *p, const struct rec_item *it);
+/* Applies to @c; data is of the item's first block, within @buf (NULL: in the file). Returns new blocks. */
+uint32_t rec_apply(struct chunk_store *cs, struct chunk *c, const struct rec_item *it, struct buf *buf,
+                   const uint8_t *data);
+size_t rec_put_trim(uint8_t *p, const struct chunk_trim_op *op);
+size_t rec_put_drop(uint8_t *p, const struct chunk_key *key);
+void chunk_trim_one(struct chunk_store *cs, struct chunk *c, uint64_t size, uint64_t epoch);
+void chunk_drop_one(struct chunk_store *cs, struct chunk *c);
+int rec_replay(void *arg, uint64_t pos, struct slice rec);
+
+/* chunk_merge.c */
+void merge_kick(struct chunk_store *cs);
+void merge_unblock(struct chunk_store *cs, struct chunk *c);
+void merge_timer_fire(struct env_timer *t);
+void merge_free(struct chunk_store *cs);
+
+/* chunk_trim.c */
+void trim_apply(struct chunk_store *cs, uint64_t pos, const struct chunk_trim_op *op);
+void trim_run(struct env_task *t);
+void trim_free(struct chunk_store *cs);
+/* Apply now, whole: replay. */
+int trim_apply_sync(struct chunk_store *cs, const struct chunk_trim_op *op);
+int trim_parse(const uint8_t *p, size_t n, struct chunk_trim_op *ret_op);

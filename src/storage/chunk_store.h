@@ -1,0 +1,179 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The chunk store: versioned, checksummed 4 KiB blocks of chunks on one disk (DESIGN section 9).
+ *
+ * The journal is the truth; the kv holds the index (and small chunks' data) as of some position in it; chunk
+ * files hold the data of larger chunks. What write, trim and drop have reported done is durable, and only
+ * what is durable is ever shown to a reader. All calls on the loop; completions run on the loop, never
+ * from inside the call that asked for them.
+ *
+ * The store knows nothing of placement, sessions and maps: the server checks those first.
+ */
+#pragma once
+
+#include "common/env.h"
+#include "common/journal.h"
+#include "common/kv.h"
+#include "common/schema.h"
+
+struct chunk_store;
+struct chunk;
+
+/* No padding: hashed and compared as bytes. */
+struct chunk_key {
+    uint64_t pg;
+    uint64_t ino;
+    uint32_t index;
+    uint32_t gen;
+};
+
+struct chunk_pair { /* newest (size, mtime) and the version it belongs to; epoch 0: none */
+    uint64_t vepoch, vseq;
+    uint64_t size, mtime;
+};
+
+struct chunk_store_options {
+    const char *dir;
+    int (*kv_open)(void *arg, struct env *env, const char *path, struct kv **ret_kv); /* NULL: RocksDB */
+    void *kv_arg;
+    struct journal_options journal;
+    uint64_t reserve_bytes, cache_bytes, pending_bytes; /* 0: defaults (server.h) */
+    /* The store failed for good; deferred, at most once. */
+    void (*fatal)(void *arg, int err, const char *why);
+    void *fatal_arg;
+};
+
+/* Blocking. Errors: DAMAGED, VERSION, IO, NOSPC. */
+TC_MUST_CHECK int chunk_store_open(struct env *env, const struct chunk_store_options *opt,
+                                   struct chunk_store **ret_store);
+/* No job may be running (chunk_store_busy). Accepts NULL. */
+void chunk_store_close(struct chunk_store *cs);
+/* Number of disk jobs and journal records in flight. */
+uint32_t chunk_store_busy(const struct chunk_store *cs);
+
+/* ---- writing ---------------------------------------------------------------------------------- */
+
+/* Blocks [first, first+count) of one chunk under one version. Caller's memory until the op is done. */
+struct chunk_write {
+    struct chunk_key key;
+    uint32_t first, count;
+    uint64_t vepoch, vseq;
+    uint32_t flags; /* enum write_flags */
+    bool proven;    /* the version is the newest of a quorum: it may replace what is unknown here */
+    struct chunk_pair pair;
+    const uint8_t *sums; /* 8 bytes little-endian each; borrowed */
+    const uint8_t *data; /* count x 4 KiB within the op's payload; NULL for zero marks */
+    /* result */
+    int status; /* 0: durable here at this version or a newer one; FENCED, VERSION_CLASH, NOSPC, ... */
+    uint32_t new_blocks;
+    uint64_t epoch; /* FENCED: the higher epoch found */
+    /* the store's own */
+    struct chunk *chunk;
+    uint64_t file;
+    uint8_t route;
+};
+
+struct chunk_write_op {
+    struct chunk_write *items;
+    uint32_t n;
+    struct buf *payload; /* borrowed until done; kept by reference as long as the store needs it */
+    void (*done)(struct chunk_write_op *op);
+    /* the store's own */
+    struct chunk_store *cs;
+    struct chunk_write_op *prev, *next;
+    struct env_task task;
+    uint32_t left;
+    uint64_t bytes;
+};
+void chunk_store_write(struct chunk_store *cs, struct chunk_write_op *op);
+
+/* ---- reading ----------------------------------------------------------------------------------- */
+
+struct chunk_block {
+    uint64_t vepoch, vseq, sum;
+    uint8_t kind; /* enum run_kind */
+};
+
+struct chunk_read {
+    struct chunk_key key;
+    uint32_t first, count;
+    bool data;
+    /* result, valid until chunk_read_op_fini() */
+    int status;
+    struct chunk_block *blocks; /* count of them */
+    struct chunk_pair pair;
+    /* the store's own */
+    uint32_t payload_off, n_data;
+};
+
+struct chunk_read_op {
+    struct chunk_read *items;
+    uint32_t n;
+    void (*done)(struct chunk_read_op *op);
+    /* result: 4 KiB for each DATA block of the items that asked for data, in order; NULL if none */
+    struct buf *payload;
+    /* the store's own */
+    struct chunk_store *cs;
+    struct env_task task;
+    struct chunk_block *blocks;
+    uint32_t left, tries;
+};
+void chunk_store_read(struct chunk_store *cs, struct chunk_read_op *op);
+/* Frees the results, the payload's reference among them. */
+void chunk_read_op_fini(struct chunk_read_op *op);
+
+/* ---- removing ----------------------------------------------------------------------------------- */
+
+/* Blocks wholly at or past size, with a version epoch below epoch, of chunks below reach (PROTOCOL 5.3). */
+struct chunk_trim_op {
+    uint64_t ino, size, epoch, reach;
+    uint64_t gc_id; /* 0: none; else the durable gc cursor becomes this */
+    uint32_t pg_count;
+    void (*done)(struct chunk_trim_op *op, int status);
+    /* the store's own */
+    struct chunk_store *cs;
+    struct journal_req req;
+    uint8_t record[64];
+    struct iovec iov;
+};
+void chunk_store_trim(struct chunk_store *cs, struct chunk_trim_op *op);
+uint64_t chunk_store_gc_cursor(const struct chunk_store *cs);
+
+/* Forget a chunk wholly: its inode is gone, or this store is no voter of it any more. */
+struct chunk_drop_op {
+    struct chunk_key key;
+    void (*done)(struct chunk_drop_op *op, int status);
+    struct chunk_store *cs;
+    struct journal_req req;
+    uint8_t record[64];
+    struct iovec iov;
+};
+void chunk_store_drop(struct chunk_store *cs, struct chunk_drop_op *op);
+
+/* ---- looking ------------------------------------------------------------------------------------ */
+
+struct chunk_digest {
+    struct chunk_key key;
+    uint64_t digest; /* over versions, sums and the pair, wherever the bytes lie */
+    uint32_t blocks; /* of data */
+    bool damaged;    /* something in it is unknown here */
+};
+/* Up to *n digests of @pg behind @after (NULL: from the start), in key order. */
+TC_MUST_CHECK int chunk_store_manifest(struct chunk_store *cs, uint64_t pg, const struct chunk_key *after,
+                                       struct chunk_digest *items, uint32_t *n, bool *ret_eof);
+/* NOENT: no such chunk. */
+TC_MUST_CHECK int chunk_store_pair(struct chunk_store *cs, const struct chunk_key *key, struct chunk_pair *ret_pair);
+
+struct chunk_store_stats {
+    uint64_t chunks, blocks;   /* in use */
+    uint64_t total, free;      /* bytes of the disk; free is above the reserve */
+    uint64_t pending_bytes;    /* data only in the journal */
+    uint64_t cache_bytes;      /* of the index */
+    uint64_t corrupt;          /* blocks found damaged since the start */
+    uint64_t writes, reads;    /* items */
+    bool disk_error;
+};
+void chunk_store_stats(const struct chunk_store *cs, struct chunk_store_stats *ret_stats);
+
+/* Merge and checkpoint now; for tests and an orderly stop. */
+void chunk_store_checkpoint(struct chunk_store *cs);
