@@ -136,7 +136,8 @@ struct chunk_trim_op {
     uint8_t record[64];
     struct iovec iov;
 };
-void chunk_store_trim(struct chunk_store *cs, struct chunk_trim_op *op);
+/* An error at once: done() is not called. */
+TC_MUST_CHECK int chunk_store_trim(struct chunk_store *cs, struct chunk_trim_op *op);
 uint64_t chunk_store_gc_cursor(const struct chunk_store *cs);
 
 /* Forget a chunk wholly: its inode is gone, or this store is no voter of it any more. */
@@ -148,7 +149,7 @@ struct chunk_drop_op {
     uint8_t record[64];
     struct iovec iov;
 };
-void chunk_store_drop(struct chunk_store *cs, struct chunk_drop_op *op);
+TC_MUST_CHECK int chunk_store_drop(struct chunk_store *cs, struct chunk_drop_op *op);
 
 /* ---- looking ------------------------------------------------------------------------------------ */
 

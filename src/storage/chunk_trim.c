@@ -138,7 +138,7 @@ static void trim_done(struct journal_req *req, int status)
     op->done(op, status);
 }
 
-void chunk_store_trim(struct chunk_store *cs, struct chunk_trim_op *op)
+int chunk_store_trim(struct chunk_store *cs, struct chunk_trim_op *op)
 {
     int r;
 
@@ -148,10 +148,9 @@ void chunk_store_trim(struct chunk_store *cs, struct chunk_trim_op *op)
     op->iov = (struct iovec){op->record, rec_put_trim(op->record, op)};
     cs->busy++;
     r = journal_append(cs->journal, &op->iov, 1, &op->req);
-    if (r < 0) {
+    if (r < 0)
         cs->busy--;
-        op->done(op, r); /* the caller is prepared: see chunk_store.h */
-    }
+    return r;
 }
 
 static void drop_done(struct journal_req *req, int status)
@@ -178,7 +177,7 @@ static void drop_done(struct journal_req *req, int status)
     op->done(op, status);
 }
 
-void chunk_store_drop(struct chunk_store *cs, struct chunk_drop_op *op)
+int chunk_store_drop(struct chunk_store *cs, struct chunk_drop_op *op)
 {
     int r;
 
@@ -187,8 +186,7 @@ void chunk_store_drop(struct chunk_store *cs, struct chunk_drop_op *op)
     op->iov = (struct iovec){op->record, rec_put_drop(op->record, &op->key)};
     cs->busy++;
     r = journal_append(cs->journal, &op->iov, 1, &op->req);
-    if (r < 0) {
+    if (r < 0)
         cs->busy--;
-        op->done(op, r);
-    }
+    return r;
 }
