@@ -84,7 +84,7 @@ struct fsm_effect {
 
 /*
  * Outcome of one entry. Zero-initialise, fini after each use.
- * ignored: at or below the watermark, or no such session: no answer is owed to anybody (status says why).
+ * ignored: at or below the watermark, or past the window: no answer is owed to anybody (status says why).
  * duplicate: applied before; status and body are the kept ones, bytes unchanged, no effects.
  * body: encoded answer (schema below), NULL for an empty one. Answers with a status other than 0 have none.
  *   MAKE, LINK, UNLINK, RENAME, SETATTR, SETXATTR, REMOVEXATTR, LEASE_GET_X: entry_res
@@ -148,7 +148,7 @@ TC_MUST_CHECK int fsm_getxattr(struct fsm *f, uint64_t ino, struct wire_str name
 TC_MUST_CHECK int fsm_listxattr(struct fsm *f, uint64_t ino, struct wire_arena *a, struct wire_bin *ret_names);
 /* inodes in use, and 4 KiB blocks as far as committed (bytes of the stores are the leader's, from beats). */
 void fsm_usage(const struct fsm *f, uint64_t *ret_inodes, uint64_t *ret_blocks);
-/* INO_CHECK: 1 alive (orphans, too), 2 dead, 0 unknown (not yet allocated, or still in gc). */
+/* INO_CHECK: 1 alive (orphans, too), 2 dead (its blocks may go), 0 unknown (not yet allocated, or not readable). */
 uint8_t fsm_ino_state(struct fsm *f, uint64_t ino);
 
 /* ---- leases and sessions ------------------------------------------------------------------------------------------ */
@@ -200,6 +200,7 @@ struct fsm_store {
     uint64_t start, run;
     uint64_t capacity;
     uint64_t gc_cursor;
+    bool served; /* a STORE_STATE entry said that this start is durable there: propose one at the first beat of a start */
     char endpoint[256];
     char zone[64];
 };
@@ -232,3 +233,5 @@ void fsm_gc_range(const struct fsm *f, uint64_t *ret_first, uint64_t *ret_last);
 
 /* Hash over every row: equal on all members at equal applied index. Reads everything: for tests and simulation. */
 uint64_t fsm_state_hash(struct fsm *f);
+/* Tests: cut the hash of names to these bits, so that directory slots collide. 0: whole. To be set at every opening. */
+void fsm_test_cookie_mask(struct fsm *f, uint64_t mask);

@@ -1,0 +1,758 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The cluster: genesis, stores, placement groups, dead sessions, the map made of them, and garbage.
+ *
+ * Everything that is in the map is also in memory. Each group remembers the map epoch at which it changed
+ * last, so a delta from any earlier epoch can be made without keeping deltas.
+ */
+#include "meta/fsm_int.h"
+
+#define STORES_MAX 1024u
+#define PG_COUNT_MAX 65535u
+
+void map_touch(struct fsm *f)
+{
+    if (f->map_dirty)
+        return;
+    f->map_dirty = true;
+    f->map_epoch++;
+}
+
+static uint64_t lowest_live_session(const struct fsm *f)
+{
+    for (const struct session *s = f->sessions; s; s = s->hh.next) {
+        if (s->state == FSM_SESSION_LIVE)
+            return s->id;
+    }
+    return f->next_session;
+}
+
+void map_finish(struct fsm *f)
+{
+    uint32_t n = 0;
+
+    if (!f->map_dirty)
+        return;
+    f->map_dirty = false;
+    f->dead_below = lowest_live_session(f);
+    for (uint32_t i = 0; i < f->n_dead; i++) {
+        if (f->dead[i].session < f->dead_below)
+            row_del(f, key_u64(TAB_DEAD, f->dead[i].session));
+        else
+            f->dead[n++] = f->dead[i];
+    }
+    f->n_dead = n;
+    effect_add(f, FSM_MAP_CHANGED, 0, 0)->epoch = f->map_epoch;
+}
+
+void dead_add(struct fsm *f, uint64_t session, uint32_t incarnation)
+{
+    uint32_t at = 0, le = htole32(incarnation);
+
+    while (at < f->n_dead && f->dead[at].session < session)
+        at++;
+    if (at == f->n_dead || f->dead[at].session != session) {
+        f->dead = tc_realloc(f->dead, (f->n_dead + 1) * sizeof(*f->dead));
+        memmove(&f->dead[at + 1], &f->dead[at], (f->n_dead - at) * sizeof(*f->dead));
+        f->n_dead++;
+        f->dead[at] = (struct dead_session){.session = session};
+    }
+    f->dead[at].incarnation = MAX(f->dead[at].incarnation, incarnation);
+    row_put(f, key_u64(TAB_DEAD, session), &le, 4);
+}
+
+/* ---- stores --------------------------------------------------------------------------------------------------------- */
+
+static struct fsm_store *store_find(const struct fsm *f, uint64_t store)
+{
+    for (uint32_t i = 0; i < f->n_stores; i++) {
+        if (f->stores[i].store == store)
+            return &f->stores[i];
+    }
+    return NULL;
+}
+
+const struct fsm_store *fsm_stores(const struct fsm *f, uint32_t *ret_n)
+{
+    *ret_n = f->n_stores;
+    return f->stores;
+}
+
+const struct fsm_store *fsm_store(const struct fsm *f, uint64_t store)
+{
+    return store_find(f, store);
+}
+
+static void store_save(struct fsm *f, const struct fsm_store *st)
+{
+    uint8_t row[512];
+    struct rowbuf b = {row, row + sizeof(row), false};
+    size_t zone = strlen(st->zone);
+
+    put_u8(&b, FSM_FORMAT_VERSION);
+    put_u8(&b, (uint8_t)st->state);
+    put_u8(&b, st->served);
+    put_u8(&b, (uint8_t)zone);
+    put_u32(&b, st->node);
+    put_u64(&b, st->start);
+    put_u64(&b, st->run);
+    put_u64(&b, st->capacity);
+    put_u64(&b, st->gc_cursor);
+    put_bytes(&b, st->zone, zone);
+    put_bytes(&b, st->endpoint, strlen(st->endpoint));
+    row_put(f, key_u64(TAB_STORE, st->store), row, (size_t)(b.p - row));
+}
+
+static bool store_decode(struct fsm_store *st, struct slice row)
+{
+    struct rowget g = rowget_of(row);
+    uint8_t version = get_u8(&g);
+    size_t zone, rest;
+
+    st->state = get_u8(&g);
+    st->served = get_u8(&g);
+    zone = get_u8(&g);
+    st->node = get_u32(&g);
+    st->start = get_u64(&g);
+    st->run = get_u64(&g);
+    st->capacity = get_u64(&g);
+    st->gc_cursor = get_u64(&g);
+    rest = (size_t)(g.end - g.p);
+    if (g.bad || version != FSM_FORMAT_VERSION || zone >= sizeof(st->zone) || zone > rest ||
+        rest - zone >= sizeof(st->endpoint))
+        return false;
+    memcpy(st->zone, g.p, zone);
+    memcpy(st->endpoint, g.p + zone, rest - zone);
+    return true;
+}
+
+static struct fsm_store *store_insert(struct fsm *f, uint64_t store)
+{
+    uint32_t at = 0;
+
+    f->stores = tc_realloc(f->stores, (f->n_stores + 1) * sizeof(*f->stores));
+    while (at < f->n_stores && f->stores[at].store < store)
+        at++;
+    memmove(&f->stores[at + 1], &f->stores[at], (f->n_stores - at) * sizeof(*f->stores));
+    f->n_stores++;
+    f->stores[at] = (struct fsm_store){.store = store};
+    return &f->stores[at];
+}
+
+static bool set_has(const uint64_t *set, uint32_t n, uint64_t store)
+{
+    for (uint32_t i = 0; i < n; i++) {
+        if (set[i] == store)
+            return true;
+    }
+    return false;
+}
+
+/* Replaced stores that no group names any more are forgotten. */
+static void stores_prune(struct fsm *f)
+{
+    for (uint32_t i = f->n_stores; i-- > 0;) {
+        uint64_t id = f->stores[i].store;
+        bool named = false;
+
+        if (f->stores[i].state != STORE_REPLACED)
+            continue;
+        for (uint32_t pg = 0; f->pgs && pg < f->genesis.pg_count && !named; pg++)
+            named = set_has(f->pgs[pg].voters, f->pgs[pg].n, id) || set_has(f->pgs[pg].next, f->pgs[pg].n_next, id);
+        if (named)
+            continue;
+        row_del(f, key_u64(TAB_STORE, id));
+        memmove(&f->stores[i], &f->stores[i + 1], (f->n_stores - i - 1) * sizeof(*f->stores));
+        f->n_stores--;
+    }
+}
+
+/* ---- placement groups ------------------------------------------------------------------------------------------------- */
+
+bool fsm_has_table(const struct fsm *f)
+{
+    return f->pgs != NULL;
+}
+
+const struct map_pg *fsm_pg(const struct fsm *f, uint32_t pg)
+{
+    return f->pgs && pg < f->genesis.pg_count ? &f->pgs[pg] : NULL;
+}
+
+static void pg_save(struct fsm *f, uint32_t i)
+{
+    const struct map_pg *pg = &f->pgs[i];
+    uint8_t row[3 + 16 + 2 * PG_VOTERS_MAX * 8];
+    struct rowbuf b = {row, row + sizeof(row), false};
+
+    map_touch(f);
+    f->pg_changed[i] = f->map_epoch;
+    put_u8(&b, FSM_FORMAT_VERSION);
+    put_u8(&b, pg->n);
+    put_u8(&b, pg->n_next);
+    put_u64(&b, pg->epoch);
+    put_u64(&b, f->pg_changed[i]);
+    for (uint8_t v = 0; v < pg->n; v++)
+        put_u64(&b, pg->voters[v]);
+    for (uint8_t v = 0; v < pg->n_next; v++)
+        put_u64(&b, pg->next[v]);
+    row_put(f, key_u64(TAB_PG, i), row, (size_t)(b.p - row));
+}
+
+static bool pg_decode(struct map_pg *pg, uint64_t *changed, struct slice row)
+{
+    struct rowget g = rowget_of(row);
+    uint8_t version = get_u8(&g);
+
+    pg->n = get_u8(&g);
+    pg->n_next = get_u8(&g);
+    pg->epoch = get_u64(&g);
+    *changed = get_u64(&g);
+    if (g.bad || version != FSM_FORMAT_VERSION || pg->n > PG_VOTERS_MAX || pg->n_next > PG_VOTERS_MAX)
+        return false;
+    for (uint8_t v = 0; v < pg->n; v++)
+        pg->voters[v] = get_u64(&g);
+    for (uint8_t v = 0; v < pg->n_next; v++)
+        pg->next[v] = get_u64(&g);
+    return !g.bad;
+}
+
+/* One transition for all groups of @old: @fresh takes its place. */
+static void store_replace(struct fsm *f, struct fsm_store *old, uint64_t fresh)
+{
+    old->state = STORE_REPLACED;
+    store_save(f, old);
+    for (uint32_t i = 0; f->pgs && i < f->genesis.pg_count; i++) {
+        struct map_pg *pg = &f->pgs[i];
+        uint8_t n = pg->n_next ? pg->n_next : pg->n;
+        const uint64_t *base = pg->n_next ? pg->next : pg->voters;
+
+        if (!set_has(base, n, old->store))
+            continue;
+        for (uint8_t v = 0; v < n; v++)
+            pg->next[v] = base[v] == old->store ? fresh : base[v];
+        pg->n_next = n;
+        pg->epoch++;
+        pg_save(f, i);
+    }
+}
+
+/* ---- registering --------------------------------------------------------------------------------------------------- */
+
+static void copy_str(char *to, size_t room, struct wire_str s)
+{
+    ASSERT(s.n < room);
+    memset(to, 0, room);
+    if (s.n)
+        memcpy(to, s.p, s.n);
+}
+
+static int register_check(const struct fsm *f, const struct store_register_req *req)
+{
+    const struct fsm_store *st = store_find(f, req->store);
+
+    if (req->store == 0 || req->start == 0 || req->endpoint.n == 0 || req->endpoint.n >= sizeof(st->endpoint) ||
+        req->zone.n >= sizeof(st->zone) || memchr(req->endpoint.p, 0, req->endpoint.n))
+        return -TC_E_INVAL;
+    if (req->cluster.n && (req->cluster.n != 16 || memcmp(req->cluster.p, f->genesis.cluster.p, 16)))
+        return -TC_E_WRONG_CLUSTER;
+    if (st && st->node != req->node)
+        return -TC_E_CONFIG;
+    return !st && f->n_stores >= STORES_MAX ? -TC_E_LIMIT : 0;
+}
+
+/*
+ * Is the directory older than what was confirmed? With the same start: it is a retry (the same run), or a store that
+ * died before it had made the number durable (never seen to serve); else it was rolled back by one start.
+ */
+static bool rolled_back(const struct fsm_store *st, const struct store_register_req *req)
+{
+    if (!st)
+        return !req->empty;
+    if (st->state == STORE_REPLACED || req->start < st->start)
+        return true;
+    return req->start == st->start && st->served && req->run && st->run && req->run != st->run;
+}
+
+static void register_store(struct fsm *f, const struct store_register_req *req)
+{
+    struct fsm_store *st = store_find(f, req->store), *old = NULL;
+    struct fsm_store before;
+
+    if (!st) {
+        st = store_insert(f, req->store);
+        st->node = req->node;
+        for (uint32_t i = 0; i < f->n_stores; i++) {
+            if (f->stores[i].node == req->node && &f->stores[i] != st && f->stores[i].state != STORE_REPLACED)
+                old = &f->stores[i];
+        }
+    }
+    before = *st;
+    if (req->start != st->start) {
+        st->start = req->start;
+        st->served = false;
+    }
+    st->run = req->run;
+    st->capacity = req->capacity;
+    st->state = STORE_UP;
+    copy_str(st->endpoint, sizeof(st->endpoint), req->endpoint);
+    copy_str(st->zone, sizeof(st->zone), req->zone);
+    if (strcmp(before.endpoint, st->endpoint) || strcmp(before.zone, st->zone))
+        map_touch(f);
+    store_save(f, st);
+    if (old) {
+        map_touch(f);
+        store_replace(f, old, req->store);
+        stores_prune(f);
+    }
+    effect_add(f, FSM_STORE_CHANGED, 0, req->store);
+}
+
+int op_store_register(struct fsm *f, const struct store_register_req *req)
+{
+    struct store_register_res res = {.start = req->start, .cluster = f->genesis.cluster};
+    int r = register_check(f, req);
+
+    if (r < 0)
+        return r;
+    res.rolled_back = rolled_back(store_find(f, req->store), req);
+    if (!res.rolled_back)
+        register_store(f, req);
+    res.map_epoch = f->map_epoch;
+    answer(f, &store_register_res_schema, &res);
+    return 0;
+}
+
+/* A hint of the leader's (up, down), or that the store was seen with its start made durable. */
+int op_store_state(struct fsm *f, const struct store_info *cmd)
+{
+    struct fsm_store *st = store_find(f, cmd->store);
+
+    if (!st || st->state == STORE_REPLACED)
+        return -TC_E_NOENT;
+    if (cmd->start == st->start)
+        st->served = true;
+    if (cmd->state != STORE_REPLACED)
+        st->state = cmd->state;
+    store_save(f, st);
+    effect_add(f, FSM_STORE_CHANGED, 0, st->store);
+    return 0;
+}
+
+/* ---- moves -------------------------------------------------------------------------------------------------------------- */
+
+static bool set_valid(const struct fsm *f, const struct wire_u64s *set)
+{
+    if (set->n != f->genesis.n)
+        return false;
+    for (uint32_t i = 0; i < set->n; i++) {
+        if (!store_find(f, set->items[i]) || set_has(set->items, i, set->items[i]))
+            return false;
+    }
+    return true;
+}
+
+static bool set_equal(const struct wire_u64s *a, const uint64_t *b, uint32_t n)
+{
+    return a->n == n && (n == 0 || !memcmp(a->items, b, n * sizeof(*b)));
+}
+
+/* The moves of PROTOCOL 6.3: begin or change a transition, call it off, or end it. */
+static bool move_allowed(const struct map_pg *pg, const struct pg_move *m)
+{
+    if (set_equal(&m->voters, pg->voters, pg->n))
+        return true;
+    return m->next.n == 0 && pg->n_next > 0 && set_equal(&m->voters, pg->next, pg->n_next);
+}
+
+static void pg_set_to(struct map_pg *pg, const struct pg_move *m)
+{
+    pg->n = (uint8_t)m->voters.n;
+    pg->n_next = (uint8_t)m->next.n;
+    memset(pg->voters, 0, sizeof(pg->voters));
+    memset(pg->next, 0, sizeof(pg->next));
+    memcpy(pg->voters, m->voters.items, m->voters.n * sizeof(uint64_t));
+    if (m->next.n)
+        memcpy(pg->next, m->next.items, m->next.n * sizeof(uint64_t));
+    pg->epoch++;
+}
+
+/* The first table: every group once. */
+static int table_make(struct fsm *f, const struct cmd_pg_update *cmd)
+{
+    uint8_t *seen = tc_calloc(f->genesis.pg_count, 1);
+    uint32_t n = 0;
+
+    for (uint32_t i = 0; i < cmd->moves.n; i++) {
+        const struct pg_move *m = &cmd->moves.items[i];
+
+        for (uint32_t j = 0; j < m->pgs.n && !m->next.n; j++) {
+            if (m->pgs.items[j] < f->genesis.pg_count && !seen[m->pgs.items[j]]) {
+                seen[m->pgs.items[j]] = 1;
+                n++;
+            }
+        }
+    }
+    free(seen);
+    if (n != f->genesis.pg_count)
+        return -TC_E_INVAL;
+    f->pgs = tc_calloc(n, sizeof(*f->pgs));
+    f->pg_changed = tc_calloc(n, sizeof(*f->pg_changed));
+    effect_add(f, FSM_PG_TABLE, 0, 0);
+    return 0;
+}
+
+static void move_apply(struct fsm *f, const struct pg_move *m, bool first)
+{
+    for (uint32_t j = 0; j < m->pgs.n; j++) {
+        uint64_t i = m->pgs.items[j];
+
+        if (i >= f->genesis.pg_count)
+            continue;
+        if (!first && (!move_allowed(&f->pgs[i], m) ||
+                       (m->expected.n && (j >= m->expected.n || m->expected.items[j] != f->pgs[i].epoch))))
+            continue;
+        if (first && f->pgs[i].n)
+            continue;
+        pg_set_to(&f->pgs[i], m);
+        pg_save(f, (uint32_t)i);
+    }
+}
+
+int op_pg_update(struct fsm *f, const struct cmd_pg_update *cmd)
+{
+    bool first = !f->pgs;
+    int r;
+
+    for (uint32_t i = 0; i < cmd->moves.n; i++) {
+        const struct pg_move *m = &cmd->moves.items[i];
+
+        if (!set_valid(f, &m->voters) || (m->next.n && !set_valid(f, &m->next)))
+            return -TC_E_INVAL;
+    }
+    if (first && cmd->moves.n) {
+        r = table_make(f, cmd);
+        if (r < 0)
+            return r;
+    }
+    for (uint32_t i = 0; i < cmd->moves.n; i++)
+        move_apply(f, &cmd->moves.items[i], first);
+    for (uint32_t i = 0; i < cmd->stores.n; i++) {
+        struct fsm_store *st = store_find(f, cmd->stores.items[i].store);
+
+        if (!st || st->state == STORE_REPLACED || st->state == cmd->stores.items[i].state)
+            continue;
+        st->state = cmd->stores.items[i].state;
+        if (st->state == STORE_REPLACED)
+            map_touch(f);
+        store_save(f, st);
+    }
+    stores_prune(f);
+    return 0;
+}
+
+/* ---- the map -------------------------------------------------------------------------------------------------------- */
+
+uint64_t fsm_map_epoch(const struct fsm *f)
+{
+    return f->map_epoch;
+}
+
+const struct genesis *fsm_genesis(const struct fsm *f)
+{
+    return f->formatted ? &f->genesis : NULL;
+}
+
+static void *map_alloc(struct wire_arena *a, size_t size)
+{
+    void *p = wire_arena_alloc(a, size ? size : 1);
+
+    ASSERT(p); /* bounded by STORES_MAX, PG_COUNT_MAX */
+    return p;
+}
+
+static void map_stores(const struct fsm *f, struct wire_arena *a, struct cluster_map *ret)
+{
+    ret->stores.n = f->n_stores;
+    ret->stores.items = map_alloc(a, f->n_stores * sizeof(struct store_info));
+    for (uint32_t i = 0; i < f->n_stores; i++) {
+        const struct fsm_store *st = &f->stores[i];
+        char *endpoint = map_alloc(a, sizeof(st->endpoint)), *zone = map_alloc(a, sizeof(st->zone));
+
+        memcpy(endpoint, st->endpoint, sizeof(st->endpoint));
+        memcpy(zone, st->zone, sizeof(st->zone));
+        ret->stores.items[i] = (struct store_info){.store = st->store,
+                                                   .node = st->node,
+                                                   .endpoint = wire_str_of(endpoint),
+                                                   .zone = wire_str_of(zone),
+                                                   .start = st->start,
+                                                   .state = st->state,
+                                                   .gc_cursor = st->gc_cursor};
+    }
+    ret->dead.n = f->n_dead;
+    ret->dead.items = map_alloc(a, f->n_dead * sizeof(*f->dead));
+    if (f->n_dead)
+        memcpy(ret->dead.items, f->dead, f->n_dead * sizeof(*f->dead));
+    ret->dead_below = f->dead_below;
+}
+
+static bool same_sets(const struct map_pg *a, const struct map_pg *b)
+{
+    return a->n == b->n && a->n_next == b->n_next && !memcmp(a->voters, b->voters, a->n * sizeof(uint64_t)) &&
+           !memcmp(a->next, b->next, a->n_next * sizeof(uint64_t));
+}
+
+static struct wire_u64s copy_set(struct wire_arena *a, const uint64_t *set, uint32_t n)
+{
+    struct wire_u64s s = {map_alloc(a, n * sizeof(uint64_t)), n};
+
+    memcpy(s.items, set, n * sizeof(uint64_t));
+    return s;
+}
+
+static void map_groups(const struct fsm *f, uint64_t have, struct wire_arena *a, struct cluster_map *ret)
+{
+    uint32_t count = f->genesis.pg_count, n = 0;
+    uint64_t *ids = map_alloc(a, count * 8);
+    uint8_t *set_of = map_alloc(a, count * 2), *epochs = map_alloc(a, count * 8);
+    uint32_t *first = map_alloc(a, count * sizeof(*first)); /* group that shows each set */
+
+    for (uint32_t i = 0; i < count; i++) {
+        uint64_t epoch = htole64(f->pgs[i].epoch);
+        uint16_t le;
+        uint32_t s = 0;
+
+        if (have && f->pg_changed[i] <= have)
+            continue;
+        while (s < ret->sets.n && !same_sets(&f->pgs[first[s]], &f->pgs[i]))
+            s++;
+        if (s == ret->sets.n)
+            first[ret->sets.n++] = i;
+        le = htole16((uint16_t)s);
+        memcpy(set_of + 2 * n, &le, 2);
+        memcpy(epochs + 8 * n, &epoch, 8);
+        ids[n++] = i;
+    }
+    ret->sets.items = map_alloc(a, ret->sets.n * sizeof(struct pg_set));
+    for (uint32_t s = 0; s < ret->sets.n; s++) {
+        const struct map_pg *pg = &f->pgs[first[s]];
+
+        ret->sets.items[s] = (struct pg_set){copy_set(a, pg->voters, pg->n), copy_set(a, pg->next, pg->n_next)};
+    }
+    if (have)
+        ret->pg_ids = (struct wire_u64s){ids, n};
+    ret->pg_set_of = (struct wire_bin){set_of, n * 2};
+    ret->pg_epochs = (struct wire_bin){epochs, n * 8};
+}
+
+void fsm_map(struct fsm *f, uint64_t have, struct wire_arena *a, struct cluster_map *ret_map)
+{
+    const struct genesis *g = &f->genesis;
+
+    *ret_map = (struct cluster_map){.epoch = f->map_epoch, .n = g->n, .w = g->w, .r = g->r, .pg_count = g->pg_count,
+                                    .cluster = g->cluster};
+    if (have == f->map_epoch)
+        return;
+    if (have > f->map_epoch)
+        have = 0;
+    ret_map->from = have;
+    ret_map->members.items = g->members.items;
+    ret_map->members.n = g->members.n;
+    map_stores(f, a, ret_map);
+    if (f->pgs)
+        map_groups(f, have, a, ret_map);
+}
+
+/* ---- garbage -------------------------------------------------------------------------------------------------------- */
+
+void gc_add(struct fsm *f, uint64_t ino, uint64_t size, uint64_t epoch, uint64_t reach)
+{
+    uint8_t row[33];
+    struct rowbuf b = {row, row + sizeof(row), false};
+
+    put_u8(&b, FSM_FORMAT_VERSION);
+    put_u64(&b, ino);
+    put_u64(&b, size);
+    put_u64(&b, epoch);
+    put_u64(&b, reach);
+    row_put(f, key_u64(TAB_GC, f->gc_next), row, sizeof(row));
+    effect_add(f, FSM_GC_ADDED, ino, 0)->epoch = f->gc_next++;
+}
+
+uint32_t fsm_gc(struct fsm *f, uint64_t after, struct gc_item *ret_items, uint32_t max)
+{
+    struct row_bounds bounds;
+    struct kv_iter *it;
+    uint32_t n = 0;
+
+    if (after + 1 >= f->gc_next)
+        return 0;
+    it = row_iter(f, &bounds, key_u64(TAB_GC, MAX(after + 1, f->gc_first)), key_u64(TAB_GC, f->gc_next));
+    for (; n < max && kv_iter_valid(it); kv_iter_next(it)) {
+        struct rowget g = rowget_of(kv_iter_value(it));
+        struct gc_item *item = &ret_items[n++];
+
+        (void)get_u8(&g);
+        item->id = key_get_u64(kv_iter_key(it), 1);
+        item->ino = get_u64(&g);
+        item->size = get_u64(&g);
+        item->epoch = get_u64(&g);
+        item->reach = get_u64(&g);
+        if (g.bad)
+            f->io_error = -TC_E_DAMAGED;
+    }
+    row_iter_end(f, it);
+    return n;
+}
+
+void fsm_gc_range(const struct fsm *f, uint64_t *ret_first, uint64_t *ret_last)
+{
+    *ret_first = f->gc_first;
+    *ret_last = f->gc_next - 1;
+}
+
+int op_gc_trim(struct fsm *f, const struct cmd_gc_trim *cmd)
+{
+    for (uint32_t i = 0; i < cmd->cursors.n; i++) {
+        struct fsm_store *st = store_find(f, cmd->cursors.items[i].pg);
+
+        if (!st)
+            continue;
+        st->gc_cursor = MAX(st->gc_cursor, MIN(cmd->cursors.items[i].epoch, f->gc_next - 1));
+        store_save(f, st);
+    }
+    while (f->gc_first <= cmd->upto && f->gc_first < f->gc_next)
+        row_del(f, key_u64(TAB_GC, f->gc_first++));
+    return 0;
+}
+
+/* ---- genesis, loading ------------------------------------------------------------------------------------------------- */
+
+static int genesis_check(const struct genesis *g)
+{
+    if (g->cluster.n != 16 || g->siphash_key.n != 16 || g->members.n == 0)
+        return -TC_E_INVAL;
+    if (g->n < 1 || g->n > PG_VOTERS_MAX || g->w < 1 || g->r < 1 || g->w > g->n || g->r > g->n ||
+        g->w + g->r <= g->n || 2 * g->w <= g->n)
+        return -TC_E_INVAL;
+    return g->pg_count < 1 || g->pg_count > PG_COUNT_MAX ? -TC_E_INVAL : 0;
+}
+
+static int genesis_take(struct fsm *f, struct slice body)
+{
+    struct buf *copy = buf_copy(body.data, (uint32_t)body.len);
+    int r = wire_decode(slice_of(copy->data, copy->len), &genesis_schema, &f->genesis_arena, &f->genesis);
+
+    if (r == 0)
+        r = genesis_check(&f->genesis);
+    if (r < 0) {
+        f->genesis = (struct genesis){0};
+        buf_unref(copy);
+        return r;
+    }
+    f->genesis_body = copy;
+    f->formatted = true;
+    return 0;
+}
+
+static struct key genesis_key(void)
+{
+    return (struct key){.b = {TAB_GENESIS}, .n = 1};
+}
+
+int op_genesis(struct fsm *f, struct slice body)
+{
+    struct inode *root;
+    int r;
+
+    if (f->formatted)
+        return -TC_E_ALREADY_FORMATTED;
+    r = genesis_take(f, body);
+    if (r < 0)
+        return r;
+    row_put(f, genesis_key(), body.data, body.len);
+    root = inode_new(f, INO_ROOT);
+    root->mode = S_IFDIR | (f->genesis.root_mode ? f->genesis.root_mode & 07777 : 0755);
+    root->uid = f->genesis.root_uid;
+    root->gid = f->genesis.root_gid;
+    root->nlink = 2;
+    root->parent = INO_ROOT;
+    root->atime = root->mtime = root->ctime = root->btime = f->now;
+    root->change = f->index;
+    f->n_inodes = 1;
+    map_touch(f);
+    return 0;
+}
+
+static int load_table(struct fsm *f, uint8_t table, int (*row)(struct fsm *f, uint64_t id, struct slice value))
+{
+    struct row_bounds bounds;
+    struct kv_iter *it = row_iter(f, &bounds, (struct key){.b = {table}, .n = 1},
+                                  (struct key){.b = {(uint8_t)(table + 1)}, .n = 1});
+    int r = 0;
+
+    for (; r == 0 && kv_iter_valid(it); kv_iter_next(it)) {
+        if (kv_iter_key(it).len != 9)
+            r = -TC_E_DAMAGED;
+        else
+            r = row(f, key_get_u64(kv_iter_key(it), 1), kv_iter_value(it));
+    }
+    row_iter_end(f, it);
+    return r < 0 ? r : f->io_error;
+}
+
+static int load_store(struct fsm *f, uint64_t id, struct slice value)
+{
+    return store_decode(store_insert(f, id), value) ? 0 : -TC_E_DAMAGED;
+}
+
+static int load_pg(struct fsm *f, uint64_t id, struct slice value)
+{
+    if (id >= f->genesis.pg_count)
+        return -TC_E_DAMAGED;
+    if (!f->pgs) {
+        f->pgs = tc_calloc(f->genesis.pg_count, sizeof(*f->pgs));
+        f->pg_changed = tc_calloc(f->genesis.pg_count, sizeof(*f->pg_changed));
+    }
+    return pg_decode(&f->pgs[id], &f->pg_changed[id], value) ? 0 : -TC_E_DAMAGED;
+}
+
+static int load_dead(struct fsm *f, uint64_t id, struct slice value)
+{
+    struct rowget g = rowget_of(value);
+
+    f->dead = tc_realloc(f->dead, (f->n_dead + 1) * sizeof(*f->dead));
+    f->dead[f->n_dead++] = (struct dead_session){.session = id, .incarnation = get_u32(&g)};
+    return g.bad ? -TC_E_DAMAGED : 0;
+}
+
+int cluster_load(struct fsm *f)
+{
+    struct kv_value v = {0};
+    int r;
+
+    if (!f->formatted)
+        return 0;
+    f->formatted = false;
+    r = row_get(f, genesis_key(), &v);
+    if (r == 0)
+        r = genesis_take(f, value_slice(&v));
+    kv_value_free(&v);
+    if (r == 0)
+        r = load_table(f, TAB_STORE, load_store);
+    if (r == 0)
+        r = load_table(f, TAB_PG, load_pg);
+    if (r == 0)
+        r = load_table(f, TAB_DEAD, load_dead);
+    return r;
+}
+
+void cluster_unload(struct fsm *f)
+{
+    f->genesis_body = buf_unref(f->genesis_body);
+    wire_arena_fini(&f->genesis_arena);
+    free(f->stores);
+    free(f->pgs);
+    free(f->pg_changed);
+    free(f->dead);
+}
