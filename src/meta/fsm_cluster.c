@@ -670,6 +670,7 @@ int op_genesis(struct fsm *f, struct slice body)
     r = genesis_take(f, body);
     if (r < 0)
         return r;
+    f->now = f->clock = MAX(f->clock, f->genesis.time);
     row_put(f, genesis_key(), body.data, body.len);
     root = inode_new(f, INO_ROOT);
     root->mode = S_IFDIR | (f->genesis.root_mode ? f->genesis.root_mode & 07777 : 0755);

@@ -11,6 +11,7 @@
  */
 #pragma once
 
+#include <assert.h>
 #include <endian.h>
 #include <string.h>
 #include <sys/stat.h>
