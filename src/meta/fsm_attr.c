@@ -242,7 +242,7 @@ int op_setxattr(struct fsm *f, const struct setxattr_req *req)
 {
     struct inode *in;
     size_t old_len;
-    uint32_t mode;
+    uint32_t mode = 0;
     bool had, drop;
     int r;
 
