@@ -69,6 +69,7 @@ struct chunk {
     uint32_t blocks_kv; /* ... which counts so many data blocks */
     bool file_durable;  /* the file's name is */
     bool dirty;         /* differs from its row, or has pending data */
+    bool merge_filed;   /* this round put its pending data in the file */
     bool merge_wait;    /* a round waits for direct writes to end */
     uint32_t direct_n;  /* direct writes under way ... */
     uint64_t direct_bits[4]; /* ... on these blocks */

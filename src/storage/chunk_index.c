@@ -278,7 +278,7 @@ void chunk_row_put(struct chunk_store *cs, struct chunk *c, bool data)
     while (c->n && c->blocks[c->n - 1].kind == RUN_NONE && !(c->pend && c->pend[c->n - 1].buf))
         c->n--;
     for (uint32_t b = 0; data && c->pend && b < MIN(c->n, PACKED_BLOCKS); b++) {
-        if (!c->pend || !c->pend[b].buf || c->file)
+        if (!c->pend || !c->pend[b].buf)
             continue;
         packed_put(cs, c, b);
         c->blocks[b].place = PLACE_KV;

@@ -209,6 +209,7 @@ static bool files_step(struct merge *m)
 
         if (!c->n_pend || !wants_file(c))
             continue;
+        c->merge_filed = true;
         if (c->direct_n) {
             c->merge_wait = true;
             m->blocked++;
@@ -287,7 +288,9 @@ static int rows_step(struct merge *m)
         struct chunk *c = m->chunks[m->next++];
 
         bytes += c->file ? 512 : (uint64_t)c->n_pend * BLOCK_SIZE;
-        chunk_row_put(cs, c, !wants_file(c));
+        /* What was packed when the round began must not be left out, even if the chunk got a file since. */
+        chunk_row_put(cs, c, !c->merge_filed);
+        c->merge_filed = false;
         rows++;
     }
     last = m->next == m->n;
@@ -308,6 +311,7 @@ static void merge_end(struct merge *m)
     for (uint32_t i = 0; i < m->n; i++) {
         struct chunk *c = m->chunks[i];
 
+        c->merge_filed = c->merge_wait = false;
         if (status < 0 || c->n_pend)
             chunk_mark_dirty(cs, c);
         chunk_put(cs, c);

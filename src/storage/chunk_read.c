@@ -48,8 +48,8 @@ static void mark_damaged(struct chunk_store *cs, struct chunk *c, uint32_t b)
 
     ASSERT(blk->kind == RUN_DATA);
     LOG_ERR("storage", "stored block does not match its checksum, unknown until repaired",
-            "ino=%llu index=%u block=%u version=%llu.%llu", (unsigned long long)c->key.ino, c->key.index, b,
-            (unsigned long long)blk->vepoch, (unsigned long long)blk->vseq);
+            "ino=%llu index=%u block=%u version=%llu.%llu place=%u file=%llu", (unsigned long long)c->key.ino, c->key.index, b,
+            (unsigned long long)blk->vepoch, (unsigned long long)blk->vseq, blk->place, (unsigned long long)c->file);
     blk->kind = RUN_UNKNOWN; /* version and sum stay: an older write must not take its place */
     blk->place = PLACE_NONE;
     cs->n_blocks--;

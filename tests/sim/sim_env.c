@@ -190,6 +190,28 @@ static void sim_defer(struct env *e, struct env_task *t)
     }
 }
 
+static bool task_unlink(struct env_task **list, struct env_task *t)
+{
+    while (*list && *list != t)
+        list = &(*list)->next;
+    if (!*list)
+        return false;
+    *list = t->next;
+    return true;
+}
+
+static void sim_defer_cancel(struct env *e, struct env_task *t)
+{
+    struct sim_env *se = env_of(e);
+
+    if (!se->dead && !task_unlink(&se->running, t) && task_unlink(&se->tasks, t)) {
+        se->tasks_tail = &se->tasks;
+        while (*se->tasks_tail)
+            se->tasks_tail = &(*se->tasks_tail)->next;
+    }
+    t->queued = false;
+}
+
 static void sim_queue_init(struct env *e, struct env_queue *q, bool serial)
 {
     (void)e;
@@ -229,6 +251,7 @@ static const struct env_ops sim_env_ops = {
     .timer_set = sim_timer_set,
     .timer_cancel = sim_timer_cancel,
     .defer = sim_defer,
+    .defer_cancel = sim_defer_cancel,
     .queue_init = sim_queue_init,
     .job_submit = sim_job_submit,
     .listen = sim_listen,
@@ -241,13 +264,14 @@ static const struct env_ops sim_env_ops = {
 
 static void run_tasks(struct sim_env *se)
 {
-    struct env_task *list = se->tasks, *t;
+    struct env_task *t;
 
+    se->running = se->tasks;
     se->tasks = NULL; /* what they defer is for the next turn */
     se->tasks_tail = &se->tasks;
     se->tasks_scheduled = false;
-    while ((t = list)) {
-        list = t->next;
+    while ((t = se->running)) {
+        se->running = t->next;
         t->queued = false;
         t->fn(t);
         if (se->dead)

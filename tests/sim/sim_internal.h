@@ -10,6 +10,7 @@ struct sim_env {
     struct env env;
     struct sim_node *node;
     bool dead;
+    struct env_task *running; /* what is left of this turn's tasks */
     struct env_task *tasks, **tasks_tail;
     bool tasks_scheduled;
     struct sim_port *ports; /* of this life, open or closed */

@@ -1,0 +1,569 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The chunk store on a simulated disk: what was acknowledged is there after a crash at any point, no block
+ * is torn, versions order what arrives in any order, damage is unknown and never zeros.
+ *
+ * Content is a function of chunk, block and version, so any block read back can be checked by itself.
+ */
+#include <check.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <xxhash.h>
+
+#include "common/log.h"
+#include "sim/sim.h"
+#include "storage/chunk_store.h"
+
+#define CHUNKS 6
+#define OPS_MAX 8
+
+struct model_block {
+    uint64_t acked, issued, trimmed; /* seq of epoch 1; trimmed: below this epoch-2 seq nothing need be */
+};
+
+struct life {
+    struct sim *sim;
+    struct sim_node *node;
+    struct env *env;
+    struct chunk_store *cs;
+    struct model_block model[CHUNKS][BLOCKS_PER_CHUNK];
+    uint64_t seq;
+    uint32_t flying;
+    bool fatal;
+};
+
+struct wop {
+    struct chunk_write_op op;
+    struct chunk_write items[4];
+    struct life *l;
+    uint8_t sums[4][BLOCKS_PER_CHUNK * 8];
+    bool done;
+};
+
+static int open_mem(void *arg, struct env *env, const char *path, struct kv **ret_kv)
+{
+    (void)arg;
+    return kv_open_mem(env_vfs(env), path, ret_kv);
+}
+
+static void on_fatal(void *arg, int err, const char *why)
+{
+    struct life *l = arg;
+
+    (void)err;
+    (void)why;
+    l->fatal = true;
+}
+
+static struct chunk_key key_of(uint32_t c)
+{
+    return (struct chunk_key){.pg = c % 3, .ino = 100 + c / 2, .index = c % 2};
+}
+
+static void fill(uint8_t *to, uint32_t c, uint32_t b, uint64_t seq)
+{
+    uint64_t x = seq * 1000003 + b * 257 + c;
+
+    for (uint32_t i = 0; i < BLOCK_SIZE; i += 8) {
+        x = x * UINT64_C(6364136223846793005) + 1442695040888963407u;
+        memcpy(to + i, &x, 8);
+    }
+    if (seq % 3 == 0) /* trailing zeros are not stored */
+        memset(to + 1000, 0, BLOCK_SIZE - 1000);
+}
+
+static int start_store(struct life *l, uint64_t pending)
+{
+    struct chunk_store_options opt = {.dir = "store", .kv_open = open_mem, .fatal = on_fatal, .fatal_arg = l,
+                                      .journal = {.segment_bytes = 512 << 10}, .reserve_bytes = 1,
+                                      .pending_bytes = pending, .cache_bytes = 64 << 10};
+
+    l->env = sim_node_boot(l->node);
+    l->fatal = false;
+    l->flying = 0;
+    return chunk_store_open(l->env, &opt, &l->cs);
+}
+
+static void stop_store(struct life *l)
+{
+    sim_node_kill(l->node);
+    chunk_store_close(l->cs);
+    l->cs = NULL;
+}
+
+static struct life *life_new(uint64_t seed)
+{
+    struct life *l = calloc(1, sizeof *l);
+
+    l->sim = sim_new(seed);
+    l->node = sim_node_new(l->sim, "s");
+    return l;
+}
+
+static void life_free(struct life *l)
+{
+    if (l->cs)
+        stop_store(l);
+    sim_free(l->sim);
+    free(l);
+}
+
+static void wop_done(struct chunk_write_op *op)
+{
+    struct wop *w = container_of(op, struct wop, op);
+    struct life *l = w->l;
+
+    for (uint32_t i = 0; i < op->n; i++) {
+        struct chunk_write *it = &op->items[i];
+        uint32_t c = (uint32_t)(it->key.ino - 100) * 2 + it->key.index;
+
+        for (uint32_t b = it->first; it->status == 0 && b < it->first + it->count; b++)
+            l->model[c][b].acked = MAX(l->model[c][b].acked, it->vseq);
+    }
+    l->flying--;
+    w->done = true;
+}
+
+static void wop_item(struct wop *w, uint32_t i, uint32_t c, uint32_t first, uint32_t count, uint64_t seq, bool zero)
+{
+    struct chunk_write *it = &w->items[i];
+
+    *it = (struct chunk_write){.key = key_of(c), .first = first, .count = count, .vepoch = 1, .vseq = seq,
+                               .flags = zero ? WRITE_ZERO : 0, .pair = {1, seq, seq * 10, seq * 20}};
+    for (uint32_t b = 0; b < count; b++)
+        w->l->model[c][first + b].issued = MAX(w->l->model[c][first + b].issued, seq);
+}
+
+/* Payload and sums of all items; then off it goes. */
+static void wop_start(struct wop *w, uint32_t n)
+{
+    uint32_t blocks = 0, at = 0;
+
+    for (uint32_t i = 0; i < n; i++)
+        blocks += w->items[i].flags & WRITE_ZERO ? 0 : w->items[i].count;
+    w->op = (struct chunk_write_op){.items = w->items, .n = n, .done = wop_done};
+    w->op.payload = blocks ? buf_new(blocks * BLOCK_SIZE) : NULL;
+    for (uint32_t i = 0; i < n; i++) {
+        struct chunk_write *it = &w->items[i];
+        uint32_t c = (uint32_t)(it->key.ino - 100) * 2 + it->key.index;
+
+        if (it->flags & WRITE_ZERO)
+            continue;
+        it->data = w->op.payload->data + at;
+        it->sums = w->sums[i];
+        for (uint32_t b = 0; b < it->count; b++, at += BLOCK_SIZE) {
+            uint64_t sum;
+
+            fill(w->op.payload->data + at, c, it->first + b, it->vseq);
+            sum = XXH3_64bits(w->op.payload->data + at, BLOCK_SIZE);
+            memcpy(w->sums[i] + 8 * b, &sum, 8);
+        }
+    }
+    if (w->op.payload)
+        w->op.payload->len = blocks * BLOCK_SIZE;
+    w->l->flying++;
+    chunk_store_write(w->l->cs, &w->op);
+}
+
+static void wop_end(struct wop *w)
+{
+    buf_unref(w->op.payload);
+    memset(&w->op, 0, sizeof w->op);
+    w->done = false;
+}
+
+static bool wop_is_done(void *arg)
+{
+    return ((struct wop *)arg)->done;
+}
+
+/* One write, waited for. */
+static int write_one(struct life *l, uint32_t c, uint32_t first, uint32_t count, uint64_t epoch, uint64_t seq,
+                     uint32_t flags)
+{
+    struct wop *w = calloc(1, sizeof *w);
+    int status;
+
+    w->l = l;
+    wop_item(w, 0, c, first, count, seq, flags & WRITE_ZERO);
+    w->items[0].vepoch = w->items[0].pair.vepoch = epoch;
+    w->items[0].flags |= flags;
+    wop_start(w, 1);
+    ck_assert(sim_run(l->sim, sim_now(l->sim) + 60 * NS_PER_S, wop_is_done, w));
+    status = w->items[0].status;
+    wop_end(w);
+    free(w);
+    return status;
+}
+
+struct rop {
+    struct chunk_read_op op;
+    struct chunk_read item;
+    bool done;
+};
+
+static void rop_done(struct chunk_read_op *op)
+{
+    container_of(op, struct rop, op)->done = true;
+}
+
+static bool rop_is_done(void *arg)
+{
+    return ((struct rop *)arg)->done;
+}
+
+static void read_chunk(struct life *l, uint32_t c, struct rop *r)
+{
+    *r = (struct rop){.item = {.key = key_of(c), .first = 0, .count = BLOCKS_PER_CHUNK, .data = true}};
+    r->op.items = &r->item;
+    r->op.n = 1;
+    r->op.done = rop_done;
+    chunk_store_read(l->cs, &r->op);
+    ck_assert(sim_run(l->sim, sim_now(l->sim) + 60 * NS_PER_S, rop_is_done, r));
+    ck_assert_int_eq(r->item.status, 0);
+}
+
+/* Everything acknowledged is there or replaced by something newer that was issued, and nothing is torn. */
+static void verify(struct life *l)
+{
+    uint8_t want[BLOCK_SIZE];
+    struct rop r;
+
+    for (uint32_t c = 0; c < CHUNKS; c++) {
+        const uint8_t *p;
+        uint64_t highest = 0;
+
+        read_chunk(l, c, &r);
+        p = r.op.payload ? r.op.payload->data : NULL;
+        for (uint32_t b = 0; b < BLOCKS_PER_CHUNK; b++) {
+            struct chunk_block *k = &r.item.blocks[b];
+            struct model_block *m = &l->model[c][b];
+
+            ck_assert_uint_ne(k->kind, RUN_UNKNOWN);
+            ck_assert_msg(k->vseq >= m->acked && k->vseq <= m->issued, "chunk %u block %u: has %lu, acked %lu, issued %lu",
+                          c, b, k->vseq, m->acked, m->issued);
+            m->acked = k->vseq; /* it was shown: it must stay */
+            highest = MAX(highest, k->vseq);
+            if (k->kind != RUN_DATA)
+                continue;
+            fill(want, c, b, k->vseq);
+            ck_assert_mem_eq(p, want, BLOCK_SIZE);
+            p += BLOCK_SIZE;
+        }
+        ck_assert_uint_ge(r.item.pair.vseq, highest);
+        ck_assert_uint_eq(r.item.pair.size, r.item.pair.vseq * 10);
+        chunk_read_op_fini(&r.op);
+    }
+}
+
+static void random_item(struct wop *w, uint32_t i)
+{
+    struct sim_rng *rng = sim_rng(w->l->sim);
+    uint32_t c = (uint32_t)sim_below(rng, CHUNKS), first, count;
+
+    switch (sim_below(rng, 4)) {
+    case 0:
+        first = (uint32_t)sim_below(rng, 16);
+        count = 1;
+        break;
+    case 1:
+        first = (uint32_t)sim_below(rng, BLOCKS_PER_CHUNK);
+        count = 1 + (uint32_t)sim_below(rng, MIN(BLOCKS_PER_CHUNK - first, 8));
+        break;
+    case 2:
+        first = (uint32_t)sim_below(rng, 8) * 32;
+        count = 32;
+        break;
+    default:
+        first = (uint32_t)sim_below(rng, 200);
+        count = 1 + (uint32_t)sim_below(rng, BLOCKS_PER_CHUNK - first);
+    }
+    wop_item(w, i, c, first, count, ++w->l->seq, sim_below(rng, 8) == 0);
+}
+
+static bool frozen(void *arg)
+{
+    struct life *l = arg;
+
+    return sim_node_crashed(l->node) || l->fatal;
+}
+
+/* A life of random writes, several at once, that ends in a power loss somewhere. */
+static void one_life(struct life *l)
+{
+    struct wop *w = calloc(OPS_MAX, sizeof *w);
+    struct sim_rng *rng = sim_rng(l->sim);
+
+    sim_disk_crash_after(sim_node_disk(l->node), sim_below(rng, 300));
+    for (int i = 0; i < 60 && !frozen(l); i++) {
+        struct wop *v = &w[sim_below(rng, OPS_MAX)];
+        uint32_t n = 1 + (uint32_t)sim_below(rng, 3);
+
+        if (v->op.n && !v->done)
+            continue;
+        wop_end(v);
+        v->l = l;
+        for (uint32_t k = 0; k < n; k++)
+            random_item(v, k);
+        wop_start(v, n);
+        if (sim_below(rng, 4) == 0)
+            sim_run(l->sim, sim_now(l->sim) + sim_below(rng, 20) * NS_PER_MS, frozen, l);
+        if (sim_below(rng, 10) == 0)
+            chunk_store_checkpoint(l->cs);
+    }
+    sim_run(l->sim, sim_now(l->sim) + sim_below(rng, 5000) * NS_PER_MS, frozen, l);
+    stop_store(l);
+    for (int i = 0; i < OPS_MAX; i++)
+        wop_end(&w[i]);
+    free(w);
+    sim_disk_power_loss(sim_node_disk(l->node), (enum sim_loss)sim_below(rng, 3));
+}
+
+/* Random writes, random crashes, several lives on one disk: after each, everything acknowledged is there. */
+START_TEST(crash_anywhere)
+{
+    const char *more = getenv("TC_SEEDS");
+    uint64_t seeds = more ? strtoull(more, NULL, 10) : 12;
+
+    for (uint64_t seed = 1; seed <= seeds; seed++) {
+        struct life *l = life_new(seed + (uint64_t)_i * 1000);
+
+        for (int i = 0; i < 6; i++) {
+            ck_assert_int_eq(start_store(l, 4 << 20), 0);
+            verify(l);
+            one_life(l);
+        }
+        ck_assert_int_eq(start_store(l, 4 << 20), 0);
+        verify(l);
+        life_free(l);
+    }
+}
+END_TEST
+
+/* Newer wins whatever the order; a lower epoch is fenced; a repeated write is acknowledged; a clash is told. */
+START_TEST(versions)
+{
+    struct life *l = life_new(1);
+    struct rop r;
+
+    ck_assert_int_eq(start_store(l, 0), 0);
+    ck_assert_int_eq(write_one(l, 0, 3, 2, 5, 10, 0), 0);
+    ck_assert_int_eq(write_one(l, 0, 3, 2, 5, 10, 0), 0);
+    ck_assert_int_eq(write_one(l, 0, 3, 1, 5, 9, 0), 0);
+    ck_assert_int_eq(write_one(l, 0, 3, 1, 4, 99, 0), -TC_E_FENCED);
+    ck_assert_int_eq(write_one(l, 0, 4, 1, 4, 99, WRITE_REPAIR), 0);
+    ck_assert_int_eq(write_one(l, 0, 3, 1, 5, 10, WRITE_ZERO), -TC_E_VERSION_CLASH);
+    ck_assert_int_eq(write_one(l, 0, 5, 1, 6, 1, WRITE_ZERO), 0);
+    ck_assert_int_eq(write_one(l, 0, 250, 10, 6, 1, 0), -TC_E_INVAL);
+    read_chunk(l, 0, &r);
+    ck_assert_uint_eq(r.item.blocks[3].vseq, 10);
+    ck_assert_uint_eq(r.item.blocks[4].vepoch, 5);
+    ck_assert_uint_eq(r.item.blocks[5].kind, RUN_ZERO);
+    ck_assert_uint_eq(r.item.blocks[6].kind, RUN_NONE);
+    ck_assert_uint_eq(r.item.pair.vepoch, 6);
+    ck_assert_uint_eq(r.op.payload->len, 2 * BLOCK_SIZE);
+    chunk_read_op_fini(&r.op);
+    life_free(l);
+}
+END_TEST
+
+static int trim_status;
+static bool trim_ended;
+
+static void on_trim(struct chunk_trim_op *op, int status)
+{
+    (void)op;
+    trim_status = status;
+    trim_ended = true;
+}
+
+static bool trimmed(void *arg)
+{
+    (void)arg;
+    return trim_ended;
+}
+
+static void trim(struct life *l, uint64_t ino, uint64_t size, uint64_t epoch, uint64_t gc)
+{
+    struct chunk_trim_op op = {.ino = ino, .size = size, .epoch = epoch, .reach = 64 << 20, .gc_id = gc,
+                               .pg_count = 1, .done = on_trim};
+
+    trim_ended = false;
+    ck_assert_int_eq(chunk_store_trim(l->cs, &op), 0);
+    ck_assert(sim_run(l->sim, sim_now(l->sim) + NS_PER_S, trimmed, NULL));
+    ck_assert_int_eq(trim_status, 0);
+    sim_run_until(l->sim, sim_now(l->sim) + 10 * NS_PER_MS);
+}
+
+/* A trim removes lower epochs past the size, survives a restart, and space comes back. */
+START_TEST(trims)
+{
+    struct life *l = life_new(2);
+    struct chunk_store_stats st;
+    struct rop r;
+
+    ck_assert_int_eq(start_store(l, 0), 0);
+    ck_assert_int_eq(write_one(l, 0, 0, 256, 1, 1, 0), 0); /* ino 100, pg 0: as placed with one pg */
+    ck_assert_int_eq(write_one(l, 0, 200, 1, 3, 1, 0), 0);
+    trim(l, 100, 40 * BLOCK_SIZE, 3, 7);
+    for (int life = 0; life < 3; life++) {
+        read_chunk(l, 0, &r);
+        ck_assert_uint_eq(r.item.blocks[39].kind, RUN_DATA);
+        ck_assert_uint_eq(r.item.blocks[40].kind, RUN_NONE);
+        ck_assert_uint_eq(r.item.blocks[200].kind, RUN_DATA);
+        chunk_read_op_fini(&r.op);
+        chunk_store_stats(l->cs, &st);
+        ck_assert_uint_eq(st.blocks, 41);
+        ck_assert_uint_eq(st.chunks, 1);
+        ck_assert_uint_eq(chunk_store_gc_cursor(l->cs), 7);
+        if (life == 1) {
+            chunk_store_checkpoint(l->cs);
+            sim_run_until(l->sim, sim_now(l->sim) + 10 * NS_PER_S);
+        }
+        stop_store(l);
+        sim_disk_power_loss(sim_node_disk(l->node), SIM_LOSS_ALL);
+        ck_assert_int_eq(start_store(l, 0), 0);
+    }
+    trim(l, 100, 0, UINT64_MAX, 8);
+    ck_assert_int_eq(write_one(l, 0, 0, 256, 9, 1, 0), 0); /* the name may come again: its file is another */
+    sim_run_until(l->sim, sim_now(l->sim) + 10 * NS_PER_S);
+    stop_store(l);
+    ck_assert_int_eq(start_store(l, 0), 0);
+    read_chunk(l, 0, &r);
+    ck_assert_uint_eq(r.item.n_data, 256);
+    chunk_read_op_fini(&r.op);
+    trim(l, 100, 0, UINT64_MAX, 9);
+    chunk_store_checkpoint(l->cs);
+    sim_run_until(l->sim, sim_now(l->sim) + 10 * NS_PER_S);
+    chunk_store_stats(l->cs, &st);
+    ck_assert_uint_eq(st.chunks, 0);
+    ck_assert_uint_eq(st.blocks, 0);
+    life_free(l);
+}
+END_TEST
+
+static int first_file(void *arg, const char *name)
+{
+    snprintf(arg, 200, "%s", name);
+    return 1;
+}
+
+/* A flipped bit is unknown, not an answer; an older write does not take its place; the good copy heals it. */
+START_TEST(damage)
+{
+    struct life *l = life_new(3);
+    char name[200] = "", path[300];
+    struct chunk_store_stats st;
+    struct rop r;
+
+    ck_assert_int_eq(start_store(l, 0), 0);
+    ck_assert_int_eq(write_one(l, 0, 0, 64, 1, 5, 0), 0);
+    ck_assert_int_eq(vfs_list(env_vfs(l->env), "store/data/00", first_file, name), 1);
+    snprintf(path, sizeof path, "store/data/00/%s", name);
+    ck_assert(sim_disk_flip(sim_node_disk(l->node), path, 9 * BLOCK_SIZE + 17, 4));
+    for (int life = 0; life < 2; life++) {
+        read_chunk(l, 0, &r);
+        ck_assert_uint_eq(r.item.blocks[8].kind, RUN_DATA);
+        ck_assert_uint_eq(r.item.blocks[9].kind, RUN_UNKNOWN);
+        ck_assert_uint_eq(r.item.n_data, 63);
+        ck_assert_uint_eq(r.op.payload->len, 63 * BLOCK_SIZE);
+        chunk_read_op_fini(&r.op);
+        chunk_store_stats(l->cs, &st);
+        ck_assert_uint_eq(st.corrupt, life ? 0 : 1);
+        sim_run_until(l->sim, sim_now(l->sim) + 10 * NS_PER_S);
+        chunk_store_checkpoint(l->cs);
+        sim_run_until(l->sim, sim_now(l->sim) + 10 * NS_PER_S);
+        stop_store(l);
+        ck_assert_int_eq(start_store(l, 0), 0);
+    }
+    ck_assert_int_eq(write_one(l, 0, 9, 1, 1, 4, WRITE_REPAIR), 0);
+    read_chunk(l, 0, &r);
+    ck_assert_uint_eq(r.item.blocks[9].kind, RUN_UNKNOWN);
+    chunk_read_op_fini(&r.op);
+    ck_assert_int_eq(write_one(l, 0, 9, 1, 1, 5, WRITE_REPAIR), 0);
+    read_chunk(l, 0, &r);
+    ck_assert_uint_eq(r.item.n_data, 64);
+    chunk_read_op_fini(&r.op);
+    ck_assert(sim_disk_flip(sim_node_disk(l->node), path, 20 * BLOCK_SIZE + 17, 4)); /* and a lost file */
+    life_free(l);
+}
+END_TEST
+
+/* A full disk refuses writes before anything breaks, goes on serving, and takes writes again when there is room. */
+START_TEST(full_disk)
+{
+    struct life *l = life_new(4);
+    uint64_t seq = 0;
+    int r = 0;
+
+    sim_disk_set_limit(sim_node_disk(l->node), 16 << 20);
+    ck_assert_int_eq(start_store(l, 1 << 20), 0);
+    for (uint32_t i = 0; i < 200 && r == 0; i++)
+        r = write_one(l, i % CHUNKS, (uint32_t)(i / CHUNKS * 16) % 256, 16, 1, ++seq, 0);
+    ck_assert(r == 0 || r == -TC_E_NOSPC);
+    sim_run_until(l->sim, sim_now(l->sim) + 5 * NS_PER_S);
+    ck_assert(!l->fatal);
+    verify(l);
+    life_free(l);
+}
+END_TEST
+
+/* Digests are the same wherever the bytes lie, pages follow one another, another placement group is not seen. */
+START_TEST(manifests)
+{
+    struct life *l = life_new(5);
+    struct chunk_digest a[8], b[8];
+    uint32_t n = 8, m = 1;
+    bool eof;
+
+    ck_assert_int_eq(start_store(l, 0), 0);
+    for (uint32_t c = 0; c < CHUNKS; c++)
+        ck_assert_int_eq(write_one(l, c, 0, c + 1, 1, c + 1, 0), 0);
+    ck_assert_int_eq(chunk_store_manifest(l->cs, 0, NULL, a, &n, &eof), 0);
+    ck_assert_uint_eq(n, 2);
+    ck_assert(eof);
+    ck_assert_uint_eq(a[0].blocks, 1);
+    ck_assert_uint_eq(a[1].blocks, 4);
+    chunk_store_checkpoint(l->cs);
+    sim_run_until(l->sim, sim_now(l->sim) + 5 * NS_PER_S);
+    ck_assert_int_eq(chunk_store_manifest(l->cs, 0, NULL, b, &m, &eof), 0);
+    ck_assert(!eof);
+    ck_assert_mem_eq(&a[0], &b[0], sizeof a[0]);
+    m = 8;
+    ck_assert_int_eq(chunk_store_manifest(l->cs, 0, &b[0].key, b, &m, &eof), 0);
+    ck_assert_uint_eq(m, 1);
+    ck_assert(eof);
+    ck_assert_uint_eq(a[1].digest, b[0].digest);
+    life_free(l);
+}
+END_TEST
+
+static void quiet(void *arg, const char *line)
+{
+    (void)arg;
+    if (getenv("TC_VERBOSE"))
+        fprintf(stderr, "%s\n", line);
+}
+
+int main(void)
+{
+    Suite *s = suite_create("chunk-store");
+    TCase *t = tcase_create("all");
+    SRunner *sr;
+    int failed;
+
+    log_set_sink(quiet, NULL);
+    tcase_set_timeout(t, 60);
+    tcase_add_test(t, versions);
+    tcase_add_test(t, trims);
+    tcase_add_test(t, damage);
+    tcase_add_test(t, full_disk);
+    tcase_add_test(t, manifests);
+    tcase_add_loop_test(t, crash_anywhere, 0, 4);
+    suite_add_tcase(s, t);
+    sr = srunner_create(s);
+    srunner_run_all(sr, CK_ENV);
+    failed = srunner_ntests_failed(sr);
+    srunner_free(sr);
+    return failed && !getenv("CK_TAP_LOG_FILE_NAME");
+}
