@@ -1,0 +1,463 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Booting, formatting and killing what the cluster is made of.
+ */
+#include "sim/cluster.h"
+
+#include <inttypes.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "common/log.h"
+#include "sim/actor.h"
+
+/* ---- the log: the last lines are kept for the report of a failure --------------------------------- */
+
+enum { LOG_LINES = 400, LOG_LINE = 400 };
+
+static char log_ring[LOG_LINES][LOG_LINE];
+static uint64_t log_n;
+static struct cluster *log_cluster;
+
+static void log_line(void *arg, const char *line)
+{
+    struct cluster *c = log_cluster;
+    char *out = log_ring[log_n++ % LOG_LINES];
+
+    (void)arg;
+    snprintf(out, LOG_LINE, "%10.6f %.*s", c ? (double)sim_now(c->s) / 1e9 : 0.0, (int)strcspn(line, "\n"), line);
+    if (c && c->opt.verbose)
+        fprintf(stderr, "%s\n", out);
+}
+
+void cluster_log(struct cluster *c, const char *fmt, ...)
+{
+    char line[LOG_LINE];
+    va_list ap;
+
+    va_start(ap, fmt);
+    vsnprintf(line, sizeof line, fmt, ap);
+    va_end(ap);
+    log_cluster = c;
+    log_line(NULL, line);
+}
+
+void cluster_dump_log(void)
+{
+    for (uint64_t i = log_n > LOG_LINES ? log_n - LOG_LINES : 0; i < log_n; i++)
+        fprintf(stderr, "%s\n", log_ring[i % LOG_LINES]);
+}
+
+void cluster_fail(struct cluster *c, const char *fmt, ...)
+{
+    va_list ap;
+
+    if (c->failed)
+        return;
+    c->failed = true;
+    va_start(ap, fmt);
+    vsnprintf(c->why, sizeof c->why, fmt, ap);
+    va_end(ap);
+    cluster_log(c, "FAILED: %s", c->why);
+}
+
+/* ---- lives ---------------------------------------------------------------------------------------- */
+
+static void client_new_life(struct client *cl)
+{
+    struct cluster *c = cl->c;
+
+    if (c->n_lives == c->lives_cap) {
+        c->lives_cap = c->lives_cap ? 2 * c->lives_cap : 64;
+        c->lives = tc_realloc(c->lives, c->lives_cap * sizeof *c->lives);
+    }
+    cl->life = c->n_lives;
+    c->lives[c->n_lives++] = (struct life){.client = cl->index};
+}
+
+void client_life_lost(struct client *cl, const char *why)
+{
+    struct life *l = &cl->c->lives[cl->life];
+
+    l->lost = true;
+    snprintf(l->why, sizeof l->why, "%s", why);
+    cluster_log(cl->c, "client %u life %u ended: %s", cl->index, cl->life, why);
+    client_new_life(cl);
+}
+
+void client_disturb(struct client *cl, bool on)
+{
+    uint64_t now = sim_now(cl->c->s);
+
+    if (on && !cl->disturbed_since)
+        cl->disturbed_since = now + 1;
+    if (!on && cl->disturbed_since) {
+        if (now - cl->disturbed_since > cl->c->opt.ttl_ms * NS_PER_MS / 2)
+            cl->c->lives[cl->life].disturbed = true;
+        cl->disturbed_since = 0;
+    }
+}
+
+bool life_may_lose(struct cluster *c, uint32_t life)
+{
+    struct life *l = &c->lives[life];
+    struct client *cl = &c->clients[l->client];
+
+    if (cl->life == life && cl->disturbed_since) {
+        client_disturb(cl, false);
+        client_disturb(cl, true);
+    }
+    return l->lost || l->disturbed;
+}
+
+/* ---- members -------------------------------------------------------------------------------------- */
+
+void member_boot(struct member *m)
+{
+    struct cluster *c = m->c;
+    struct meta_member all[METAS_MAX];
+    struct meta_server_config cfg = {.id = m->id, .members = all, .n_members = c->opt.n_meta, .dir = "meta",
+                                     .kv_mem = true, .session_ttl_ms = c->opt.ttl_ms, .checkpoint_ms = 5000,
+                                     .rules_off = c->opt.rules_off};
+    struct env *env;
+    char why[512] = "";
+    int r;
+
+    for (unsigned i = 0; i < c->opt.n_meta; i++)
+        all[i] = (struct meta_member){c->members[i].id, c->members[i].endpoint};
+    env = sim_node_boot(m->node);
+    r = meta_server_open(env, &cfg, why, sizeof why, &m->server);
+    if (r) {
+        m->server = NULL;
+        sim_node_kill(m->node);
+        cluster_fail(c, "member %u does not open: %s (%s)", m->id, tc_error_name(r), why);
+    }
+    cluster_log(c, "member %u booted", m->id);
+}
+
+void member_kill(struct member *m)
+{
+    sim_node_kill(m->node);
+    m->server = meta_server_close(m->server);
+    cluster_log(m->c, "member %u killed", m->id);
+}
+
+struct member *cluster_leader(struct cluster *c)
+{
+    for (unsigned i = 0; i < c->opt.n_meta; i++)
+        if (c->members[i].server && !sim_node_paused(c->members[i].node) && meta_server_leads(c->members[i].server))
+            return &c->members[i];
+    return NULL;
+}
+
+/* ---- stores --------------------------------------------------------------------------------------- */
+
+static int store_kv_open(void *arg, struct env *env, const char *path, struct kv **ret_kv)
+{
+    (void)arg;
+    return kv_open_mem(env_vfs(env), path, ret_kv);
+}
+
+static void store_on_fatal(void *arg, int err, const char *why)
+{
+    struct store *s = arg;
+
+    cluster_log(s->c, "store %u gives up: %s (%s)", s->id, tc_error_name(err), why ? why : "");
+    s->fatal = true;
+}
+
+void store_boot(struct store *s)
+{
+    struct cluster *c = s->c;
+    const char *metas[METAS_MAX];
+    struct storage_config cfg = {.node = s->id,
+                                 .dir = "store",
+                                 .listen = s->endpoint,
+                                 .metas = metas,
+                                 .n_metas = c->opt.n_meta,
+                                 .kv_open = store_kv_open,
+                                 .journal = {.segment_bytes = 4 << 20, .spare_max = 2},
+                                 .fatal = store_on_fatal,
+                                 .fatal_arg = s};
+    struct env *env;
+    int r;
+
+    for (unsigned i = 0; i < c->opt.n_meta; i++)
+        metas[i] = c->members[i].endpoint;
+    s->fatal = false;
+    env = sim_node_boot(s->node);
+    r = storage_server_open(env, &cfg, &s->server);
+    if (r) {
+        s->server = NULL;
+        sim_node_kill(s->node);
+        cluster_fail(c, "store %u does not open: %s", s->id, tc_error_name(r));
+    }
+    cluster_log(c, "store %u booted", s->id);
+}
+
+void store_kill(struct store *s)
+{
+    sim_node_kill(s->node);
+    storage_server_close(s->server);
+    s->server = NULL;
+    cluster_log(s->c, "store %u killed", s->id);
+}
+
+/* ---- clients -------------------------------------------------------------------------------------- */
+
+static void client_on_ready(void *arg, int status)
+{
+    struct client *cl = arg;
+
+    cl->open_status = status;
+    cl->ready = status == 0;
+    cluster_log(cl->c, "client %u ready: %s", cl->index, tc_error_name(status));
+    if (status)
+        cluster_fail(cl->c, "client %u cannot open a session: %s", cl->index, tc_error_name(status));
+}
+
+void client_boot(struct client *cl)
+{
+    struct cluster *c = cl->c;
+    const char *members[METAS_MAX];
+    char name[32];
+    struct tc_client_config cfg = {
+        .members = members, .n_members = c->opt.n_meta, .name = name, .wait_ms = UINT64_MAX};
+    struct env *env;
+    int r;
+
+    snprintf(name, sizeof name, "sim:/c%u", cl->index);
+    for (unsigned i = 0; i < c->opt.n_meta; i++)
+        members[i] = c->members[i].endpoint;
+    env = sim_node_boot(cl->node);
+    client_new_life(cl);
+    r = tc_client_open(env, &cfg, client_on_ready, cl, &cl->tc);
+    if (r)
+        cluster_fail(c, "client %u does not open: %s", cl->index, tc_error_name(r));
+}
+
+void client_kill(struct client *cl)
+{
+    client_disturb(cl, false);
+    client_life_lost(cl, "killed");
+    cl->kills++;
+    cl->ready = false;
+    sim_node_kill(cl->node);
+    tc_client_free(cl->tc);
+    cl->tc = NULL;
+    actors_killed(cl);
+}
+
+/* ---- format --------------------------------------------------------------------------------------- */
+
+/* What `tercet format` does: sends genesis to every member until each has it. */
+struct tool {
+    struct cluster *c;
+    struct sim_node *node;
+    struct env *env;
+    struct env_timer timer;
+    struct tool_peer {
+        struct tool *t;
+        struct net_port *port;
+        bool formatted;
+    } peers[METAS_MAX];
+};
+
+static void tool_on_msg(void *arg, uint64_t peer, struct buf *head, struct buf *payload)
+{
+    struct tool_peer *p = arg;
+    struct wire_header h;
+    struct slice body;
+
+    (void)peer;
+    (void)payload;
+    if (wire_check_frame(slice_of(head->data, head->len), &h, &body) < 0 || h.kind != WIRE_REPLY)
+        return;
+    if (h.status == 0 || tc_error_from_wire(h.status) == -TC_E_ALREADY_FORMATTED)
+        p->formatted = true;
+    else
+        cluster_log(p->t->c, "format: %s", tc_error_name(tc_error_from_wire(h.status)));
+}
+
+static void tool_on_timer(struct env_timer *t)
+{
+    struct tool *tool = container_of(t, struct tool, timer);
+    struct cluster *c = tool->c;
+    static const uint8_t id[16] = "simulatedcluster", key[16] = "keyofthecookies!";
+    struct member_info members[METAS_MAX];
+    struct genesis g = {.cluster = {id, 16}, .name = wire_str_of("sim"), .n = c->opt.n, .w = c->opt.w, .r = c->opt.r,
+                        .pg_count = c->opt.pg_count, .siphash_key = {key, 16}, .time = env_realtime(tool->env),
+                        .stores = c->opt.n_store, .root_mode = 0755};
+
+    for (unsigned i = 0; i < c->opt.n_meta; i++)
+        members[i] = (struct member_info){.id = c->members[i].id, .endpoint = wire_str_of(c->members[i].endpoint)};
+    g.members.items = members;
+    g.members.n = c->opt.n_meta;
+    g.time = UINT64_C(1700000000) * NS_PER_S; /* the same in every copy */
+    for (unsigned i = 0; i < c->opt.n_meta; i++) {
+        struct wire_header h = {.kind = WIRE_REQUEST, .type = MSG_FORMAT, .id = 1 + i};
+
+        if (!tool->peers[i].formatted)
+            env_send(tool->peers[i].port, 0, wire_encode_frame(&h, &genesis_schema, &g), NULL);
+    }
+    env_timer_set(tool->env, t, env_now(tool->env) + 200 * NS_PER_MS);
+}
+
+static bool tool_done(struct cluster *c)
+{
+    for (unsigned i = 0; i < c->opt.n_meta; i++)
+        if (!c->tool->peers[i].formatted)
+            return false;
+    return true;
+}
+
+static void cluster_format(struct cluster *c)
+{
+    struct tool *t = c->tool = tc_calloc(1, sizeof *t);
+
+    t->c = c;
+    t->node = sim_node_new(c->s, "tool");
+    t->env = sim_node_boot(t->node);
+    for (unsigned i = 0; i < c->opt.n_meta; i++) {
+        t->peers[i].t = t;
+        ASSERT(env_connect(t->env, c->members[i].endpoint, tool_on_msg, &t->peers[i], &t->peers[i].port) == 0);
+    }
+    t->timer.fn = tool_on_timer;
+    env_timer_set(t->env, &t->timer, 0);
+    if (!cluster_run(c, sim_now(c->s) + 30 * NS_PER_S, tool_done))
+        cluster_fail(c, "the cluster cannot be formatted");
+    env_timer_cancel(t->env, &t->timer);
+    for (unsigned i = 0; i < c->opt.n_meta; i++)
+        env_port_close(t->peers[i].port);
+    sim_node_kill(t->node);
+}
+
+/* ---- the cluster ---------------------------------------------------------------------------------- */
+
+struct sim_node *cluster_node(struct cluster *c, unsigned i)
+{
+    if (i < c->opt.n_meta)
+        return c->members[i].node;
+    i -= c->opt.n_meta;
+    if (i < c->opt.n_store)
+        return c->stores[i].node;
+    i -= c->opt.n_store;
+    return i < c->opt.n_client ? c->clients[i].node : NULL;
+}
+
+struct cluster *cluster_new(const struct cluster_options *opt)
+{
+    struct cluster *c = tc_calloc(1, sizeof *c);
+    char host[16];
+
+    c->opt = *opt;
+    c->s = sim_new(opt->seed);
+    log_cluster = c;
+    log_n = 0;
+    log_set_sink(log_line, NULL);
+    log_setup(opt->verbose ? LOG_LEVEL_DEBUG : LOG_LEVEL_INFO, 2);
+    for (unsigned i = 0; i < opt->n_meta; i++) {
+        struct member *m = &c->members[i];
+
+        snprintf(host, sizeof host, "m%u", i + 1);
+        *m = (struct member){.c = c, .id = i + 1, .node = sim_node_new(c->s, host)};
+        snprintf(m->endpoint, sizeof m->endpoint, "tcp://%s:7101", host);
+    }
+    for (unsigned i = 0; i < opt->n_store; i++) {
+        struct store *s = &c->stores[i];
+
+        snprintf(host, sizeof host, "s%u", i + 1);
+        *s = (struct store){.c = c, .id = i + 1, .node = sim_node_new(c->s, host)};
+        snprintf(s->endpoint, sizeof s->endpoint, "tcp://%s:7201", host);
+    }
+    for (unsigned i = 0; i < opt->n_client; i++) {
+        snprintf(host, sizeof host, "c%u", i + 1);
+        c->clients[i] = (struct client){.c = c, .index = i, .node = sim_node_new(c->s, host)};
+    }
+    return c;
+}
+
+static bool all_ready(struct cluster *c)
+{
+    for (unsigned i = 0; i < c->opt.n_client; i++)
+        if (!c->clients[i].ready)
+            return false;
+    return true;
+}
+
+bool cluster_start(struct cluster *c)
+{
+    for (unsigned i = 0; i < c->opt.n_meta && !c->failed; i++)
+        member_boot(&c->members[i]);
+    for (unsigned i = 0; i < c->opt.n_store && !c->failed; i++)
+        store_boot(&c->stores[i]);
+    if (!c->failed)
+        cluster_format(c);
+    for (unsigned i = 0; i < c->opt.n_client && !c->failed; i++)
+        client_boot(&c->clients[i]);
+    if (!cluster_run(c, sim_now(c->s) + 60 * NS_PER_S, all_ready))
+        cluster_fail(c, "clients do not get sessions");
+    return !c->failed;
+}
+
+/* Those whose disk froze in the middle of something have crashed: end them. */
+static void cluster_reap(struct cluster *c)
+{
+    for (unsigned i = 0; i < c->opt.n_meta; i++)
+        if (sim_node_crashed(c->members[i].node))
+            member_kill(&c->members[i]);
+    for (unsigned i = 0; i < c->opt.n_store; i++) {
+        if (sim_node_crashed(c->stores[i].node) || c->stores[i].fatal) {
+            c->stores[i].fatal = false;
+            store_kill(&c->stores[i]);
+        }
+    }
+}
+
+void cluster_run_until(struct cluster *c, uint64_t until)
+{
+    cluster_run(c, until, NULL);
+}
+
+static void wake(void *arg)
+{
+    (void)arg;
+}
+
+bool cluster_run(struct cluster *c, uint64_t until, bool (*done)(struct cluster *c))
+{
+    sim_at(c->s, until, wake, NULL); /* so that time gets there */
+    while (!c->failed) {
+        if (done && done(c))
+            return true;
+        if (sim_now(c->s) >= until)
+            return false;
+        sim_step(c->s);
+        cluster_reap(c);
+    }
+    return false;
+}
+
+void cluster_free(struct cluster *c)
+{
+    if (!c)
+        return;
+    for (unsigned i = 0; i < c->opt.n_client; i++)
+        if (c->clients[i].tc)
+            client_kill(&c->clients[i]);
+    for (unsigned i = 0; i < c->opt.n_store; i++)
+        if (c->stores[i].server)
+            store_kill(&c->stores[i]);
+    for (unsigned i = 0; i < c->opt.n_meta; i++)
+        if (c->members[i].server)
+            member_kill(&c->members[i]);
+    for (unsigned i = 0; i < c->n_actors; i++)
+        actor_free(c->actors[i]);
+    sim_free(c->s);
+    log_cluster = NULL;
+    log_set_sink(NULL, NULL);
+    free(c->tool);
+    free(c->lives);
+    free(c);
+}

@@ -1,0 +1,123 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * A whole cluster in one simulation: metadata members, storage nodes and clients, each on a node of its own,
+ * made of the very libraries the daemons link. The cluster boots and kills them; actors (actor.h) work on
+ * its clients, models check what they see, a nemesis (nemesis.h) breaks things.
+ */
+#pragma once
+
+#include "client/client.h"
+#include "common/env.h"
+#include "meta/server.h"
+#include "sim/sim.h"
+#include "storage/server.h"
+
+enum { METAS_MAX = 5, STORES_MAX = 7, CLIENTS_MAX = 6, ACTORS_MAX = 32 };
+
+struct cluster_options {
+    uint64_t seed;
+    unsigned n_meta, n_store, n_client;
+    unsigned n_actor;     /* per client */
+    unsigned n, w, r, pg_count;
+    uint64_t duration_ns; /* of the work under faults */
+    uint64_t settle_ns;   /* bound for everything to end and agree afterwards */
+    uint64_t ttl_ms;      /* of sessions */
+    uint32_t faults;      /* enum fault bits that may be drawn (nemesis.h) */
+    uint32_t work;        /* enum work bits (workload.h) */
+    uint32_t rules_off;   /* enum meta_rule: passed on */
+    uint32_t test_rules;  /* enum tc_test_rule, turned off */
+    bool verbose;
+};
+
+struct cluster;
+
+struct member {
+    struct cluster *c;
+    struct sim_node *node;
+    struct meta_server *server;
+    uint32_t id;
+    char endpoint[64];
+    bool broken; /* does not open: its disk was taken away or is damaged */
+};
+
+struct store {
+    struct cluster *c;
+    struct sim_node *node;
+    struct storage_server *server;
+    uint32_t id;
+    char endpoint[64];
+    bool fatal; /* it asked to be closed */
+};
+
+struct client {
+    struct cluster *c;
+    struct sim_node *node;
+    struct tc_client *tc;
+    uint32_t index;
+    bool ready;
+    int open_status;
+    /*
+     * A life of the client as its writes see it: ends with a kill, or when an operation fails for good. What was
+     * not synced in an ended life may be lost.
+     */
+    uint32_t life;
+    uint64_t disturbed_since; /* true time at which it was cut off or stopped; 0: it is not */
+    uint64_t kills;
+};
+
+struct life { /* by number */
+    uint32_t client;
+    bool lost;      /* killed, or told an error */
+    bool told;      /* began with an error: what was open before may report it once more */
+    bool disturbed; /* was stopped or cut off for so long that it may have been expired */
+    char why[64];
+};
+
+struct actor;
+
+struct cluster {
+    struct cluster_options opt;
+    struct sim *s;
+    struct member members[METAS_MAX];
+    struct store stores[STORES_MAX];
+    struct client clients[CLIENTS_MAX];
+    struct life *lives;
+    uint32_t n_lives, lives_cap;
+    struct actor *actors[ACTORS_MAX];
+    unsigned n_actors;
+    struct tool *tool;
+    bool stopping;  /* actors end at their next operation */
+    bool failed;
+    char why[1024];
+    uint64_t n_ops, n_errors;
+};
+
+struct cluster *cluster_new(const struct cluster_options *opt);
+void cluster_free(struct cluster *c);
+/* Boot servers, format, boot clients, wait until all are ready. False: failed. */
+bool cluster_start(struct cluster *c);
+
+/* A check did not hold: remembers the first, and ends the run. */
+void cluster_fail(struct cluster *c, const char *fmt, ...) TC_PRINTF(2, 3);
+/* Run to true time @until, or until failed. Nodes whose disk froze are killed as it happens. */
+void cluster_run_until(struct cluster *c, uint64_t until);
+/* Run until @done, failed, or @until (false). */
+bool cluster_run(struct cluster *c, uint64_t until, bool (*done)(struct cluster *c));
+
+void member_boot(struct member *m);
+void member_kill(struct member *m);
+void store_boot(struct store *s);
+void store_kill(struct store *s);
+void client_boot(struct client *cl);
+void client_kill(struct client *cl);
+/* The present life of @cl ended: its unsynced writes may be lost. */
+void client_life_lost(struct client *cl, const char *why);
+/* The nemesis cut @cl off or stopped it (on), or gave it back. */
+void client_disturb(struct client *cl, bool on);
+/* May unsynced writes of @life be gone? */
+bool life_may_lose(struct cluster *c, uint32_t life);
+
+struct sim_node *cluster_node(struct cluster *c, unsigned i); /* all servers and clients; NULL: past the last */
+struct member *cluster_leader(struct cluster *c);              /* NULL: none at the moment */
+void cluster_log(struct cluster *c, const char *fmt, ...) TC_PRINTF(2, 3);
+void cluster_dump_log(void);

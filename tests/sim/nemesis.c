@@ -1,0 +1,300 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Faults. Each is drawn from a stream of its own, so that a seed's faults do not change with the work.
+ */
+#include "sim/nemesis.h"
+
+#include <stdio.h>
+#include <string.h>
+
+enum { NODES = METAS_MAX + STORES_MAX + CLIENTS_MAX };
+
+struct nemesis {
+    struct cluster *c;
+    struct sim_rng rng;
+    uint64_t until;
+    uint64_t back_at[NODES];   /* a killed node boots then; 0: it lives */
+    uint64_t resume_at[NODES]; /* 0: not paused */
+    uint64_t heal_at, calm_at;
+    unsigned n_nodes;
+};
+
+struct nemesis *nemesis_new(struct cluster *c)
+{
+    struct nemesis *n = tc_calloc(1, sizeof *n);
+
+    n->c = c;
+    n->rng = sim_stream(c->opt.seed, 0xfa01, 0);
+    n->n_nodes = c->opt.n_meta + c->opt.n_store + c->opt.n_client;
+    return n;
+}
+
+void nemesis_free(struct nemesis *n)
+{
+    free(n);
+}
+
+static struct client *client_at(struct nemesis *n, unsigned i)
+{
+    unsigned servers = n->c->opt.n_meta + n->c->opt.n_store;
+
+    return i >= servers ? &n->c->clients[i - servers] : NULL;
+}
+
+static void node_kill(struct nemesis *n, unsigned i)
+{
+    struct cluster *c = n->c;
+
+    n->resume_at[i] = 0;
+    if (i < c->opt.n_meta)
+        member_kill(&c->members[i]);
+    else if (i < c->opt.n_meta + c->opt.n_store)
+        store_kill(&c->stores[i - c->opt.n_meta]);
+    else
+        client_kill(client_at(n, i));
+}
+
+static void node_boot(struct nemesis *n, unsigned i)
+{
+    struct cluster *c = n->c;
+
+    n->back_at[i] = 0;
+    if (i < c->opt.n_meta)
+        member_boot(&c->members[i]);
+    else if (i < c->opt.n_meta + c->opt.n_store)
+        store_boot(&c->stores[i - c->opt.n_meta]);
+    else
+        client_boot(client_at(n, i));
+}
+
+static uint64_t some(struct nemesis *n, uint64_t min_ms, uint64_t max_ms)
+{
+    return sim_now(n->c->s) + (min_ms + sim_below(&n->rng, max_ms - min_ms + 1)) * NS_PER_MS;
+}
+
+static void fault_kill(struct nemesis *n, unsigned first, unsigned count)
+{
+    unsigned i = first + (unsigned)sim_below(&n->rng, count);
+    struct sim_node *node = cluster_node(n->c, i);
+
+    if (!sim_node_alive(node))
+        return;
+    node_kill(n, i);
+    if ((n->c->opt.faults & FAULT_POWER) && sim_below(&n->rng, 2))
+        sim_disk_power_loss(sim_node_disk(node), SIM_LOSS_RANDOM);
+    n->back_at[i] = some(n, 10, sim_below(&n->rng, 4) ? 1500 : 8000);
+}
+
+static void fault_power(struct nemesis *n)
+{
+    cluster_log(n->c, "power loss everywhere");
+    for (unsigned i = 0; i < n->n_nodes; i++) {
+        struct sim_node *node = cluster_node(n->c, i);
+
+        if (client_at(n, i) && sim_below(&n->rng, 2))
+            continue;
+        if (sim_node_alive(node)) {
+            node_kill(n, i);
+            n->back_at[i] = some(n, 10, 2000);
+        }
+        sim_disk_power_loss(sim_node_disk(node), SIM_LOSS_RANDOM);
+    }
+}
+
+static void fault_pause(struct nemesis *n)
+{
+    unsigned i = (unsigned)sim_below(&n->rng, n->n_nodes);
+    struct sim_node *node = cluster_node(n->c, i);
+
+    if (!sim_node_alive(node) || sim_node_paused(node))
+        return;
+    sim_node_pause(node, true);
+    if (client_at(n, i))
+        client_disturb(client_at(n, i), true);
+    n->resume_at[i] = some(n, 20, sim_below(&n->rng, 4) ? 1000 : 12000);
+    cluster_log(n->c, "%s stopped", sim_node_host(node));
+}
+
+/* Clients that any cut touches may lose their sessions. */
+static void disturb_clients(struct nemesis *n, bool on, const bool *side)
+{
+    for (unsigned i = 0; i < n->c->opt.n_client; i++) {
+        unsigned at = n->c->opt.n_meta + n->c->opt.n_store + i;
+
+        if (!n->resume_at[at])
+            client_disturb(&n->c->clients[i], on && side);
+    }
+}
+
+static void fault_partition(struct nemesis *n)
+{
+    bool side[NODES] = {false}, back = sim_below(&n->rng, 3) != 0;
+    bool alone = sim_below(&n->rng, 2);
+    unsigned who = (unsigned)sim_below(&n->rng, n->n_nodes);
+
+    sim_net_heal(n->c->s);
+    for (unsigned i = 0; i < n->n_nodes; i++)
+        side[i] = alone ? i == who : sim_below(&n->rng, 2);
+    for (unsigned i = 0; i < n->n_nodes; i++)
+        for (unsigned k = 0; k < n->n_nodes; k++)
+            if (side[i] != side[k] && (side[i] || back))
+                sim_net_cut(n->c->s, cluster_node(n->c, i), cluster_node(n->c, k), true);
+    disturb_clients(n, true, side);
+    n->heal_at = some(n, 50, sim_below(&n->rng, 3) ? 2000 : 10000);
+    cluster_log(n->c, "partition: %s, %s", back ? "both ways" : "one way", alone ? sim_node_host(cluster_node(n->c, who)) : "split");
+}
+
+static void fault_net(struct nemesis *n)
+{
+    struct sim_net_options o = {.latency_ns = (20 + sim_below(&n->rng, 2000)) * NS_PER_US,
+                                .loss_ppm = sim_below(&n->rng, 3) ? 0 : sim_below(&n->rng, 100000),
+                                .dup_ppm = sim_below(&n->rng, 2) ? 0 : sim_below(&n->rng, 100000),
+                                .reorder_ppm = sim_below(&n->rng, 2) ? 0 : sim_below(&n->rng, 200000),
+                                .reorder_ns = sim_below(&n->rng, 200) * NS_PER_MS};
+
+    if (sim_below(&n->rng, 10) == 0)
+        o.reorder_ns = 3 * NS_PER_S; /* messages from long ago */
+    sim_net_set(n->c->s, &o);
+    n->calm_at = some(n, 100, 3000);
+}
+
+static void fault_disk(struct nemesis *n)
+{
+    unsigned i = (unsigned)sim_below(&n->rng, n->c->opt.n_meta + n->c->opt.n_store);
+    struct sim_node *node = cluster_node(n->c, i);
+
+    if (!sim_node_alive(node))
+        return;
+    if (sim_below(&n->rng, 2)) {
+        sim_node_stall(node, (10 + sim_below(&n->rng, 1500)) * NS_PER_MS);
+        cluster_log(n->c, "%s: disk stalls", sim_node_host(node));
+    } else {
+        sim_disk_crash_after(sim_node_disk(node), sim_below(&n->rng, 40));
+    }
+}
+
+static void fault_clock(struct nemesis *n)
+{
+    struct sim_node *node = cluster_node(n->c, (unsigned)sim_below(&n->rng, n->n_nodes));
+
+    if (sim_below(&n->rng, 2))
+        sim_node_set_drift(node, (int64_t)sim_below(&n->rng, 60000) - 30000);
+    else
+        sim_node_set_wall(node, (int64_t)(sim_below(&n->rng, 20000)) * (int64_t)NS_PER_MS - 10 * (int64_t)NS_PER_S);
+}
+
+static void nemesis_calm(struct nemesis *n)
+{
+    struct sim_net_options o = {.latency_ns = 100 * NS_PER_US};
+
+    sim_net_set(n->c->s, &o);
+    n->calm_at = 0;
+}
+
+static void nemesis_mend(struct nemesis *n, bool all)
+{
+    uint64_t now = sim_now(n->c->s);
+
+    for (unsigned i = 0; i < n->n_nodes && !n->c->failed; i++) {
+        struct sim_node *node = cluster_node(n->c, i);
+
+        if (n->resume_at[i] && (all || n->resume_at[i] <= now)) {
+            n->resume_at[i] = 0;
+            sim_node_pause(node, false);
+            if (client_at(n, i) && !n->heal_at)
+                client_disturb(client_at(n, i), false);
+            cluster_log(n->c, "%s goes on", sim_node_host(node));
+        }
+        if (!sim_node_alive(node) && !n->back_at[i]) {
+            n->back_at[i] = some(n, 10, 1000); /* crashed by itself: its disk froze, or it gave up */
+            if ((n->c->opt.faults & FAULT_POWER) && sim_below(&n->rng, 2))
+                sim_disk_power_loss(sim_node_disk(node), SIM_LOSS_RANDOM);
+        }
+        if (n->back_at[i] && (all || n->back_at[i] <= now))
+            node_boot(n, i);
+    }
+    if (n->heal_at && (all || n->heal_at <= now)) {
+        n->heal_at = 0;
+        sim_net_heal(n->c->s);
+        disturb_clients(n, false, NULL);
+        cluster_log(n->c, "partition healed");
+    }
+    if (n->calm_at && (all || n->calm_at <= now))
+        nemesis_calm(n);
+}
+
+static void nemesis_strike(struct nemesis *n)
+{
+    struct cluster *c = n->c;
+    uint32_t f = 1u << sim_below(&n->rng, 10);
+
+    if (!(f & c->opt.faults))
+        return;
+    switch (f) {
+    case FAULT_KILL_META:
+        fault_kill(n, 0, c->opt.n_meta);
+        break;
+    case FAULT_KILL_STORE:
+        if (c->opt.n_store)
+            fault_kill(n, c->opt.n_meta, c->opt.n_store);
+        break;
+    case FAULT_KILL_CLIENT:
+        fault_kill(n, c->opt.n_meta + c->opt.n_store, c->opt.n_client);
+        break;
+    case FAULT_POWER:
+        if (sim_below(&n->rng, 4) == 0)
+            fault_power(n);
+        break;
+    case FAULT_PAUSE:
+        fault_pause(n);
+        break;
+    case FAULT_PARTITION:
+        fault_partition(n);
+        break;
+    case FAULT_NET:
+        fault_net(n);
+        break;
+    case FAULT_DISK:
+        fault_disk(n);
+        break;
+    case FAULT_CLOCK:
+        fault_clock(n);
+        break;
+    case FAULT_RESET:
+        sim_net_reset(cluster_node(c, (unsigned)sim_below(&n->rng, n->n_nodes)));
+        break;
+    }
+}
+
+static void nemesis_tick(void *arg)
+{
+    struct nemesis *n = arg;
+
+    if (n->c->failed)
+        return;
+    if (n->until && sim_now(n->c->s) >= n->until)
+        nemesis_heal(n);
+    nemesis_mend(n, false); /* to the end of the run: a server that gives up is started again */
+    if (n->until && sim_below(&n->rng, 8) == 0)
+        nemesis_strike(n);
+    sim_at(n->c->s, sim_now(n->c->s) + 50 * NS_PER_MS, nemesis_tick, n);
+}
+
+void nemesis_start(struct nemesis *n, uint64_t until)
+{
+    n->until = until;
+    sim_at(n->c->s, sim_now(n->c->s), nemesis_tick, n);
+}
+
+void nemesis_heal(struct nemesis *n)
+{
+    n->until = 0;
+    n->calm_at = 1;
+    for (unsigned i = 0; i < n->n_nodes; i++)
+        sim_node_set_drift(cluster_node(n->c, i), 0);
+    for (unsigned i = 0; i < n->n_nodes; i++)
+        sim_disk_crash_after(sim_node_disk(cluster_node(n->c, i)), UINT64_MAX);
+    nemesis_mend(n, true);
+    nemesis_mend(n, true); /* those found dead just now */
+    cluster_log(n->c, "no more faults");
+}

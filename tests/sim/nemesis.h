@@ -1,0 +1,30 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The nemesis: draws faults from the seed while the actors work, and takes them all back at the end.
+ */
+#pragma once
+
+#include "sim/cluster.h"
+
+enum fault {
+    FAULT_KILL_META = 1 << 0,
+    FAULT_KILL_STORE = 1 << 1,
+    FAULT_KILL_CLIENT = 1 << 2,
+    FAULT_POWER = 1 << 3,       /* a killed machine loses what was not synced; all of them at once, too */
+    FAULT_PAUSE = 1 << 4,
+    FAULT_PARTITION = 1 << 5,   /* one way and both */
+    FAULT_NET = 1 << 6,         /* loss, duplication, reordering */
+    FAULT_DISK = 1 << 7,        /* stalls, crashes in the middle of an operation */
+    FAULT_CLOCK = 1 << 8,       /* drift, jumps of the wall clock */
+    FAULT_RESET = 1 << 9,       /* connections break */
+    FAULT_ERASE = 1 << 10,      /* a killed server comes back with an empty disk, one at a time */
+    FAULT_ALL = (1 << 10) - 1,  /* without ERASE */
+};
+
+struct nemesis;
+struct nemesis *nemesis_new(struct cluster *c);
+void nemesis_free(struct nemesis *n);
+/* Until true time @until, then heal. */
+void nemesis_start(struct nemesis *n, uint64_t until);
+/* Heal everything now: all alive, no fault left. */
+void nemesis_heal(struct nemesis *n);
