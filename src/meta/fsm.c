@@ -74,6 +74,11 @@ void fsm_test_cookie_mask(struct fsm *f, uint64_t mask)
     f->cookie_mask = mask;
 }
 
+void fsm_test_rules_off(struct fsm *f, uint32_t rules)
+{
+    f->rules_off = rules;
+}
+
 /* ---- results --------------------------------------------------------------------------------------------------------- */
 
 void fsm_result_fini(struct fsm_result *r)
@@ -183,6 +188,8 @@ static bool once(struct fsm *f, const struct session *s, const struct req_ctx *c
         res->status = -TC_E_SESSION_UNKNOWN;
         return false;
     }
+    if (f->rules_off & FSM_RULE_ONCE)
+        return s->state == FSM_SESSION_LIVE && ctx->seq > MAX(s->watermark, ctx->watermark);
     if (reply_kept(s, ctx->seq)) {
         (void)reply_load(f, s->id, ctx->seq, res); /* a failure sets io_error, and the entry is given up */
         return false;
@@ -324,6 +331,7 @@ static void apply_command(struct fsm *f, const struct command *cmd)
     f->clock = MAX(f->clock, cmd->time);
     f->now = f->clock;
     f->term = cmd->term ? cmd->term : f->applied_term;
+    f->expected = cmd->expected;
     if (cmd->type == CMD_GENESIS)
         f->res->status = op_genesis(f, slice_of(cmd->body.p, cmd->body.n));
     else if (!f->formatted)

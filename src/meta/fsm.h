@@ -20,7 +20,7 @@
 #include "common/kv.h"
 #include "common/schema.h"
 
-#define FSM_SESSION_TTL_MS 10000u
+#define FSM_SESSION_TTL_MS 10000u /* unless the SESSION_OPEN's command.expected names another, in ms */
 #define FSM_SEQ_WINDOW 256u  /* kept replies per session: watermark < seq <= watermark + window */
 #define FSM_NAME_MAX 255u
 #define FSM_SYMLINK_MAX 4095u
@@ -235,3 +235,11 @@ void fsm_gc_range(const struct fsm *f, uint64_t *ret_first, uint64_t *ret_last);
 uint64_t fsm_state_hash(struct fsm *f);
 /* Tests: cut the hash of names to these bits, so that directory slots collide. 0: whole. To be set at every opening. */
 void fsm_test_cookie_mask(struct fsm *f, uint64_t mask);
+/* Tests: a set bit turns a rule off. To be set at every opening, on all members alike. */
+enum fsm_rule {
+    FSM_RULE_ONCE = 1 << 0,    /* a request is applied once (PROTOCOL 2.1) */
+    FSM_RULE_EPOCH = 1 << 1,   /* a grant of X increments the epoch (3.1) */
+    FSM_RULE_FENCE = 1 << 2,   /* an ended session becomes a dead one in the map (2.4) */
+    FSM_RULE_HORIZON = 1 << 3, /* a truncate leaves a horizon entry (5.1) */
+};
+void fsm_test_rules_off(struct fsm *f, uint32_t rules);

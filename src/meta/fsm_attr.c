@@ -66,7 +66,7 @@ static void set_size(struct fsm *f, struct inode *in, const struct setattr_req *
         lease_grant(f, in, session);
     }
     in->lease.reach = MAX(in->lease.reach, in->size);
-    if (in->size < in->since)
+    if (in->size < in->since && !(f->rules_off & FSM_RULE_HORIZON))
         horizon_add(f, in, in->size, in->epoch);
     in->since = MAX(in->since, in->size);
     if (blocks < in->blocks)
@@ -241,9 +241,9 @@ enum { XATTR_FLAG_CREATE = 1, XATTR_FLAG_REPLACE = 2 };
 int op_setxattr(struct fsm *f, const struct setxattr_req *req)
 {
     struct inode *in;
-    size_t old_len;
+    size_t old_len = 0;
     uint32_t mode = 0;
-    bool had, drop;
+    bool had = false, drop = false;
     int r;
 
     r = xattr_name_check(req->name);
@@ -278,8 +278,8 @@ int op_setxattr(struct fsm *f, const struct setxattr_req *req)
 int op_removexattr(struct fsm *f, const struct removexattr_req *req)
 {
     struct inode *in;
-    size_t old_len;
-    bool had;
+    size_t old_len = 0;
+    bool had = false;
     int r;
 
     r = xattr_name_check(req->name);

@@ -94,6 +94,7 @@ struct session {
     uint64_t root;
     uint64_t nonce;
     uint64_t opened, ended;
+    uint32_t ttl_ms;
     uint64_t open_epoch; /* map epoch in the answer to its opening */
     uint64_t watermark;  /* not in the session's row: each kept reply bears it */
     uint64_t n_x;        /* counted from TAB_XHELD */
@@ -131,10 +132,12 @@ struct fsm {
     struct inode *cache;
     struct inode *dirty;
     uint64_t cookie_mask; /* tests make cookies collide; else 0 */
+    uint32_t rules_off;   /* enum fsm_rule; tests */
 
     /* the entry being applied */
     uint64_t index, term;
     uint64_t now;
+    uint64_t expected; /* command.expected */
     struct fsm_result *res;
     bool map_dirty;
     int io_error;

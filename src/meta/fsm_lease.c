@@ -42,7 +42,8 @@ void lease_grant(struct fsm *f, struct inode *in, uint64_t session)
     ASSERT(!in->has_lease || again);
     if (again)
         in->bound = inode_reach(in); /* whatever was written under the grant that this one replaces */
-    in->epoch++;
+    if (!(f->rules_off & FSM_RULE_EPOCH))
+        in->epoch++;
     in->lease = (struct inode_lease){
         .session = session,
         .incarnation = s->incarnation,

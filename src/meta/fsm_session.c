@@ -38,6 +38,7 @@ static void session_save(struct fsm *f, const struct session *s)
     put_u64(&b, s->opened);
     put_u64(&b, s->ended);
     put_u64(&b, s->open_epoch);
+    put_u32(&b, s->ttl_ms);
     put_bytes(&b, s->client, strlen(s->client));
     row_put(f, key_u64(TAB_SESSION, s->id), row, (size_t)(b.p - row));
 }
@@ -64,6 +65,7 @@ static bool session_decode(struct session *s, struct slice row)
     s->opened = get_u64(&g);
     s->ended = get_u64(&g);
     s->open_epoch = get_u64(&g);
+    s->ttl_ms = get_u32(&g);
     n = (size_t)(g.end - g.p);
     if (g.bad || version != FSM_FORMAT_VERSION || n >= sizeof(s->client))
         return false;
@@ -272,6 +274,8 @@ static void session_end(struct fsm *f, struct session *s, enum fsm_session_state
     session_save(f, s);
     effect_add(f, FSM_SESSION_ENDED, 0, s->id);
     /* One that closed with nothing in its hands has nothing that could arrive late. */
+    if (f->rules_off & FSM_RULE_FENCE)
+        return;
     if (state == FSM_SESSION_EXPIRED || s->n_x > 0) {
         dead_add(f, s->id, UINT32_MAX);
         map_touch(f);
@@ -282,7 +286,7 @@ static void answer_open(struct fsm *f, const struct session *s)
 {
     struct session_open_res res = {.session = s->id,
                                    .incarnation = 1,
-                                   .ttl_ms = FSM_SESSION_TTL_MS,
+                                   .ttl_ms = s->ttl_ms,
                                    .root = s->root,
                                    .time = s->opened,
                                    .map_epoch = s->open_epoch};
@@ -324,6 +328,7 @@ int op_session_open(struct fsm *f, const struct session_open_req *req)
     s->nonce = req->nonce;
     s->opened = f->now;
     s->open_epoch = f->map_epoch;
+    s->ttl_ms = f->expected && f->expected < UINT32_MAX ? (uint32_t)f->expected : FSM_SESSION_TTL_MS;
     if (req->client.n)
         memcpy(s->client, req->client.p, req->client.n);
     session_save(f, s);
