@@ -576,5 +576,6 @@ void journal_close(struct journal *j)
     if (!j)
         return;
     j->closing = true;
+    env_defer_cancel(j->env, &j->start_task);
     (void)journal_gone(j); /* else the last job, task or callback under way frees it */
 }
