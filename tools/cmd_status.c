@@ -3,7 +3,8 @@
  * tercet status: asks every member, and concludes from what they say (docs/OPERATIONS.md) what is wrong and
  * what to do about it. Works with any number of servers up, none included.
  *
- * Exit status: 0 healthy, 1 not.
+ * A problem is an error (something waits or fails), a warning (one more failure would make it one), or info
+ * (passes by itself, endangers nothing). Exit status: 0 healthy (at most info), 1 not.
  */
 #include <inttypes.h>
 #include <stdarg.h>
@@ -18,12 +19,17 @@
 struct report {
     const struct tool_members *m;
     struct tool_status s;
-    json_t *problems; /* list of {what, cure} */
+    json_t *problems; /* list of {severity, what, cure} */
+    bool unhealthy;
     const json_t *leader; /* its document, or NULL */
 };
 
-static TC_PRINTF(3, 4) void problem(struct report *r, const char *cure, const char *fmt, ...)
+enum severity { SEVERITY_INFO, SEVERITY_WARNING, SEVERITY_ERROR };
+
+static TC_PRINTF(4, 5) void problem(struct report *r, enum severity severity, const char *cure,
+                                    const char *fmt, ...)
 {
+    static const char *const names[] = {"info", "warning", "error"};
     char *what = NULL;
     va_list ap;
 
@@ -31,7 +37,9 @@ static TC_PRINTF(3, 4) void problem(struct report *r, const char *cure, const ch
     if (vasprintf(&what, fmt, ap) < 0)
         what = NULL;
     va_end(ap);
-    json_array_append_new(r->problems, json_pack("{s:s, s:s}", "what", what ? what : "?", "cure", cure));
+    json_array_append_new(r->problems, json_pack("{s:s, s:s, s:s}", "severity", names[severity], "what",
+                                                 what ? what : "?", "cure", cure));
+    r->unhealthy = r->unhealthy || severity > SEVERITY_INFO;
     free(what);
 }
 
@@ -56,7 +64,7 @@ static void check_members(struct report *r)
         up += d != NULL;
         formatted += d && json_is_true(json_object_get(d, "formatted"));
         if (d && json_text(d, "trouble", NULL))
-            problem(r, "see its log; if its disk is lost, empty its data directory and start it again",
+            problem(r, SEVERITY_WARNING, "see its log; if its disk is lost, empty its data directory and start it again",
                     "metadata member %" PRIu32 " (%s): %s", member_id(r, i), r->m->endpoints[i],
                     json_text(d, "trouble", ""));
         if (d)
@@ -64,17 +72,17 @@ static void check_members(struct report *r)
         cure = tc_asprintf("start it: tercet-meta --config=%s --id=%" PRIu32
                            "; if it runs, look at its log and at the network",
                            config_name(r), r->m->ids[i]);
-        problem(r, cure, "metadata member %" PRIu32 " (%s) is down: %s", r->m->ids[i], r->m->endpoints[i],
+        problem(r, SEVERITY_WARNING, cure, "metadata member %" PRIu32 " (%s) is down: %s", r->m->ids[i], r->m->endpoints[i],
                 tc_strerror(r->s.answers[i].status));
         free(cure);
     }
     if (up > 0 && formatted == 0) {
-        problem(r, "run tercet format", "the cluster is not formatted");
+        problem(r, SEVERITY_ERROR, "run tercet format", "the cluster is not formatted");
     } else if (2 * up <= r->s.n) {
-        problem(r, "bring members up until more than half of them run; nothing is lost meanwhile",
+        problem(r, SEVERITY_ERROR, "bring members up until more than half of them run; nothing is lost meanwhile",
                 "no quorum: %u of %u metadata members answer; everything that needs them waits", up, r->s.n);
     } else if (r->s.leader < 0) {
-        problem(r, "wait a second; if it stays so, the members do not reach each other: look at their logs",
+        problem(r, SEVERITY_ERROR, "wait a second; if it stays so, the members do not reach each other: look at their logs",
                 "no leader: %u of %u metadata members answer, but none leads", up, r->s.n);
     }
 }
@@ -90,11 +98,11 @@ static void check_lag(struct report *r)
         uint64_t match = json_u64(m, "match", last);
 
         if (last > match && last - match > MEMBER_BEHIND)
-            problem(r, "it catches up by itself; if it does not, look at its log and disk",
+            problem(r, SEVERITY_WARNING, "it catches up by itself; if it does not, look at its log and disk",
                     "metadata member %" PRIu64 " is %" PRIu64 " entries behind", json_u64(m, "id", 0),
                     last - match);
         if (json_is_true(json_object_get(m, "learner")))
-            problem(r, "it is being filled again and votes when it is done: wait",
+            problem(r, SEVERITY_WARNING, "it is being filled again and votes when it is done: wait",
                     "metadata member %" PRIu64 " does not vote yet", json_u64(m, "id", 0));
     }
 }
@@ -122,7 +130,7 @@ static void check_store(struct report *r, const json_t *s)
         cure = tc_asprintf("start it: tercet-storage --config=%s --id=%" PRIu64
                            "; if its disk is lost, start it with an empty data directory",
                            config_name(r), node);
-        problem(r, cure, "storage node %" PRIu64 " (%s) is %s: silent for %.1f s", node, endpoint, state,
+        problem(r, SEVERITY_WARNING, cure, "storage node %" PRIu64 " (%s) is %s: silent for %.1f s", node, endpoint, state,
                 (double)json_u64(s, "silent_ms", 0) / 1000);
         free(cure);
         return;
@@ -130,16 +138,16 @@ static void check_store(struct report *r, const json_t *s)
     if (strcmp(state, "up") != 0)
         return;
     if (has_flag(s, "disk_error"))
-        problem(r, "replace its disk: stop it, give it an empty data directory, start it",
+        problem(r, SEVERITY_WARNING, "replace its disk: stop it, give it an empty data directory, start it",
                 "storage node %" PRIu64 " (%s) reports disk errors", node, endpoint);
     if (has_flag(s, "full"))
-        problem(r, "remove files, or give it a larger disk; writes fail with \"no space left\"",
+        problem(r, SEVERITY_ERROR, "remove files, or give it a larger disk; writes fail with \"no space left\"",
                 "the disk of storage node %" PRIu64 " (%s) is full", node, endpoint);
     else if (has_flag(s, "nearly_full"))
-        problem(r, "remove files, or give it a larger disk",
+        problem(r, SEVERITY_WARNING, "remove files, or give it a larger disk",
                 "the disk of storage node %" PRIu64 " (%s) is nearly full", node, endpoint);
     if (behind > 0)
-        problem(r, "it catches up by itself: wait",
+        problem(r, SEVERITY_WARNING, "it catches up by itself: wait",
                 "storage node %" PRIu64 " (%s) is behind: %" PRIu64 " chunks to bring up to date", node,
                 endpoint, behind);
 }
@@ -156,17 +164,21 @@ static void check_stores(struct report *r)
         check_store(r, s);
     }
     if (json_u64(pgs, "total", 0) == 0)
-        problem(r, "start the storage nodes; until then files can be made but not filled",
+        problem(r, SEVERITY_ERROR, "start the storage nodes; until then files can be made but not filled",
                 "%zu of %" PRIu64 " stores have registered: no place for data yet", present, n);
     if (json_u64(pgs, "unavailable", 0) > 0)
-        problem(r, "bring storage nodes back: reads and writes of this data wait until then",
+        problem(r, SEVERITY_ERROR, "bring storage nodes back: reads and writes of this data wait until then",
                 "%" PRIu64 " of %" PRIu64 " placement groups have no quorum", json_u64(pgs, "unavailable", 0),
                 json_u64(pgs, "total", 0));
+    if (json_u64(pgs, "degraded", 0) > 0)
+        problem(r, SEVERITY_WARNING, "bring the missing stores back before another one fails",
+                "%" PRIu64 " of %" PRIu64 " placement groups lack a copy", json_u64(pgs, "degraded", 0),
+                json_u64(pgs, "total", 0));
     if (json_u64(pgs, "moving", 0) > 0)
-        problem(r, "copies are being made: wait", "%" PRIu64 " placement groups move to other stores",
+        problem(r, SEVERITY_WARNING, "copies are being made: wait", "%" PRIu64 " placement groups move to other stores",
                 json_u64(pgs, "moving", 0));
     if (unclean > 0)
-        problem(r, "their copies are compared as soon as all their stores are up; they can be used meanwhile",
+        problem(r, SEVERITY_INFO, "their copies are compared as soon as all their stores are up; they can be used meanwhile",
                 "%" PRIu64 " files are unclean: a writer went away without a word", unclean);
 }
 
@@ -221,10 +233,12 @@ static void print_human(const struct report *r)
         printf("cluster %s (%s)  n=%" PRIu64 " w=%" PRIu64 " r=%" PRIu64 "%s  ", json_text(r->leader, "name", "?"),
                json_text(r->leader, "cluster", "?"), json_u64(r->leader, "n", 0), json_u64(r->leader, "w", 0),
                json_u64(r->leader, "r", 0), json_u64(r->leader, "n", 0) == 1 ? " (no redundancy)" : "");
-    printf("%s\n", n == 0 ? "HEALTHY" : n == 1 ? "1 PROBLEM" : "PROBLEMS");
+    printf("%s\n", !r->unhealthy ? "HEALTHY" : n == 1 ? "1 PROBLEM" : "PROBLEMS");
     json_array_foreach(r->problems, i, p)
     {
-        printf("  ! %s\n    -> %s\n", json_text(p, "what", ""), json_text(p, "cure", ""));
+        bool info = strcmp(json_text(p, "severity", ""), "info") == 0;
+
+        printf("  %c %s\n    -> %s\n", info ? '-' : '!', json_text(p, "what", ""), json_text(p, "cure", ""));
     }
     print_members(r);
     if (r->leader)
@@ -245,7 +259,7 @@ static void print_json(const struct report *r)
             json_object_set_new(m, "error", json_string(tc_strerror(r->s.answers[i].status)));
         json_array_append_new(members, m);
     }
-    json_object_set_new(o, "healthy", json_boolean(json_array_size(r->problems) == 0));
+    json_object_set_new(o, "healthy", json_boolean(!r->unhealthy));
     json_object_set(o, "problems", r->problems);
     json_object_set_new(o, "leader", r->leader ? json_integer((json_int_t)json_u64(r->leader, "id", 0)) : json_null());
     json_object_set_new(o, "members", members);
@@ -302,7 +316,7 @@ int cmd_status(int argc, char **argv)
         print_json(&r);
     else
         print_human(&r);
-    status = json_array_size(r.problems) == 0 ? 0 : 1;
+    status = r.unhealthy ? 1 : 0;
     json_decref(r.problems);
     tool_status_fini(&r.s);
     os_env_free(env);

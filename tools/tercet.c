@@ -146,20 +146,42 @@ const char *format_bytes(uint64_t bytes, char out[16])
     return out;
 }
 
+/* Options may stand before the verb: put the verb first. Returns its place, or argc. */
+static int verb_first(int argc, char **argv)
+{
+    static const char *const with_value[] = {"--config", "--servers", "--timeout-ms", "--timeout"};
+    int i = 1;
+    char *verb;
+
+    while (i < argc && argv[i][0] == '-') {
+        bool skip = false;
+
+        for (size_t k = 0; k < ARRAY_SIZE(with_value); k++)
+            skip = skip || strcmp(argv[i], with_value[k]) == 0;
+        i += skip ? 2 : 1;
+    }
+    if (i >= argc)
+        return argc;
+    verb = argv[i];
+    memmove(&argv[2], &argv[1], (size_t)(i - 1) * sizeof(char *));
+    argv[1] = verb;
+    return 1;
+}
+
 int main(int argc, char **argv)
 {
     struct cli self = {.program = "tercet"};
 
-    if (argc < 2)
-        return cli_usage_error(&self, "which verb? One of format, status, locate, umount; see tercet --help");
-    if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "help") == 0) {
+    if (argc >= 2 && (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "help") == 0)) {
         print_help();
         return CLI_OK;
     }
-    if (strcmp(argv[1], "--version") == 0) {
+    if (argc >= 2 && strcmp(argv[1], "--version") == 0) {
         printf("tercet %s\n", TC_VERSION);
         return CLI_OK;
     }
+    if (verb_first(argc, argv) >= argc)
+        return cli_usage_error(&self, "which verb? One of format, status, locate, umount; see tercet --help");
     log_setup(LOG_LEVEL_ERR, STDERR_FILENO);
     for (size_t i = 0; i < ARRAY_SIZE(verbs); i++) {
         if (strcmp(argv[1], verbs[i].name) == 0)
