@@ -73,14 +73,16 @@ TC_MUST_CHECK int replica_open(struct env *env, const struct replica_config *cfg
                                size_t why_size, struct replica **ret);
 /* Where the state machine's store is (or is to be created). Borrowed until an installation. */
 const char *replica_kv_path(const struct replica *r);
-/* @applied: the durable position of that store, 0 if it is new. Errors: DAMAGED (log and store do not meet). */
+/* @applied: the durable position of that store, 0 if it is new. Errors: DAMAGED (log and store do not meet: both have
+ * been set aside; close and open anew, and the member starts as one that does not vote), others of env_connect(). */
 TC_MUST_CHECK int replica_start(struct replica *r, uint64_t applied);
 /* At once, as a crash would; nothing is called any more. The owner closes its kv after it. Accepts NULL,
  * returns NULL. */
 struct replica *replica_close(struct replica *r);
 
 /* Persist the first entry: the members (all voters) and @genesis. The same call at every member, with the
- * same bytes. @done (on the loop): 0, or ALREADY_FORMATTED, IO, ... apply(1) follows when a leader commits it. */
+ * same bytes; @members in ascending order. @done: 0, or ALREADY_FORMATTED, INVAL (both may come at once, from inside
+ * the call), IO, NOSPC. apply(1) follows when a leader commits it. */
 void replica_format(struct replica *r, uint64_t cluster_tag, const uint32_t *members, unsigned n,
                     struct slice genesis, void (*done)(void *arg, int err), void *arg);
 bool replica_formatted(const struct replica *r);

@@ -1,0 +1,24 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * A whole store as one stream of bytes, for snapshots: a header, every key and value, and at the end their
+ * count and a checksum of all of it. Blocking: for disk threads.
+ *
+ * Form: magic "TCKD", version u32; per pair key length u32, value length u32, key, value; then
+ * u32 0xffffffff, u32 0, count u64, XXH3-64 of everything before it. Little-endian.
+ */
+#pragma once
+
+#include <stdatomic.h>
+
+#include "common/kv.h"
+#include "common/vfs.h"
+
+/* Write the view @snap of @kv to @f from its start; not synced. Stops with CANCELLED when *cancel is set;
+ * @kv is touched only while @lock is held (let go between batches), so that who sets *cancel and then
+ * takes the lock may close the kv. Errors: IO, NOSPC, CANCELLED. */
+TC_MUST_CHECK int kv_dump_write(struct kv *kv, struct kv_snapshot *snap, struct vfs_file *f,
+                                atomic_bool *cancel, void *lock, uint64_t *ret_size);
+
+/* Check the stream of @size bytes in @f from end to end, then put its pairs into @kv, which is empty.
+ * Not flushed. Errors: DAMAGED, VERSION, IO, NOSPC. */
+TC_MUST_CHECK int kv_dump_load(struct vfs_file *f, uint64_t size, struct kv *kv);

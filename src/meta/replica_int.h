@@ -1,0 +1,150 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Inside of the replica, shared by its files:
+ *
+ *  replica.c       life, steps and updates, callbacks
+ *  replica_log.c   journal records, term and vote, base, format
+ *  replica_snap.c  snapshots out and in
+ *  replica_disk.c  the small files
+ *  raft_wire.c     messages
+ *  kv_dump.c       a store as a stream
+ */
+#pragma once
+
+#include <pthread.h>
+
+#include "common/journal.h"
+#include "meta/raft_wire.h"
+#include "meta/replica.h"
+#include "meta/replica_disk.h"
+
+struct replica_peer_link {
+    uint32_t id;
+    char *endpoint;
+    struct net_port *port; /* NULL for this member */
+    uint64_t heard_at;
+};
+
+struct replica_proposal {
+    uint64_t index, term;
+    void *cookie;
+};
+
+/* One batch of entries on its way to the disk. */
+struct replica_save {
+    struct journal_req req;
+    struct replica *r;
+    struct replica_save *next; /* of those that wait for room on the disk */
+    struct buf *data;
+    uint64_t seq;   /* of the core's save; */
+    bool last;      /* this is its last part */
+    bool format;    /* the first entry of all */
+};
+
+struct replica_mark { /* where in the journal entries are: a record begins with this index */
+    uint64_t first, pos;
+};
+
+enum replica_out_state { SNAP_OUT_NONE, SNAP_OUT_EXPORTING, SNAP_OUT_READY };
+
+struct replica_snap_job;
+
+struct replica {
+    struct env *env;
+    const struct replica_ops *ops;
+    void *arg;
+    uint32_t id;
+    char *dir, *kv_path;
+    bool kv_mem;
+    uint32_t keep;
+    struct raft_cfg raft_cfg; /* times, rules */
+    struct replica_peer_link peers[REPLICA_PEERS_MAX];
+    unsigned n_peers;
+
+    struct raft *core;
+    struct journal *log;
+    struct replica_state state;
+    struct replica_base base;
+    const char *damage;
+    bool started, closing, failed;
+    unsigned jobs;          /* under way: the last one frees a closed replica */
+    struct env_queue queue; /* of all jobs here */
+    struct env_timer timer, retry_timer;
+    struct env_task flush_task, work_task;
+    uint64_t wrong_cluster;
+    struct raft_wire_scratch scratch;
+
+    /* log */
+    struct replica_save *full_first; /* the disk was full: these are tried again */
+    struct replica_mark *marks;
+    size_t n_marks, cap_marks;
+    bool state_busy, state_again;
+    bool install_waits; /* for the base's write under way */
+    uint64_t state_seq; /* the core's, newest asked for */
+    bool base_busy;
+    uint64_t compact_to;
+    struct {
+        bool busy;
+        struct buf *entry;
+        uint64_t cluster;
+        void (*done)(void *arg, int err);
+        void *arg;
+    } format;
+
+    /* applying */
+    uint64_t applied, apply_to;
+    struct replica_proposal *proposals; /* ring by age */
+    size_t prop_head, prop_n, prop_cap;
+    void **lost;
+    size_t n_lost, cap_lost;
+    uint64_t leading; /* term in which this member leads, 0: it does not */
+    uint64_t told_term, told_leader;
+    bool told_self, told_any, role_changed;
+
+    /* snapshots */
+    struct {
+        enum replica_out_state state;
+        uint64_t id, index, size;
+        struct replica_snap_job *job;
+        uint64_t waiting[RAFT_MEMBERS_MAX]; /* peers */
+        unsigned n_waiting;
+        struct raft_want wants[RAFT_MEMBERS_MAX]; /* to be begun by the work task */
+        unsigned n_wants;
+    } out;
+    struct {
+        uint64_t id, index, term;
+        struct raft_config config;
+        bool fresh_log;   /* the log is replaced, too */
+        bool installed;   /* the owner is to be told */
+        uint64_t kv_gen, log_gen;
+        char *kv_path;
+        struct journal *log;
+    } in;
+};
+
+/* replica.c */
+void replica_step(struct replica *r, struct raft_event *ev);
+void replica_fail(struct replica *r, int err, const char *what);
+/* A job is over: true if the replica was closed meanwhile (and may be gone now). */
+bool replica_job_over(struct replica *r);
+void replica_work(struct replica *r); /* callbacks are due: next turn */
+void replica_core_new(struct replica *r); /* of state and base as they are, without entries */
+
+/* replica_log.c */
+TC_MUST_CHECK int replica_log_open(struct replica *r, char *why, size_t why_size);
+void replica_log_close(struct replica *r);
+void replica_saves_drop(struct replica *r); /* those that wait for room */
+/* Start anew beside what is there, as a member that does not vote. Blocking. */
+int replica_set_aside(struct replica *r);
+void replica_save_entries(struct replica *r, uint64_t seq, uint64_t first, uint64_t last);
+void replica_save_state(struct replica *r, uint64_t seq, uint64_t term, uint64_t vote);
+void replica_compact_next(struct replica *r);
+
+/* replica_snap.c */
+void replica_snap_install(struct replica *r); /* the base may be written now */
+void replica_snap_want(struct replica *r, const struct raft_want *w);
+void replica_snap_work(struct replica *r); /* begin what is wanted; from the work task */
+void replica_snap_store(struct replica *r, const struct raft_msg *piece);
+/* The owner's kv is about to be closed: nobody reads it after this returns. */
+void replica_snap_drop_out(struct replica *r);
+void replica_snap_clean(struct replica *r); /* files of transfers that a crash left */

@@ -1,0 +1,642 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The replica's disk: entries into the journal, term and vote, the base, the first entry of all.
+ *
+ * A journal record is a run of entries: magic u32, count u32, first index u64, then per entry term u64,
+ * type u32, length u32 and its bytes, little-endian. A record replaces what earlier ones hold at its
+ * first index and behind.
+ */
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "common/log.h"
+#include "meta/replica_int.h"
+
+enum { RECORD_HEAD = 16, RECORD_ENTRY = 16, RECORD_BYTES_MAX = 1 << 20, RETRY_MS = 200 };
+#define RECORD_MAGIC UINT32_C(0x454c4354) /* "TCLE" */
+
+/* -- where entries are ------------------------------------------------------------------------ */
+
+static void mark_push(struct replica *r, uint64_t first, uint64_t pos)
+{
+    while (r->n_marks > 0 && r->marks[r->n_marks - 1].first >= first)
+        r->n_marks--;
+    if (r->n_marks == r->cap_marks) {
+        r->cap_marks = r->cap_marks ? r->cap_marks * 2 : 256;
+        r->marks = tc_realloc(r->marks, r->cap_marks * sizeof r->marks[0]);
+    }
+    r->marks[r->n_marks++] = (struct replica_mark){first, pos};
+}
+
+/* Entries up to @index are not needed: let the journal go up to the record of the one behind. */
+static void marks_trim(struct replica *r, uint64_t index)
+{
+    size_t lo = 0, hi = r->n_marks; /* the last mark with first <= index + 1 is before hi */
+
+    while (lo < hi) {
+        size_t mid = lo + (hi - lo) / 2;
+
+        if (r->marks[mid].first <= index + 1)
+            lo = mid + 1;
+        else
+            hi = mid;
+    }
+    if (hi == 0)
+        return;
+    journal_trim(r->log, r->marks[hi - 1].pos);
+    memmove(r->marks, r->marks + hi - 1, (r->n_marks - (hi - 1)) * sizeof r->marks[0]);
+    r->n_marks -= hi - 1;
+}
+
+/* -- entries ---------------------------------------------------------------------------------- */
+
+static struct buf *record_pack(const struct raft *core, uint64_t first, uint64_t last,
+                               uint64_t *ret_next)
+{
+    uint32_t head[2] = {RECORD_MAGIC, 0};
+    size_t size = RECORD_HEAD;
+    uint64_t end = first;
+    struct buf *b;
+
+    do
+        size += RECORD_ENTRY + raft_entry_at(core, end++)->len;
+    while (end <= last && size + raft_entry_at(core, end)->len < RECORD_BYTES_MAX);
+    b = buf_new((uint32_t)size);
+    head[1] = (uint32_t)(end - first);
+    memcpy(b->data, head, sizeof head);
+    memcpy(b->data + 8, &first, 8);
+    b->len = RECORD_HEAD;
+    for (uint64_t i = first; i < end; i++) {
+        const struct raft_entry *e = raft_entry_at(core, i);
+        uint8_t *p = b->data + b->len;
+
+        memcpy(p, &e->term, 8);
+        memcpy(p + 8, &e->type, 4);
+        memcpy(p + 12, &e->len, 4);
+        if (e->len > 0)
+            memcpy(p + RECORD_ENTRY, e->data, e->len);
+        b->len += RECORD_ENTRY + e->len;
+    }
+    *ret_next = end;
+    return b;
+}
+
+static uint64_t record_first(const struct buf *b)
+{
+    uint64_t first;
+
+    memcpy(&first, b->data + 8, 8);
+    return first;
+}
+
+static void format_written(struct replica *r, int status);
+
+static void save_free(struct replica_save *s)
+{
+    buf_unref(s->data);
+    free(s);
+}
+
+static void save_wait(struct replica *r, struct replica_save *s)
+{
+    struct replica_save **at = &r->full_first;
+
+    if (!*at)
+        LOG_WARN("raft", "no room for the log, retrying", "dir=%s", r->dir);
+    while (*at && (*at)->seq <= s->seq)
+        at = &(*at)->next;
+    s->next = *at;
+    *at = s;
+    env_timer_set(r->env, &r->retry_timer, env_now(r->env) + RETRY_MS * NS_PER_MS);
+}
+
+static void save_done(struct journal_req *req, int status)
+{
+    struct replica_save *s = container_of(req, struct replica_save, req);
+    struct raft_event ev = {.type = RAFT_EV_PERSISTED, .seq = s->seq};
+    struct replica *r = s->r;
+    bool last = s->last, format = s->format;
+
+    if (r->closing || r->failed) {
+        save_free(s);
+        return;
+    }
+    if (status == -TC_E_NOSPC && !format) {
+        save_wait(r, s);
+        return;
+    }
+    save_free(s);
+    if (format)
+        format_written(r, status);
+    else if (status < 0)
+        replica_fail(r, status, "log");
+    else if (last)
+        replica_step(r, &ev);
+}
+
+static int save_append(struct replica *r, struct replica_save *s)
+{
+    struct iovec iov = {s->data->data, s->data->len};
+    int err;
+
+    s->req = (struct journal_req){.done = save_done};
+    err = journal_append(r->log, &iov, 1, &s->req);
+    if (err == 0)
+        mark_push(r, record_first(s->data), s->req.pos);
+    return err;
+}
+
+static void save_submit(struct replica *r, struct replica_save *s)
+{
+    int err = r->full_first ? -TC_E_BACKPRESSURE : save_append(r, s);
+
+    if (err == -TC_E_BACKPRESSURE || err == -TC_E_NOSPC) {
+        save_wait(r, s); /* in order: none overtakes another */
+    } else if (err < 0) {
+        save_free(s);
+        replica_fail(r, err, "log");
+    }
+}
+
+static void on_retry(struct env_timer *t)
+{
+    struct replica *r = container_of(t, struct replica, retry_timer);
+
+    while (r->full_first) {
+        struct replica_save *s = r->full_first;
+        int err;
+
+        r->full_first = s->next;
+        s->next = NULL;
+        err = save_append(r, s);
+        if (err == -TC_E_BACKPRESSURE || err == -TC_E_NOSPC) {
+            s->next = r->full_first;
+            r->full_first = s;
+            env_timer_set(r->env, t, env_now(r->env) + RETRY_MS * NS_PER_MS);
+            return;
+        }
+        if (err < 0) {
+            save_free(s);
+            replica_fail(r, err, "log");
+            return;
+        }
+    }
+}
+
+void replica_save_entries(struct replica *r, uint64_t seq, uint64_t first, uint64_t last)
+{
+    while (first <= last && !r->failed) {
+        struct replica_save *s = tc_calloc(1, sizeof *s);
+
+        s->r = r;
+        s->seq = seq;
+        s->data = record_pack(r->core, first, last, &first);
+        s->last = first > last;
+        save_submit(r, s);
+    }
+}
+
+/* -- term and vote ---------------------------------------------------------------------------- */
+
+struct state_job {
+    struct env_job job;
+    struct replica *r;
+    struct replica_state state;
+    uint64_t seq; /* the core's */
+    bool format;
+    char *dir;
+    int err;
+};
+
+static void state_run(struct env_job *j)
+{
+    struct state_job *s = container_of(j, struct state_job, job);
+
+    s->err = replica_state_write(env_vfs(s->r->env), s->dir, &s->state);
+}
+
+static void format_state_written(struct replica *r, const struct state_job *s);
+static void state_submit(struct replica *r, bool format);
+
+static void state_done(struct env_job *j)
+{
+    struct state_job *s = container_of(j, struct state_job, job);
+    struct raft_event ev = {.type = RAFT_EV_STATE_SAVED, .seq = s->seq};
+    struct replica *r = s->r;
+
+    r->state_busy = false;
+    if (replica_job_over(r)) {
+        /* closed */
+    } else if (s->format) {
+        format_state_written(r, s);
+    } else if (s->err < 0) {
+        replica_fail(r, s->err, "term and vote");
+    } else {
+        if (r->state_again)
+            state_submit(r, false);
+        replica_step(r, &ev);
+    }
+    free(s->dir);
+    free(s);
+}
+
+static void state_submit(struct replica *r, bool format)
+{
+    struct state_job *s = tc_calloc(1, sizeof *s);
+
+    r->state.seq++;
+    s->job.run = state_run;
+    s->job.done = state_done;
+    s->r = r;
+    s->state = r->state;
+    s->seq = r->state_seq;
+    s->format = format;
+    s->dir = tc_strdup(r->dir);
+    r->state_busy = true;
+    r->state_again = false;
+    r->jobs++;
+    env_job_submit(r->env, &r->queue, &s->job);
+}
+
+void replica_save_state(struct replica *r, uint64_t seq, uint64_t term, uint64_t vote)
+{
+    r->state_seq = seq;
+    r->state.term = term;
+    r->state.vote = vote;
+    if (r->state_busy)
+        r->state_again = true;
+    else
+        state_submit(r, false);
+}
+
+/* -- the base --------------------------------------------------------------------------------- */
+
+struct base_job {
+    struct env_job job;
+    struct replica *r;
+    struct replica_base base;
+    int err;
+};
+
+static void base_run(struct env_job *j)
+{
+    struct base_job *b = container_of(j, struct base_job, job);
+
+    b->err = replica_base_write(env_vfs(b->r->env), b->r->dir, &b->base);
+}
+
+static void base_done(struct env_job *j)
+{
+    struct base_job *b = container_of(j, struct base_job, job);
+    struct raft_event ev = {.type = RAFT_EV_COMPACT, .index = b->base.index};
+    struct replica *r = b->r;
+
+    r->base_busy = false;
+    if (!replica_job_over(r)) {
+        if (b->err == 0) {
+            r->base = b->base;
+            replica_step(r, &ev);
+            marks_trim(r, r->base.index);
+        } else {
+            r->compact_to = r->base.index; /* the next checkpoint tries again */
+            LOG_WARN("raft", "the log could not be cut, later again", "error=%s",
+                     tc_error_name(b->err));
+        }
+        if (r->install_waits)
+            replica_snap_install(r);
+        else
+            replica_compact_next(r);
+    }
+    free(b);
+}
+
+void replica_compact_next(struct replica *r)
+{
+    struct base_job *b;
+
+    if (r->base_busy || r->compact_to <= r->base.index || r->failed)
+        return;
+    b = tc_calloc(1, sizeof *b);
+    b->job.run = base_run;
+    b->job.done = base_done;
+    b->r = r;
+    b->base = r->base;
+    b->base.index = r->compact_to;
+    b->base.term = raft_term_at(r->core, r->compact_to);
+    b->base.config = *raft_config_at(r->core, r->compact_to);
+    r->base_busy = true;
+    r->jobs++;
+    env_job_submit(r->env, &r->queue, &b->job);
+}
+
+/* -- format ----------------------------------------------------------------------------------- */
+
+static void format_end(struct replica *r, int err)
+{
+    void (*done)(void *arg, int err) = r->format.done;
+
+    r->format.busy = false;
+    r->format.entry = buf_unref(r->format.entry);
+    done(r->format.arg, err);
+}
+
+/* The entry is durable: a core that knows it takes the place of the one that knew nothing. */
+static void format_written(struct replica *r, int status)
+{
+    struct raft_event ev = {.type = RAFT_EV_FLUSH};
+    struct raft_entry e = {.index = 1, .term = 1, .type = RAFT_ENTRY_CONFIG};
+    int err = status;
+
+    if (err == 0) {
+        e.data = r->format.entry->data;
+        e.len = r->format.entry->len;
+        replica_core_new(r);
+        err = raft_restore_entry(r->core, &e);
+        if (err == 0)
+            err = raft_restore_done(r->core, 0);
+        ASSERT(err == 0);
+        r->state_seq = 0;
+        r->role_changed = true;
+        replica_work(r);
+        replica_step(r, &ev);
+    }
+    format_end(r, err);
+}
+
+static void format_state_written(struct replica *r, const struct state_job *job)
+{
+    struct replica_save *s;
+    struct buf *e = r->format.entry;
+    uint32_t head[2] = {RECORD_MAGIC, 1}, type = RAFT_ENTRY_CONFIG;
+    uint64_t one = 1;
+
+    if (job->err < 0) {
+        format_end(r, job->err);
+        return;
+    }
+    s = tc_calloc(1, sizeof *s);
+    s->r = r;
+    s->format = true;
+    s->data = buf_new(RECORD_HEAD + RECORD_ENTRY + e->len);
+    memcpy(s->data->data, head, 8);
+    memcpy(s->data->data + 8, &one, 8);
+    memcpy(s->data->data + 16, &one, 8); /* its term */
+    memcpy(s->data->data + 24, &type, 4);
+    memcpy(s->data->data + 28, &e->len, 4);
+    memcpy(s->data->data + 32, e->data, e->len);
+    s->data->len = RECORD_HEAD + RECORD_ENTRY + e->len;
+    save_submit(r, s);
+}
+
+void replica_format(struct replica *r, uint64_t cluster_tag, const uint32_t *members, unsigned n,
+                    struct slice genesis, void (*done)(void *arg, int err), void *arg)
+{
+    struct raft_config c = {.n = n};
+    uint8_t buf[RAFT_CONFIG_BYTES_MAX];
+    struct raft_status s;
+    uint32_t len;
+
+    raft_get_status(r->core, &s);
+    if (s.last > 0 || s.leader != 0 || s.installing || r->format.busy || r->state_busy) {
+        done(arg, -TC_E_ALREADY_FORMATTED);
+        return;
+    }
+    if (n == 0 || n > RAFT_MEMBERS_MAX || genesis.len > REPLICA_ENTRY_MAX || !r->started) {
+        done(arg, -TC_E_INVAL);
+        return;
+    }
+    for (unsigned i = 0; i < n; i++) {
+        c.members[i] = (struct raft_member){members[i], 0, RAFT_VOTER};
+        if (members[i] == 0 || (i > 0 && members[i] <= members[i - 1])) {
+            done(arg, -TC_E_INVAL); /* ascending ids: the entry is the same everywhere */
+            return;
+        }
+    }
+    len = raft_config_encode(&c, buf);
+    r->format.entry = buf_new(len + (uint32_t)genesis.len);
+    memcpy(r->format.entry->data, buf, len);
+    memcpy(r->format.entry->data + len, genesis.data, genesis.len);
+    r->format.entry->len = len + (uint32_t)genesis.len;
+    r->format.busy = true;
+    r->format.done = done;
+    r->format.arg = arg;
+    r->state.cluster = cluster_tag;
+    r->state.incarnation = 0;
+    r->state.term = MAX(r->state.term, 1);
+    r->state.vote = 0;
+    state_submit(r, true);
+}
+
+/* -- start ------------------------------------------------------------------------------------ */
+
+static int on_record(void *arg, uint64_t pos, struct slice record)
+{
+    struct replica *r = arg;
+    const uint8_t *p = record.data;
+    size_t at = RECORD_HEAD;
+    uint32_t head[2];
+    uint64_t first;
+
+    if (record.len < RECORD_HEAD)
+        return -TC_E_DAMAGED;
+    memcpy(head, p, 8);
+    memcpy(&first, p + 8, 8);
+    if (head[0] != RECORD_MAGIC)
+        return -TC_E_DAMAGED;
+    for (uint32_t i = 0; i < head[1]; i++) {
+        struct raft_entry e = {.index = first + i};
+
+        if (record.len - at < RECORD_ENTRY)
+            return -TC_E_DAMAGED;
+        memcpy(&e.term, p + at, 8);
+        memcpy(&e.type, p + at + 8, 4);
+        memcpy(&e.len, p + at + 12, 4);
+        at += RECORD_ENTRY;
+        if (record.len - at < e.len)
+            return -TC_E_DAMAGED;
+        e.data = p + at;
+        at += e.len;
+        if (raft_restore_entry(r->core, &e) < 0)
+            return -TC_E_DAMAGED;
+    }
+    mark_push(r, first, pos);
+    return 0;
+}
+
+static int log_replay(struct replica *r)
+{
+    char *path = tc_asprintf("%s/log-%" PRIu64, r->dir, r->base.log_gen);
+    uint64_t where = 0;
+    int err;
+
+    r->n_marks = 0;
+    replica_core_new(r);
+    err = journal_open(r->env, path, NULL, on_record, r, &where, &r->log);
+    free(path);
+    return err;
+}
+
+static uint64_t fresh_incarnation(struct replica *r)
+{
+    uint64_t v;
+
+    do
+        v = env_random(r->env);
+    while (v == 0);
+    return v;
+}
+
+int replica_set_aside(struct replica *r)
+{
+    struct vfs *vfs = env_vfs(r->env);
+    uint64_t kv = 0, log = 0;
+    unsigned n;
+    int err;
+
+    err = replica_dir_last(vfs, r->dir, "kv", &kv, &n);
+    if (err == 0)
+        err = replica_dir_last(vfs, r->dir, "log", &log, &n);
+    if (err < 0)
+        return err;
+    r->base = (struct replica_base){.kv_gen = MAX(kv, r->base.kv_gen) + 1,
+                                    .log_gen = MAX(log, r->base.log_gen) + 1};
+    r->state.incarnation = fresh_incarnation(r);
+    r->state.id = r->id;
+    r->state.seq++;
+    err = replica_state_write(vfs, r->dir, &r->state);
+    if (err == 0)
+        err = replica_base_write(vfs, r->dir, &r->base);
+    return err;
+}
+
+static void say(char *why, size_t size, const char *what, const char *dir, int err)
+{
+    if (why)
+        snprintf(why, size, "%s: %s: %s", dir, what, tc_strerror(err));
+}
+
+static int see_none(void *arg, const char *name)
+{
+    (void)arg;
+    (void)name;
+    return 1;
+}
+
+static bool log_exists(struct replica *r, bool *ret_any)
+{
+    char *path = tc_asprintf("%s/log-%" PRIu64, r->dir, r->base.log_gen);
+    struct vfs *vfs = env_vfs(r->env);
+    bool exists = vfs_list(vfs, path, see_none, NULL) >= 0;
+    uint64_t last;
+    unsigned n = 0;
+
+    free(path);
+    *ret_any = replica_dir_last(vfs, r->dir, "log", &last, &n) == 0 && n > 0;
+    return exists;
+}
+
+/* What the directory is: a member's, an empty one, or one that lost something. */
+static int log_judge(struct replica *r, char *why, size_t why_size, bool *ret_aside)
+{
+    struct vfs *vfs = env_vfs(r->env);
+    int err_state = replica_state_read(vfs, r->dir, &r->state);
+    int err_base = replica_base_read(vfs, r->dir, &r->base);
+    bool any, here;
+
+    if (err_state == -TC_E_VERSION || err_base == -TC_E_VERSION) {
+        say(why, why_size, "written by a newer version", r->dir, -TC_E_VERSION);
+        return -TC_E_VERSION;
+    }
+    if (err_state == 0 && r->state.id != r->id) {
+        snprintf(why, why_size, "%s: belongs to member %" PRIu64 ", not to %u", r->dir, r->state.id,
+                 r->id);
+        return -TC_E_WRONG_CLUSTER;
+    }
+    if (err_state < 0 && err_state != -TC_E_NOENT && err_state != -TC_E_DAMAGED) {
+        say(why, why_size, "cannot read term and vote", r->dir, err_state);
+        return err_state;
+    }
+    if (err_base < 0 && err_base != -TC_E_NOENT && err_base != -TC_E_DAMAGED) {
+        say(why, why_size, "cannot read the log's base", r->dir, err_base);
+        return err_base;
+    }
+    if (err_base < 0)
+        r->base = (struct replica_base){.kv_gen = 1, .log_gen = 1};
+    here = log_exists(r, &any);
+    if (err_base == -TC_E_DAMAGED)
+        r->damage = "the record of the log's beginning is damaged";
+    else if (err_state == 0 && !here)
+        r->damage = "the log is missing";
+    *ret_aside = r->damage != NULL;
+    if (err_state < 0) {
+        r->state = (struct replica_state){.id = r->id, .incarnation = fresh_incarnation(r)};
+        if (any && !r->damage)
+            r->damage = "term and vote are missing";
+    }
+    return 0;
+}
+
+int replica_log_open(struct replica *r, char *why, size_t why_size)
+{
+    struct vfs *vfs = env_vfs(r->env);
+    struct raft_status s;
+    bool aside;
+    int err;
+
+    r->retry_timer.fn = on_retry;
+    err = vfs_mkdir(vfs, r->dir);
+    if (err < 0) {
+        say(why, why_size, "cannot create the directory", r->dir, err);
+        return err;
+    }
+    err = log_judge(r, why, why_size, &aside);
+    if (err < 0)
+        return err;
+    if (!aside) {
+        err = log_replay(r);
+        if (err == -TC_E_DAMAGED) {
+            r->damage = "the log is damaged";
+            aside = true;
+        }
+    }
+    if (aside) {
+        err = replica_set_aside(r);
+        if (err == 0)
+            err = log_replay(r);
+    }
+    if (err < 0) {
+        say(why, why_size, "cannot open the log", r->dir, err);
+        return err;
+    }
+    raft_get_status(r->core, &s);
+    if (s.last == 0 && r->state.incarnation == 0) {
+        /* A format that did not come to its end, or a log that was emptied: no voter either way. */
+        r->state.incarnation = fresh_incarnation(r);
+        replica_core_new(r);
+    }
+    if (r->damage)
+        LOG_ERR("raft", "this member starts without a vote", "dir=%s why=\"%s\"", r->dir, r->damage);
+    replica_dir_clean(vfs, r->dir, "log", r->base.log_gen);
+    replica_dir_clean(vfs, r->dir, "kv", r->base.kv_gen);
+    replica_snap_clean(r);
+    return err;
+}
+
+void replica_saves_drop(struct replica *r)
+{
+    struct replica_save *s;
+
+    while ((s = r->full_first)) {
+        r->full_first = s->next;
+        save_free(s);
+    }
+}
+
+void replica_log_close(struct replica *r)
+{
+    replica_saves_drop(r);
+    journal_close(r->log);
+    journal_close(r->in.log);
+    r->log = r->in.log = NULL;
+}
