@@ -3,6 +3,7 @@
 
 #include <getopt.h>
 #include <inttypes.h>
+#include <malloc.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <string.h>
@@ -12,6 +13,7 @@
 
 #define OPTIONS_MAX 24
 #define FILES_WANTED 65536
+#define MMAP_THRESHOLD (32 << 20)
 
 enum { OPT_HELP = 256, OPT_VERSION, OPT_CONFIG, OPT_CHECK, OPT_OWN };
 
@@ -211,6 +213,10 @@ int cli_daemon_env(const struct cli *c, const struct config *config, struct env 
 
     (void)c;
     (void)signal(SIGPIPE, SIG_IGN);
+    /* Buffers of up to 1 MiB come and go all the time: not by mmap and page faults, each time. */
+    (void)mallopt(M_MMAP_THRESHOLD, MMAP_THRESHOLD);
+    (void)mallopt(M_TRIM_THRESHOLD, 2 * MMAP_THRESHOLD);
+    (void)mallopt(M_ARENA_MAX, 4);
     if (getrlimit(RLIMIT_NOFILE, &files) == 0 && files.rlim_cur < FILES_WANTED) {
         files.rlim_cur = MIN(files.rlim_max, (rlim_t)FILES_WANTED);
         (void)setrlimit(RLIMIT_NOFILE, &files); /* fewer will do for a small cluster */

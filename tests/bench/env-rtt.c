@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Round trips between two envs in two processes: env-rtt [COUNT [PAYLOAD [raw]]]. Prints percentiles in
- * microseconds. With "raw" the same over bare ZeroMQ sockets with blocking calls: what the transport
- * costs without our loop.
+ * Round trips between two envs in two processes: env-rtt [COUNT [PAYLOAD [raw | WINDOW]]]. Prints
+ * percentiles in microseconds. With "raw" the same over bare ZeroMQ sockets with blocking calls: what the
+ * transport costs without our loop. With a window so many are under way at once, and the rate is printed.
  */
 #include <signal.h>
 #include <stdio.h>
@@ -17,7 +17,7 @@
 static struct env *env;
 static struct net_port *port;
 static uint64_t *samples, t0;
-static int n_samples, n_max;
+static int n_samples, n_max, window = 1, n_sent;
 static struct buf *payload;
 
 static uint64_t now_ns(void)
@@ -40,16 +40,24 @@ static void ping(void)
     head->len = 128;
     memset(head->data, 0, 128);
     t0 = now_ns();
+    memcpy(head->data, &t0, sizeof t0);
+    n_sent++;
     env_send(port, 0, head, payload ? buf_ref(payload) : NULL);
 }
 
-static void pong(void *arg TC_UNUSED, uint64_t peer TC_UNUSED, struct buf *head TC_UNUSED,
+static void pong(void *arg TC_UNUSED, uint64_t peer TC_UNUSED, struct buf *head,
                  struct buf *p TC_UNUSED)
 {
-    samples[n_samples++] = now_ns() - t0;
+    uint64_t sent;
+
+    memcpy(&sent, head->data, sizeof sent);
+    samples[n_samples++] = now_ns() - sent;
     if (n_samples == n_max)
         os_env_stop(env, 0);
-    else
+    else if (n_sent == 1 && window > 1)
+        while (n_sent < n_max && n_sent < window)
+            ping();
+    else if (n_sent < n_max)
         ping();
 }
 
@@ -114,10 +122,13 @@ int main(int argc, char **argv)
 {
     uint32_t size = argc > 2 ? (uint32_t)atoi(argv[2]) : 0;
     bool raw = argc > 3 && strcmp(argv[3], "raw") == 0;
+    uint64_t begun;
     char endpoint[64];
     int fds[2];
     pid_t pid;
 
+    if (argc > 3 && !raw)
+        window = atoi(argv[3]);
     n_max = argc > 1 ? atoi(argv[1]) : 5000;
     samples = tc_calloc((size_t)n_max, sizeof *samples);
     if (pipe(fds) < 0)
@@ -137,6 +148,7 @@ int main(int argc, char **argv)
         payload->len = size;
         memset(payload->data, 1, size);
     }
+    begun = now_ns();
     if (raw) {
         run_raw(endpoint);
     } else {
@@ -145,6 +157,7 @@ int main(int argc, char **argv)
         ping();
         os_env_run(env);
     }
+    printf("%.0f round trips a second\n", (double)n_samples * 1e9 / (double)(now_ns() - begun));
     qsort(samples, (size_t)n_samples, sizeof *samples, compare);
     printf("rtt us: p50 %.1f p90 %.1f p99 %.1f (%d round trips, payload %u%s)\n",
            (double)samples[n_samples / 2] / 1e3, (double)samples[n_samples * 9 / 10] / 1e3,
