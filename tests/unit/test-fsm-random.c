@@ -26,7 +26,7 @@ static uint64_t seed_of(int i)
 {
     const char *s = getenv("TC_SEED");
 
-    return (s ? strtoull(s, NULL, 0) : 1) * UINT64_C(1000003) + (uint64_t)i;
+    return (s ? (uint64_t)strtoull(s, NULL, 0) : 1u) * UINT64_C(1000003) + (uint64_t)i;
 }
 
 /* ---- names against a model ------------------------------------------------------------------------------------------------ */
