@@ -130,6 +130,7 @@ struct chunk_trim_op {
     uint64_t gc_id; /* 0: none; else the durable gc cursor becomes this */
     uint32_t pg_count;
     void (*done)(struct chunk_trim_op *op, int status);
+    void *owner; /* the caller's */
     /* the store's own */
     struct chunk_store *cs;
     struct journal_req req;
@@ -144,6 +145,7 @@ uint64_t chunk_store_gc_cursor(const struct chunk_store *cs);
 struct chunk_drop_op {
     struct chunk_key key;
     void (*done)(struct chunk_drop_op *op, int status);
+    void *owner; /* the caller's */
     struct chunk_store *cs;
     struct journal_req req;
     uint8_t record[64];

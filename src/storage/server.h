@@ -49,8 +49,10 @@ struct storage_status {
  */
 TC_MUST_CHECK int storage_server_open(struct env *env, const struct storage_config *cfg,
                                       struct storage_server **ret_server);
-/* Flushes nothing: what was acknowledged is durable. Disk jobs in flight must be over (the env is stopped
- * first, or drained). Accepts NULL. */
+/* Flushes nothing: what was acknowledged is durable. No disk job may be running (storage_server_busy() is 0,
+ * or the simulated node was killed); a daemon just exits. Accepts NULL. */
 void storage_server_close(struct storage_server *s);
 
+/* Disk jobs in flight. */
+uint32_t storage_server_busy(const struct storage_server *s);
 void storage_server_status(struct storage_server *s, struct storage_status *ret_status);

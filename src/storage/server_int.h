@@ -1,0 +1,172 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What the files of the storage server share.
+ *
+ *   server.c        opening, closing, the port, dispatch
+ *   server_data.c   WRITE, READ, MANIFEST, SIZE_QUERY, RECONCILE, MAP_GET, STORE_STATUS
+ *   server_leader.c registration, heartbeats, the durable map, gc
+ *   heal.c          one chunk brought up to date from its other voters, or all of them
+ *   recovery.c      which chunks of which placement groups are due
+ */
+#pragma once
+
+#include <uthash.h>
+#include <utlist.h>
+
+#include "common/map.h"
+#include "storage/chunk_store.h"
+#include "storage/durable.h"
+#include "storage/rpc.h"
+#include "storage/server.h"
+
+#define REQUESTS_MAX 4096              /* taken in and not answered */
+#define WAIT_MAP_NS (2 * NS_PER_S)     /* a request waits so long for the map it names */
+#define ITEMS_MAX 1024                 /* of one request */
+#define READ_BLOCKS_MAX 4096           /* data of one answer: 16 MiB */
+#define LINKS_MAX 256                  /* to peers */
+
+struct storage_server;
+struct recovery;
+
+struct identity {
+    uint8_t cluster[16]; /* zero: not registered yet */
+    uint64_t store;
+    uint64_t start;
+};
+
+struct request {
+    struct storage_server *s;
+    struct request *prev, *next;
+    uint64_t peer, id;
+    uint16_t type;
+    struct buf *head, *payload; /* references */
+    struct slice body;
+    struct wire_arena arena;
+    uint64_t deadline; /* of waiting for the map */
+    uint64_t need;     /* map epoch waited for */
+    bool waiting;
+    union {
+        struct write_req write;
+        struct read_req read;
+        struct manifest_req manifest;
+        struct size_query_req size;
+        struct reconcile_req reconcile;
+        struct map_get_req map;
+    } u;
+    union {
+        struct chunk_write_op write;
+        struct chunk_read_op read;
+    } op;
+    void *items;       /* of op */
+    uint32_t *slots;   /* item of op -> item of the request */
+    void *results;     /* wire results, in the arena */
+    struct env_task task;
+    uint32_t at;       /* SIZE_QUERY, RECONCILE: progress */
+    uint32_t left;
+    int status;
+    struct size_query_res size_res;
+};
+
+struct leader_link {
+    struct rpc_link *link;
+    struct storage_server *s;
+};
+
+struct storage_server {
+    struct env *env;
+    struct vfs *vfs;
+    struct storage_config cfg; /* own copies of the strings */
+    char *dir, *listen, *advertise, *zone;
+    struct vfs_file *lock;
+    struct net_port *port;
+    struct chunk_store *cs;
+    bool closing;
+    bool fatal_told;
+
+    struct durable id_file, map_file;
+    struct identity id;
+    bool empty;      /* formatted in this life */
+    bool registered;
+    uint64_t cluster_tag;
+
+    struct map *map;       /* durable */
+    struct buf *map_bytes; /* encoded whole */
+    struct map *map_new;   /* being made durable */
+    struct buf *map_new_bytes;
+    int map_save_status;
+    struct env_job map_job;
+    struct env_queue jobs; /* serial: identity, map */
+    uint32_t busy;
+    uint64_t map_wanted; /* epoch that somebody named */
+    struct rpc_call map_call;
+
+    struct leader_link *links;
+    uint32_t n_links, leader; /* index */
+    struct env_timer beat_timer;
+    struct rpc_call leader_call; /* register or beat */
+    uint32_t misses;
+    struct env_job id_job;
+    struct identity id_new;
+    int id_status;
+
+    struct chunk_trim_op *gc; /* under way */
+    uint32_t gc_left;
+    int gc_status;
+    uint64_t gc_id;
+    uint32_t gc_n;
+
+    struct request *requests; /* all */
+    uint32_t n_requests;
+    struct env_timer wait_timer;
+
+    struct rpc_link *peers[LINKS_MAX]; /* by endpoint */
+    uint32_t n_peers;
+    struct recovery *recovery;
+    uint64_t foreground; /* time of the last request of a client */
+    uint64_t heals; /* of RECONCILE and repair under way */
+};
+
+/* server.c */
+void server_fatal(struct storage_server *s, int err, const char *why);
+void request_reply(struct request *q, int status, const struct wire_schema *schema, const void *body, struct buf *payload);
+void request_dispatch(struct request *q);
+/* Waits until the map is at least @epoch, then is dispatched again; answered STALE_MAP if that takes too long. */
+void request_wait_map(struct request *q, uint64_t epoch);
+void requests_map_changed(struct storage_server *s);
+/* The link to a peer store; NULL: the map does not know it. */
+struct rpc_link *server_peer(struct storage_server *s, uint64_t store);
+bool map_is_c1(const struct map_pg *pg, uint64_t store);
+
+/* server_data.c */
+void handle_data(struct request *q);
+
+/* server_leader.c */
+int leader_open(struct storage_server *s);
+void leader_close(struct storage_server *s);
+void leader_want_map(struct storage_server *s, uint64_t epoch);
+int identity_load(struct storage_server *s);
+int map_load(struct storage_server *s);
+struct rpc_link *leader_current(struct storage_server *s);
+
+/* heal.c */
+enum heal_mode { HEAL_LOCAL, HEAL_ALL };
+struct heal {
+    struct storage_server *s;
+    struct chunk_key key;
+    enum heal_mode mode;
+    uint64_t from_epoch; /* blocks of older versions are left alone */
+    uint64_t pg_epoch;
+    void (*done)(struct heal *h, int status); /* on the loop, never from inside heal_start(); h is the caller's */
+    void *arg;
+    struct heal_work *work;
+};
+void heal_start(struct heal *h);
+void heal_cancel(struct heal *h); /* no done() comes */
+
+/* recovery.c */
+int recovery_open(struct storage_server *s);
+void recovery_close(struct storage_server *s);
+void recovery_map_changed(struct storage_server *s);
+uint64_t recovery_behind(const struct storage_server *s);
+/* Up to @max placement groups that this newcomer has complete. */
+uint32_t recovery_ready(struct storage_server *s, struct pg_ready *to, uint32_t max);

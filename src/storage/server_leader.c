@@ -1,0 +1,559 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * A store's duties towards the metadata leader: who it is (identity, registration), that it lives (heartbeats),
+ * what it is to delete, and the map it serves under.
+ *
+ * A map counts only when it is durable here (PROTOCOL 6.2): it is written in a job, and until then requests are
+ * answered under the one before. The leader is whoever of the members last said so; silence moves on to the next.
+ */
+#include "storage/server_int.h"
+
+#include "common/log.h"
+
+#define CALL_NS (600 * NS_PER_MS)
+#define BEAT_MS_DEFAULT 200
+#define RETRY_NS (50 * NS_PER_MS)
+#define GC_BATCH_MAX 512
+#define READY_MAX 1024
+#define IDENTITY_VERSION 1
+#define IDENTITY_BYTES 40
+
+/* ---- identity ------------------------------------------------------------------------------------------- */
+
+static void put64(uint8_t *p, uint64_t v)
+{
+    for (unsigned i = 0; i < 8; i++)
+        p[i] = (uint8_t)(v >> (8 * i));
+}
+
+static uint64_t get64(const uint8_t *p)
+{
+    uint64_t v = 0;
+
+    for (unsigned i = 0; i < 8; i++)
+        v |= (uint64_t)p[i] << (8 * i);
+    return v;
+}
+
+static int identity_save(struct storage_server *s, const struct identity *id)
+{
+    uint8_t b[IDENTITY_BYTES];
+
+    put64(b, IDENTITY_VERSION);
+    memcpy(b + 8, id->cluster, 16);
+    put64(b + 24, id->store);
+    put64(b + 32, id->start);
+    return durable_save(&s->id_file, slice_of(b, sizeof b));
+}
+
+static int see_name(void *arg, const char *name)
+{
+    bool *found = arg;
+
+    *found = *found || !strcmp(name, "data") || !strcmp(name, "journal") || !strcmp(name, "kv");
+    return 0;
+}
+
+static int identity_make(struct storage_server *s)
+{
+    bool found = false;
+    int r = vfs_list(s->vfs, s->dir, see_name, &found);
+
+    if (r < 0)
+        return r;
+    if (found) {
+        LOG_ERR("storage", "data directory has chunks but no identity", "dir=%s", s->dir);
+        return -TC_E_DAMAGED;
+    }
+    do
+        s->id.store = env_random(s->env);
+    while (!s->id.store);
+    s->empty = true;
+    r = identity_save(s, &s->id);
+    return r < 0 ? r : identity_save(s, &s->id); /* both copies, before the first chunk */
+}
+
+int identity_load(struct storage_server *s)
+{
+    struct buf *b;
+    int r = durable_load(&s->id_file, &b);
+
+    if (r == -TC_E_NOENT) {
+        r = identity_make(s);
+    } else if (r == 0) {
+        r = b->len < IDENTITY_BYTES ? -TC_E_DAMAGED : get64(b->data) > IDENTITY_VERSION ? -TC_E_VERSION : 0;
+        if (r == 0) {
+            memcpy(s->id.cluster, b->data + 8, 16);
+            s->id.store = get64(b->data + 24);
+            s->id.start = get64(b->data + 32);
+            s->empty = s->id.start == 0; /* formatted, never confirmed */
+        }
+        buf_unref(b);
+    }
+    if (r == -TC_E_VERSION)
+        LOG_ERR("storage", "data directory was written by a newer version of this program", "dir=%s", s->dir);
+    else if (r < 0)
+        LOG_ERR("storage", "identity of the data directory cannot be read", "dir=%s err=%s", s->dir, tc_error_name(r));
+    s->cluster_tag = map_cluster_tag(s->id.cluster);
+    return r;
+}
+
+/* ---- the map -------------------------------------------------------------------------------------------------- */
+
+static int map_decode(struct slice bytes, struct map **ret_map)
+{
+    struct wire_arena a = {0};
+    struct cluster_map msg;
+    struct map *m = map_new();
+    int r = wire_decode(bytes, &cluster_map_schema, &a, &msg);
+
+    if (r == 0)
+        r = map_apply(m, &msg);
+    wire_arena_fini(&a);
+    if (r < 0)
+        map_free(m);
+    else
+        *ret_map = m;
+    return r;
+}
+
+static struct buf *map_encode(const struct map *m)
+{
+    struct wire_arena a = {0};
+    struct cluster_map msg;
+    struct buf *b;
+
+    map_to_msg(m, &a, &msg);
+    b = wire_encode(&cluster_map_schema, &msg);
+    wire_arena_fini(&a);
+    return b;
+}
+
+int map_load(struct storage_server *s)
+{
+    struct buf *b;
+    int r = durable_load(&s->map_file, &b);
+
+    if (r == -TC_E_NOENT)
+        return 0;
+    if (r == 0) {
+        r = map_decode(slice_of(b->data, b->len), &s->map);
+        s->map_bytes = b;
+        if (r == 0 && memcmp(s->map->cluster, s->id.cluster, 16))
+            r = -TC_E_WRONG_CLUSTER;
+    }
+    if (r < 0)
+        LOG_ERR("storage", "the stored cluster map cannot be used", "dir=%s err=%s", s->dir, tc_error_name(r));
+    return r;
+}
+
+static void map_fetch(struct storage_server *s);
+
+static void map_job_run(struct env_job *j)
+{
+    struct storage_server *s = container_of(j, struct storage_server, map_job);
+
+    s->map_save_status = durable_save(&s->map_file, slice_of(s->map_new_bytes->data, s->map_new_bytes->len));
+}
+
+static void map_job_done(struct env_job *j)
+{
+    struct storage_server *s = container_of(j, struct storage_server, map_job);
+
+    s->busy--;
+    if (s->map_save_status < 0) {
+        server_fatal(s, s->map_save_status, "the cluster map cannot be stored");
+        return;
+    }
+    map_free(s->map);
+    buf_unref(s->map_bytes);
+    s->map = TAKE(s->map_new);
+    s->map_bytes = TAKE(s->map_new_bytes);
+    LOG_INFO("storage", "new map", "node=%u epoch=%llu stores=%u table=%d", s->cfg.node,
+             (unsigned long long)s->map->epoch, s->map->n_stores, s->map->pgs != NULL);
+    recovery_map_changed(s);
+    requests_map_changed(s);
+    if (s->map_wanted > s->map->epoch)
+        map_fetch(s);
+}
+
+static void map_take(struct storage_server *s, const struct cluster_map *msg)
+{
+    int r;
+
+    if (s->map_new || msg->epoch <= (s->map ? s->map->epoch : 0))
+        return;
+    r = s->map ? map_decode(slice_of(s->map_bytes->data, s->map_bytes->len), &s->map_new) : 0;
+    if (r == 0 && !s->map_new)
+        s->map_new = map_new();
+    if (r == 0)
+        r = map_apply(s->map_new, msg);
+    if (r == 0 && memcmp(s->map_new->cluster, s->id.cluster, 16))
+        r = -TC_E_WRONG_CLUSTER;
+    if (r < 0) {
+        LOG_WARN("storage", "a map was not usable, asking again", "err=%s", tc_error_name(r));
+        s->map_new = map_free(s->map_new);
+        return;
+    }
+    s->map_new_bytes = map_encode(s->map_new);
+    s->map_job.run = map_job_run;
+    s->map_job.done = map_job_done;
+    s->busy++;
+    env_job_submit(s->env, &s->jobs, &s->map_job);
+}
+
+static void map_on_reply(struct rpc_call *c, const struct rpc_reply *reply)
+{
+    struct storage_server *s = container_of(c, struct storage_server, map_call);
+    struct wire_arena a = {0};
+    struct cluster_map msg;
+
+    if (s->closing)
+        return;
+    if (reply->status == 0 && wire_decode(reply->body, &cluster_map_schema, &a, &msg) == 0)
+        map_take(s, &msg);
+    wire_arena_fini(&a);
+    /* Otherwise the next beat tries again. */
+}
+
+struct rpc_link *leader_current(struct storage_server *s)
+{
+    return s->links[s->leader].link;
+}
+
+static void map_fetch(struct storage_server *s)
+{
+    struct map_get_req req = {.have = s->map ? s->map->epoch : 0};
+
+    if (rpc_pending(&s->map_call) || s->map_new || !s->registered)
+        return;
+    s->map_call.done = map_on_reply;
+    rpc_call(leader_current(s), &s->map_call, MSG_MAP_GET, &map_get_req_schema, &req, NULL, CALL_NS);
+}
+
+void leader_want_map(struct storage_server *s, uint64_t epoch)
+{
+    s->map_wanted = MAX(s->map_wanted, epoch);
+    if (s->map_wanted > (s->map ? s->map->epoch : 0))
+        map_fetch(s);
+}
+
+/* ---- gc ------------------------------------------------------------------------------------------------------------ */
+
+/* The rows of a batch go into the journal together; only when all are in does the cursor move, with the last. */
+static void gc_submit(struct storage_server *s, struct chunk_trim_op *op)
+{
+    int r;
+
+    s->gc_left++;
+    r = chunk_store_trim(s->cs, op);
+    if (r < 0) {
+        s->gc_status = r;
+        s->gc_left--;
+    }
+}
+
+static void gc_end(struct storage_server *s)
+{
+    free(s->gc);
+    s->gc = NULL;
+}
+
+static void gc_step(struct storage_server *s)
+{
+    if (s->gc_left)
+        return;
+    if (s->gc_status < 0 || !s->gc_id) {
+        gc_end(s);
+        return;
+    }
+    s->gc[s->gc_n - 1].gc_id = s->gc_id;
+    s->gc_id = 0;
+    gc_submit(s, &s->gc[s->gc_n - 1]);
+    if (!s->gc_left)
+        gc_end(s);
+}
+
+static void gc_done(struct chunk_trim_op *op, int status)
+{
+    struct storage_server *s = op->owner;
+
+    if (status < 0)
+        s->gc_status = status;
+    s->gc_left--;
+    if (!s->closing)
+        gc_step(s);
+}
+
+static void gc_take(struct storage_server *s, const struct store_beat_res *res)
+{
+    uint32_t n = MIN(res->gc.n, (uint32_t)GC_BATCH_MAX), k = 0;
+
+    if (s->gc || !n || !s->map || !s->map->pg_count)
+        return;
+    s->gc_id = 0;
+    s->gc = tc_calloc(n, sizeof(*s->gc));
+    for (uint32_t i = 0; i < n; i++) {
+        const struct gc_item *it = &res->gc.items[i];
+
+        if (it->id <= chunk_store_gc_cursor(s->cs))
+            continue;
+        s->gc[k++] = (struct chunk_trim_op){.ino = it->ino, .size = it->size, .epoch = it->epoch, .reach = it->reach,
+                                            .pg_count = s->map->pg_count, .done = gc_done, .owner = s};
+        s->gc_id = MAX(s->gc_id, it->id);
+    }
+    s->gc_n = k;
+    s->gc_status = 0;
+    s->gc_left = 1;
+    for (uint32_t i = 0; i + 1 < k; i++)
+        gc_submit(s, &s->gc[i]);
+    s->gc_left--;
+    if (k)
+        gc_step(s);
+    else
+        gc_end(s);
+}
+
+/* ---- register and beat ------------------------------------------------------------------------------------------ */
+
+static void leader_next(struct storage_server *s)
+{
+    s->leader = (s->leader + 1) % s->n_links;
+}
+
+static void leader_hint(struct storage_server *s, struct slice body)
+{
+    struct wire_arena a = {0};
+    struct leader_msg msg;
+    bool found = false;
+
+    if (wire_decode(body, &leader_msg_schema, &a, &msg) == 0 && msg.endpoint.n) {
+        for (uint32_t i = 0; i < s->n_links && !found; i++) {
+            const char *ep = s->links[i].link->endpoint;
+
+            if (strlen(ep) == msg.endpoint.n && !memcmp(ep, msg.endpoint.p, msg.endpoint.n)) {
+                found = i != s->leader;
+                s->leader = i;
+            }
+        }
+    }
+    if (!found)
+        leader_next(s);
+    wire_arena_fini(&a);
+}
+
+static void on_notice(void *arg, const struct wire_header *h, struct slice body)
+{
+    struct leader_link *ll = arg;
+    struct wire_arena a = {0};
+    struct leader_msg msg;
+
+    if (h->type == MSG_LEADER && wire_decode(body, &leader_msg_schema, &a, &msg) == 0 && msg.leader) {
+        for (uint32_t i = 0; i < ll->s->n_links; i++) {
+            const char *ep = ll->s->links[i].link->endpoint;
+
+            if (msg.endpoint.n == strlen(ep) && !memcmp(ep, msg.endpoint.p, msg.endpoint.n))
+                ll->s->leader = i;
+        }
+    }
+    wire_arena_fini(&a);
+}
+
+static void beat_later(struct storage_server *s, bool soon)
+{
+    uint64_t ns = s->cfg.beat_ms * NS_PER_MS;
+
+    if (soon)
+        ns = RETRY_NS + env_random(s->env) % RETRY_NS;
+    env_timer_set(s->env, &s->beat_timer, env_now(s->env) + ns);
+}
+
+/* Common end of a failed call; true if it was one. */
+static bool call_failed(struct storage_server *s, const struct rpc_reply *reply)
+{
+    if (reply->status == 0)
+        return false;
+    s->misses++;
+    if (reply->status == -TC_E_NOT_LEADER)
+        leader_hint(s, reply->body);
+    else
+        leader_next(s);
+    if (s->misses == 50)
+        LOG_WARN("storage", "no leader of the metadata group answers, serving on", "node=%u last=%s", s->cfg.node,
+                 tc_error_name(reply->status));
+    beat_later(s, true);
+    return true;
+}
+
+static void id_job_run(struct env_job *j)
+{
+    struct storage_server *s = container_of(j, struct storage_server, id_job);
+
+    s->id_status = identity_save(s, &s->id_new);
+}
+
+static void id_job_done(struct env_job *j)
+{
+    struct storage_server *s = container_of(j, struct storage_server, id_job);
+
+    s->busy--;
+    if (s->id_status < 0) {
+        server_fatal(s, s->id_status, "the identity cannot be stored");
+        return;
+    }
+    s->id = s->id_new;
+    s->cluster_tag = map_cluster_tag(s->id.cluster);
+    s->registered = true;
+    s->empty = false;
+    LOG_INFO("storage", "registered", "node=%u store=%016llx start=%llu", s->cfg.node, (unsigned long long)s->id.store,
+             (unsigned long long)s->id.start);
+    map_fetch(s);
+    beat_later(s, true);
+}
+
+static void register_reply(struct storage_server *s, const struct store_register_res *res)
+{
+    static const uint8_t none[16];
+
+    if (res->cluster.n != 16 || (memcmp(s->id.cluster, none, 16) && memcmp(s->id.cluster, res->cluster.p, 16))) {
+        server_fatal(s, -TC_E_WRONG_CLUSTER, "the data directory belongs to another cluster");
+        return;
+    }
+    if (res->rolled_back) {
+        server_fatal(s, -TC_E_DAMAGED, "the data directory is an old copy: remove it, a new store is filled by itself");
+        return;
+    }
+    s->id_new = s->id;
+    memcpy(s->id_new.cluster, res->cluster.p, 16);
+    s->id_new.start = res->start;
+    s->map_wanted = MAX(s->map_wanted, res->map_epoch);
+    s->id_job.run = id_job_run;
+    s->id_job.done = id_job_done;
+    s->busy++;
+    env_job_submit(s->env, &s->jobs, &s->id_job);
+}
+
+static void register_on_reply(struct rpc_call *c, const struct rpc_reply *reply)
+{
+    struct storage_server *s = container_of(c, struct storage_server, leader_call);
+    struct store_register_res res;
+    struct wire_arena a = {0};
+
+    if (s->closing)
+        return;
+    if (reply->status == -TC_E_WRONG_CLUSTER) {
+        server_fatal(s, reply->status, "the data directory belongs to another cluster");
+        return;
+    }
+    if (call_failed(s, reply))
+        return;
+    s->misses = 0;
+    if (wire_decode(reply->body, &store_register_res_schema, &a, &res) == 0)
+        register_reply(s, &res);
+    else
+        beat_later(s, true);
+    wire_arena_fini(&a);
+}
+
+static void send_register(struct storage_server *s)
+{
+    static const uint8_t none[16];
+    struct chunk_store_stats st;
+    struct store_register_req req = {.store = s->id.store, .start = s->id.start + 1, .node = s->cfg.node,
+                                     .endpoint = wire_str_of(s->advertise), .zone = wire_str_of(s->zone),
+                                     .empty = s->empty};
+
+    chunk_store_stats(s->cs, &st);
+    req.capacity = st.total;
+    if (memcmp(s->id.cluster, none, 16))
+        req.cluster = (struct wire_bin){s->id.cluster, 16};
+    s->leader_call.done = register_on_reply;
+    rpc_call(leader_current(s), &s->leader_call, MSG_STORE_REGISTER, &store_register_req_schema, &req, NULL, CALL_NS);
+}
+
+static void beat_on_reply(struct rpc_call *c, const struct rpc_reply *reply)
+{
+    struct storage_server *s = container_of(c, struct storage_server, leader_call);
+    struct store_beat_res res;
+    struct wire_arena a = {0};
+
+    if (s->closing || call_failed(s, reply))
+        return;
+    s->misses = 0;
+    if (wire_decode(reply->body, &store_beat_res_schema, &a, &res) == 0) {
+        if (res.unknown)
+            s->registered = false;
+        leader_want_map(s, res.map_epoch);
+        gc_take(s, &res);
+        beat_later(s, res.unknown);
+    } else {
+        beat_later(s, false);
+    }
+    wire_arena_fini(&a);
+}
+
+static void send_beat(struct storage_server *s)
+{
+    struct pg_ready ready[READY_MAX];
+    struct chunk_store_stats st;
+    struct store_beat_req req = {.store = s->id.store, .start = s->id.start, .map_epoch = s->map ? s->map->epoch : 0,
+                                 .gc_done = chunk_store_gc_cursor(s->cs), .behind = recovery_behind(s)};
+
+    chunk_store_stats(s->cs, &st);
+    req.capacity = st.total;
+    req.free = st.free;
+    req.used = st.blocks * BLOCK_SIZE;
+    req.chunks = st.chunks;
+    if (st.free < (64u << 20) && st.free < st.total / 100)
+        req.flags |= STORE_FULL;
+    if (st.free < st.total / 20)
+        req.flags |= STORE_NEARLY_FULL;
+    if (st.disk_error)
+        req.flags |= STORE_DISK_ERROR;
+    req.ready.items = ready;
+    req.ready.n = recovery_ready(s, ready, READY_MAX);
+    s->leader_call.done = beat_on_reply;
+    rpc_call(leader_current(s), &s->leader_call, MSG_STORE_BEAT, &store_beat_req_schema, &req, NULL, CALL_NS);
+}
+
+static void beat_fire(struct env_timer *t)
+{
+    struct storage_server *s = container_of(t, struct storage_server, beat_timer);
+
+    if (s->fatal_told || rpc_pending(&s->leader_call))
+        return;
+    if (s->registered)
+        send_beat(s);
+    else
+        send_register(s);
+}
+
+int leader_open(struct storage_server *s)
+{
+    s->cfg.beat_ms = s->cfg.beat_ms ? s->cfg.beat_ms : BEAT_MS_DEFAULT;
+    s->beat_timer.fn = beat_fire;
+    if (!s->cfg.n_metas)
+        return -TC_E_CONFIG;
+    s->links = tc_calloc(s->cfg.n_metas, sizeof(*s->links));
+    for (uint32_t i = 0; i < s->cfg.n_metas; i++) {
+        int r = rpc_link_open(s->env, s->cfg.metas[i], &s->cluster_tag, &s->links[i].link);
+
+        if (r < 0)
+            return r;
+        s->links[i].s = s;
+        s->links[i].link->notice = on_notice;
+        s->links[i].link->arg = &s->links[i];
+        s->n_links++;
+    }
+    env_timer_set(s->env, &s->beat_timer, env_now(s->env));
+    return 0;
+}
+
+void leader_close(struct storage_server *s)
+{
+    env_timer_cancel(s->env, &s->beat_timer);
+    for (uint32_t i = 0; i < s->n_links; i++)
+        rpc_link_close(s->links[i].link);
+    free(s->links);
+    gc_end(s);
+}
