@@ -47,6 +47,9 @@ struct meta_server_config {
     uint64_t sweep_ms;          /* 1000: turns of the reaper, the sweeper and the planner */
     /* Test switches: a set bit turns one rule OFF (enum meta_rule). Zero in production. */
     uint32_t rules_off;
+    /* The member can promise nothing more (a disk failed) and is to be closed. May be NULL. */
+    void (*failed)(void *arg, int err, const char *what);
+    void *arg;
 };
 
 enum meta_rule {

@@ -1,0 +1,310 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What the files of the metadata server share. For nobody else.
+ *
+ *   server.c            the member: port, dispatch, log entries, checkpoints
+ *   server_lead.c       a term as leader: sessions, keepalives, recalls on their way, expiry
+ *   server_mutations.c  requests that become log entries
+ *   server_reads.c      requests answered from the store
+ *   server_stores.c     stores: registration, beats, the PG table, transitions, gc
+ *   server_recovery.c   unclean inodes (PROTOCOL 3.6), orphans
+ *   server_status.c     STATUS, FORMAT
+ *
+ * Everything that only a leader's memory holds is in struct lead, which lives from the moment this member's own
+ * first entry of a term is applied to the moment it stops to lead.
+ */
+#pragma once
+
+#include <uthash.h>
+#include <utlist.h>
+
+#include "common/log.h"
+#include "common/map.h"
+#include "meta/fsm.h"
+#include "meta/leases.h"
+#include "meta/replica.h"
+#include "meta/server.h"
+
+#define TICK_MS 50
+#define PEERS_MAX 4096       /* connections that a new leader announces itself to */
+#define HELD_MAX 16384       /* requests that wait for this leader to become ready */
+#define HELD_BYTES_MAX (32u << 20)
+#define OPS_MAX 65536        /* operations in flight or queued, per leader */
+#define OP_WAITERS 4         /* copies of one request that get an answer */
+#define REAP_BATCH 256
+#define RECALL_BATCH 512     /* items in one message */
+#define MSG_STRUCT_MAX 1024  /* the largest struct of a request */
+#define RECOVERIES_MAX 64    /* inodes being recovered at a time */
+
+struct waiter {
+    uint64_t peer, id;
+};
+
+enum op_kind { OP_MUTATION, OP_READ, OP_INTERNAL };
+
+/*
+ * A request that has to wait: for a queue, a recall, a log entry. Owned by lead->ops from op_new() to
+ * op_free(); answered at most once to each waiter.
+ */
+struct meta_op {
+    struct lease_op lease; /* first */
+    struct meta_server *s;
+    enum op_kind kind;
+    uint16_t type;
+    uint64_t session;
+    uint64_t key_session, seq; /* the key in lead->by_seq: (session, seq); SESSION_OPEN: (0, nonce); reads: READ_KEY */
+    struct buf *frame;     /* the request; its strings borrow from it */
+    struct slice body;
+    void *msg;             /* decoded request */
+    struct wire_arena arena; /* lists of msg */
+    struct waiter waiters[OP_WAITERS];
+    unsigned n_waiters;
+    uint64_t started;
+    bool proposed;    /* an entry is in the log */
+    bool answered;    /* by another copy's entry: ends as soon as its waits are over */
+    bool told;        /* S of others was recalled, holders of X told */
+    uint64_t asked;   /* inode whose holder was asked for this request */
+    uint64_t asked_x; /* that X's gcount */
+    uint64_t inos[LEASE_OP_INOS]; /* what its names resolved to */
+    unsigned n_inos;
+    /* OP_INTERNAL */
+    void (*applied)(struct meta_server *s, struct meta_op *op, int status);
+    void *arg;
+    struct meta_op *prev, *next; /* lead->ops */
+    UT_hash_handle hh;           /* lead->by_seq */
+};
+
+struct meta_session {
+    struct lease_session lease; /* first; lease.id is the key */
+    uint32_t incarnation;
+    uint64_t peer; /* that spoke last for it */
+    uint64_t heard_at;
+    bool expiring; /* proposed: no keepalive is answered any more */
+    bool old;      /* lived before this term: may hold what we do not know */
+    UT_hash_handle hh;
+};
+
+struct lead {
+    uint64_t term;
+    uint64_t began;
+    struct leases *leases;
+    struct meta_session *sessions;
+    struct meta_op *ops, *by_seq;
+    unsigned n_ops;
+    unsigned unasserted; /* old sessions whose list is still to come */
+    bool grace;          /* until they have asserted, or their caching right has run out */
+    bool settled;        /* every old session asserted or expired: reaping may begin */
+    uint64_t reap_after;
+    bool reaping;
+    struct recovery *recoveries; /* server_recovery.c */
+    unsigned n_recoveries;
+    struct fsm_unclean_cursor sweep;
+    uint64_t sweep_at;
+    uint64_t unclean_seen, unclean_count;
+    bool pg_update_inflight, gc_trim_inflight, table_inflight;
+    uint64_t table_wait_since;
+    uint64_t reap_inos[REAP_BATCH];
+    struct cmd_reap reap_cmd;
+    uint64_t reaped_at, forgot_at;
+};
+
+/* A store as the leader hears it. Lives as long as the server: health is known at once in the next term. */
+struct meta_store {
+    uint64_t id;
+    uint64_t heard_at; /* 0: never in this process */
+    uint64_t start;
+    uint64_t capacity, free, used, chunks, behind, gc_done, map_epoch;
+    uint32_t flags;
+    bool down, serving;
+    uint64_t *ready;  /* per PG: epoch reported ready */
+    uint32_t n_ready;
+    struct net_port *port; /* to it */
+    char *endpoint;        /* of port */
+    struct meta_server *s;
+    UT_hash_handle hh;
+};
+
+/* Tasks and jobs may outlive the server (meta_server_close); then s is NULL. They free themselves. */
+struct turn {
+    struct env_task task;
+    struct meta_server *s;
+};
+
+struct flush_job {
+    struct env_job job;
+    struct meta_server *s;
+    struct kv *kv;
+    bool orphan; /* kv is the job's to close */
+    uint64_t index;
+    int status;
+};
+
+struct space_job {
+    struct env_job job;
+    struct meta_server *s;
+    struct vfs *vfs;
+    char *dir;
+    uint64_t total, free;
+};
+
+struct meta_peer {
+    uint64_t peer;
+    uint64_t heard_at;
+    UT_hash_handle hh;
+};
+
+struct held {
+    uint64_t peer;
+    struct buf *head, *payload;
+    uint64_t at;
+    struct held *prev, *next;
+};
+
+struct meta_server {
+    struct env *env;
+    struct meta_server_config cfg;
+    char *dir;
+    struct meta_member *members;
+    unsigned n_members;
+    struct net_port *port;
+    struct vfs_file *lock;
+    struct replica *replica;
+    struct kv *kv;
+    struct fsm *fsm;
+    bool failed;
+    uint64_t cluster_tag;
+    uint64_t started;
+
+    /* role */
+    bool leads; /* as told by the replica */
+    uint64_t leads_term;
+    struct lead *lead;
+    uint64_t last_time; /* of a command */
+
+    struct wire_arena arena; /* of the message being handled */
+    struct meta_peer *peers;
+    struct held *held;
+    unsigned n_held;
+    size_t held_bytes;
+    struct meta_store *stores;
+    uint64_t stores_swept;
+    uint64_t serial; /* of requests to stores */
+
+    struct env_timer tick;
+    struct turn *turn; /* ready operations, recalls to send */
+    struct env_queue *jobs;
+
+    /* checkpoint */
+    struct flush_job *flush; /* running */
+    uint64_t flush_at;
+    uint64_t checkpoint_index;
+
+    /* stop */
+    void (*stop_done)(void *arg);
+    void *stop_arg;
+    struct env_timer stop_timer;
+    uint64_t stop_deadline;
+
+    /* format */
+    bool formatting;
+    uint64_t data_total, data_free; /* of the data directory's disk, as measured last */
+    struct space_job *space; /* running */
+    uint64_t space_at;
+
+    struct meta_counters {
+        uint64_t requests, reads, mutations, replies, bad, held, recalls, recall_resends, expired, proposals, joins,
+            kept;
+    } n;
+};
+
+/* A request being looked at; op: once it has had to wait. */
+struct request {
+    uint64_t peer, id;
+    uint16_t type;
+    struct buf *frame;
+    struct slice body;
+    const void *msg;
+    const struct req_ctx *ctx; /* NULL: the message has none */
+    struct meta_op *op;
+};
+
+/* ---- server.c ---- */
+uint64_t server_time(struct meta_server *s); /* leader time, ns: what a command would bear now */
+void server_reply(struct meta_server *s, uint64_t peer, uint64_t id, uint16_t type, int status,
+                  const struct wire_schema *schema, const void *body);
+void server_reply_body(struct meta_server *s, uint64_t peer, uint64_t id, uint16_t type, int status, struct slice body);
+void server_reply_not_leader(struct meta_server *s, uint64_t peer, uint64_t id, uint16_t type);
+void server_leader_msg(struct meta_server *s, struct leader_msg *m);
+bool server_ready(struct meta_server *s); /* leads, has its lease, and lead */
+/* Propose a command; @cookie comes back with its entry. */
+TC_MUST_CHECK int server_propose(struct meta_server *s, uint32_t type, struct slice body, void *cookie);
+void server_turn(struct meta_server *s); /* run the end-of-turn task */
+void server_dispatch(struct meta_server *s, uint64_t peer, struct buf *head, struct buf *payload);
+void server_hold(struct meta_server *s, uint64_t peer, struct buf *head, struct buf *payload);
+void server_checkpoint_tick(struct meta_server *s);
+
+/* ---- server_lead.c ---- */
+void lead_begin(struct meta_server *s);
+void lead_end(struct meta_server *s);
+void lead_tick(struct meta_server *s);
+void lead_turn(struct meta_server *s);
+void lead_effects(struct meta_server *s, const struct fsm_result *res);
+struct meta_session *lead_session(struct meta_server *s, uint64_t id);
+/* The request comes from a live session; remembers the peer. Answers SESSION_x itself otherwise. */
+struct meta_session *session_of(struct meta_server *s, const struct request *q);
+void session_expire(struct meta_server *s, struct meta_session *x, const char *why);
+void keepalive(struct meta_server *s, const struct request *q);
+void lease_list(struct meta_server *s, const struct request *q);
+void lease_release_msg(struct meta_server *s, const struct request *q);
+void recall_ack(struct meta_server *s, const struct request *q);
+
+/* ---- server_mutations.c ---- */
+struct meta_op *op_new(struct meta_server *s, enum op_kind kind, const struct request *q); /* NULL: too many */
+void op_free(struct meta_op *op);
+void op_ready(struct meta_op *op); /* from the ready list */
+void op_join(struct meta_op *op, const struct request *q);
+void mutation(struct meta_server *s, const struct request *q);
+void mutation_start(struct meta_op *op);
+/* An entry was applied; @op NULL if it is not of this leader's proposing. */
+void mutation_applied(struct meta_server *s, struct meta_op *op, struct fsm_result *res, uint16_t type,
+                      const struct command *cmd);
+/* A command of the leader's own: @applied follows, unless the lead ends before. */
+int internal_propose(struct meta_server *s, uint32_t type, const struct wire_schema *schema, const void *body,
+                     void (*applied)(struct meta_server *s, struct meta_op *op, int status), void *arg);
+/* End X of @ino, unclean: its holder says that it does not hold it. */
+void release_unknown_x(struct meta_server *s, struct meta_session *x, uint64_t ino);
+/*
+ * What stands between the committed attributes of @ino and an answer to @session: ask the holder of X, or
+ * await size recovery, for @op. True if it has to wait. kind: RECALL_ASK, DOWNGRADE, ALL.
+ */
+bool op_wait_x(struct meta_op *op, uint64_t ino, uint32_t kind);
+
+/* ---- server_reads.c ---- */
+void read_request(struct meta_server *s, struct request *q);
+void read_ready(struct meta_op *op);
+/* Fill @g with a grant of @want to @x, or with what an answer without one bears. False: nothing to send. */
+bool grant_fill(struct meta_server *s, struct meta_session *x, uint64_t ino, uint32_t want, uint64_t request_id,
+                const struct attr *attr, struct grant *g);
+
+/* ---- server_stores.c ---- */
+void store_register(struct meta_server *s, const struct request *q);
+void store_beat(struct meta_server *s, const struct request *q);
+void stores_tick(struct meta_server *s);
+void stores_free(struct meta_server *s);
+struct meta_store *store_find_health(struct meta_server *s, uint64_t id); /* NULL: never heard here */
+bool store_up(struct meta_server *s, uint64_t id);
+/* The port to a store, opened when first needed; NULL: unknown or not possible. */
+struct net_port *store_port(struct meta_server *s, uint64_t id);
+void store_capacity(struct meta_server *s, uint64_t *ret_total, uint64_t *ret_free, uint64_t *ret_used);
+
+/* ---- server_recovery.c ---- */
+void recovery_size(struct meta_server *s, uint64_t ino); /* begin 3.6 (a), if it is not under way */
+void recovery_turn(struct meta_server *s);
+void recovery_tick(struct meta_server *s);
+void recovery_end(struct meta_server *s); /* with the lead */
+void recovery_on_reply(struct meta_server *s, uint64_t store, const struct wire_header *h, struct slice body);
+
+/* ---- server_status.c ---- */
+void status_request(struct meta_server *s, const struct request *q);
+void format_request(struct meta_server *s, const struct request *q);
+void who_leads(struct meta_server *s, const struct request *q);

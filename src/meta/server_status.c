@@ -1,0 +1,382 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What any member answers: STATUS (docs/OPERATIONS.md has the document), WHO_LEADS, FORMAT.
+ */
+#include "meta/server_internal.h"
+
+#include <jansson.h>
+#include <stdio.h>
+
+#define NEARLY_FULL(total, avail) ((total) && (avail) < (total) / 10)
+
+static json_t *num(uint64_t v)
+{
+    return json_integer((json_int_t)(v > INT64_MAX ? INT64_MAX : v));
+}
+
+static json_t *hex(const uint8_t *p, size_t n)
+{
+    char text[65];
+
+    for (size_t i = 0; i < n && i < 32; i++)
+        snprintf(text + 2 * i, 3, "%02x", p[i]);
+    return json_string(text);
+}
+
+/* ---- problems ---- */
+
+static void problem(json_t *list, const char *severity, const char *cure, const char *fmt, ...) TC_PRINTF(4, 5);
+
+static void problem(json_t *list, const char *severity, const char *cure, const char *fmt, ...)
+{
+    char what[256];
+    va_list ap;
+
+    va_start(ap, fmt);
+    vsnprintf(what, sizeof(what), fmt, ap);
+    va_end(ap);
+    json_array_append_new(list, json_pack("{s:s,s:s,s:s}", "severity", severity, "what", what, "cure", cure));
+}
+
+/* ---- any member ---- */
+
+static const char *role_of(const struct replica_status *r)
+{
+    if (!r->formatted)
+        return "blank";
+    if (strcmp(r->role, "leader") == 0)
+        return "leader";
+    if (strcmp(r->role, "follower") != 0)
+        return "candidate";
+    return r->voter ? "follower" : "learner";
+}
+
+static void status_member(struct meta_server *s, json_t *j, const struct replica_status *r, json_t *problems)
+{
+    const struct genesis *g = s->fsm ? fsm_genesis(s->fsm) : NULL;
+
+    json_object_set_new(j, "version", json_string(TC_VERSION));
+    json_object_set_new(j, "id", num(s->cfg.id));
+    json_object_set_new(j, "formatted", json_boolean(r->formatted));
+    if (g)
+        json_object_set_new(j, "cluster", hex(g->cluster.p, g->cluster.n));
+    json_object_set_new(j, "role", json_string(role_of(r)));
+    json_object_set_new(j, "lease", json_boolean(r->lease));
+    json_object_set_new(j, "term", num(r->term));
+    json_object_set_new(j, "leader", num(r->leader));
+    json_object_set_new(j, "first", num(r->first));
+    json_object_set_new(j, "last", num(r->last));
+    json_object_set_new(j, "commit", num(r->commit));
+    json_object_set_new(j, "applied", num(s->fsm ? fsm_applied(s->fsm) : 0));
+    json_object_set_new(j, "checkpoint", num(s->checkpoint_index));
+    json_object_set_new(j, "log_bytes", num(r->log_bytes));
+    if (s->failed || r->damage) {
+        json_object_set_new(j, "trouble", json_string(s->failed ? "a disk failed; restart this member" : r->damage));
+        problem(problems, "error", "look at its log, replace the disk if it is at fault, and start it again",
+                "member %u: %s", s->cfg.id, s->failed ? "a disk failed" : r->damage);
+    }
+    if (NEARLY_FULL(s->data_total, s->data_free))
+        problem(problems, "warning", "free space on its data directory's file system, or move it to a larger one",
+                "member %u: disk nearly full, %llu MiB free", s->cfg.id, (unsigned long long)(s->data_free >> 20));
+    if (!r->formatted)
+        problem(problems, "error", "run `tercet format`; a member that lost its disk waits for the leader to fill it",
+                "member %u is not formatted", s->cfg.id);
+    else if (!r->leader)
+        problem(problems, "error", "start the other members, or mend the network between them, until a majority runs",
+                "member %u knows no leader: a majority of the members does not answer", s->cfg.id);
+}
+
+/* ---- the leader ---- */
+
+static void status_members(json_t *j, const struct replica_status *r, json_t *problems)
+{
+    json_t *list = json_array();
+    unsigned away = 0, voters = 0;
+
+    for (unsigned i = 0; i < r->n_peers; i++) {
+        const struct replica_peer_status *p = &r->peers[i];
+        bool silent = !p->self && p->heard_ms > 2000;
+
+        json_array_append_new(
+            list, json_pack("{s:o,s:s,s:b,s:o,s:o,s:o,s:s}", "id", num(p->id), "endpoint",
+                            p->endpoint ? p->endpoint : "", "learner", !p->voter, "match", num(p->match), "lag",
+                            num(p->lag), "silent_ms", num(p->self ? 0 : p->heard_ms), "state", p->state));
+        voters += p->voter;
+        away += p->voter && silent;
+        if (silent)
+            problem(problems, "warning", "start tercet-meta there, or mend the network to it",
+                    "member %u (%s) is down", p->id, p->endpoint ? p->endpoint : "?");
+        else if (!p->voter || p->blank)
+            problem(problems, "warning", "wait: the leader fills it", "member %u is being filled and does not vote yet",
+                    p->id);
+        else if (p->lag > 50000)
+            problem(problems, "warning", "wait, or look at its disk and network", "member %u is %llu entries behind",
+                    p->id, (unsigned long long)p->lag);
+    }
+    json_object_set_new(j, "members", list);
+    if (voters && 2 * (voters - away) <= voters)
+        problem(problems, "error", "start members until a majority runs", "no quorum: %u of %u members are away", away,
+                voters);
+}
+
+static const char *store_state_name(struct meta_server *s, const struct fsm_store *st, const struct meta_store *h,
+                                    uint64_t silent_ms)
+{
+    if (st->state == STORE_REPLACED)
+        return "replaced";
+    if (!h || !h->heard_at || silent_ms >= s->cfg.store_down_ms)
+        return "down";
+    return silent_ms >= s->cfg.store_suspect_ms ? "suspect" : "up";
+}
+
+static json_t *store_flags_json(uint32_t flags)
+{
+    json_t *f = json_array();
+
+    if (flags & STORE_FULL)
+        json_array_append_new(f, json_string("full"));
+    if (flags & STORE_NEARLY_FULL)
+        json_array_append_new(f, json_string("nearly_full"));
+    if (flags & STORE_DISK_ERROR)
+        json_array_append_new(f, json_string("disk_error"));
+    return f;
+}
+
+static void store_problems(const struct fsm_store *st, const struct meta_store *h, const char *state, json_t *problems)
+{
+    if (strcmp(state, "down") == 0)
+        problem(problems, "warning", "start tercet-storage there; if its disk is lost, start it with an empty directory",
+                "storage node %u (%s) is down", st->node, st->endpoint);
+    if (!h || strcmp(state, "up") != 0)
+        return;
+    if (h->behind)
+        problem(problems, "warning", "wait: it is being brought up to date", "storage node %u is behind by %llu chunks",
+                st->node, (unsigned long long)h->behind);
+    if (h->flags & STORE_DISK_ERROR)
+        problem(problems, "error", "replace its disk", "storage node %u has disk errors", st->node);
+    if (h->flags & STORE_FULL)
+        problem(problems, "error", "remove files, or add storage nodes or larger disks", "storage node %u is full",
+                st->node);
+    else if (h->flags & STORE_NEARLY_FULL || NEARLY_FULL(h->capacity, h->free))
+        problem(problems, "warning", "remove files, or add storage nodes or larger disks",
+                "storage node %u: disk nearly full, %llu MiB free", st->node, (unsigned long long)(h->free >> 20));
+}
+
+static void status_stores(struct meta_server *s, json_t *j, json_t *problems)
+{
+    const struct genesis *g = fsm_genesis(s->fsm);
+    const struct fsm_store *st;
+    uint64_t now = env_now(s->env);
+    json_t *list = json_array();
+    uint32_t n, up = 0;
+
+    st = fsm_stores(s->fsm, &n);
+    for (uint32_t i = 0; i < n; i++) {
+        const struct meta_store *h = store_find_health(s, st[i].store);
+        uint64_t silent = h && h->heard_at ? (now - h->heard_at) / NS_PER_MS : INT64_MAX;
+        const char *state = store_state_name(s, &st[i], h, silent);
+        char id[17];
+
+        snprintf(id, sizeof(id), "%016llx", (unsigned long long)st[i].store);
+        up += strcmp(state, "up") == 0 || strcmp(state, "suspect") == 0;
+        json_array_append_new(
+            list, json_pack("{s:o,s:s,s:s,s:s,s:s,s:o,s:o,s:o,s:o,s:o,s:o,s:o}", "node", num(st[i].node), "store", id,
+                            "endpoint", st[i].endpoint, "zone", st[i].zone, "state", state, "silent_ms", num(silent),
+                            "capacity", num(h ? h->capacity : st[i].capacity), "free", num(h ? h->free : 0), "used",
+                            num(h ? h->used : 0), "chunks", num(h ? h->chunks : 0), "behind", num(h ? h->behind : 0),
+                            "flags", store_flags_json(h ? h->flags : 0)));
+        store_problems(&st[i], h, state, problems);
+    }
+    json_object_set_new(j, "stores_configured", num(g->stores));
+    json_object_set_new(j, "stores", list);
+    if (!fsm_has_table(s->fsm))
+        problem(problems, "error", "start the storage nodes of the configuration",
+                "waiting for storage nodes: %u of %u are up", up, g->n);
+}
+
+static void status_pgs(struct meta_server *s, json_t *j, json_t *problems, bool each)
+{
+    const struct genesis *g = fsm_genesis(s->fsm);
+    uint64_t total = 0, healthy = 0, degraded = 0, moving = 0, unavailable = 0;
+    json_t *list = each ? json_array() : NULL;
+    const struct map_pg *p;
+
+    for (uint32_t i = 0; (p = fsm_pg(s->fsm, i)); i++) {
+        unsigned up = 0;
+
+        for (unsigned v = 0; v < p->n; v++)
+            up += store_up(s, p->voters[v]);
+        total++;
+        if (up < MAX(g->w, g->r))
+            unavailable++;
+        else if (p->n_next)
+            moving++;
+        else if (up < p->n)
+            degraded++;
+        else
+            healthy++;
+        if (each) {
+            json_t *voters = json_array();
+
+            for (unsigned v = 0; v < p->n; v++)
+                json_array_append_new(voters, json_sprintf("%016llx", (unsigned long long)p->voters[v]));
+            json_array_append_new(list, json_pack("{s:o,s:o,s:o,s:b}", "pg", num(i), "epoch", num(p->epoch), "voters",
+                                                  voters, "moving", p->n_next > 0));
+        }
+    }
+    json_object_set_new(j, "pgs", json_pack("{s:o,s:o,s:o,s:o,s:o}", "total", num(total), "healthy", num(healthy),
+                                            "degraded", num(degraded), "moving", num(moving), "unavailable",
+                                            num(unavailable)));
+    if (each)
+        json_object_set_new(j, "pg_list", list);
+    if (unavailable)
+        problem(problems, "error", "start storage nodes until a quorum of every group runs",
+                "no quorum for %llu of %llu placement groups: reads and writes there wait",
+                (unsigned long long)unavailable, (unsigned long long)total);
+    if (g->n == 1)
+        problem(problems, "warning", "format a cluster with more copies if the data matters", "no redundancy: one copy");
+}
+
+static void status_leader(struct meta_server *s, json_t *j, const struct replica_status *r, json_t *problems, bool each)
+{
+    const struct genesis *g = fsm_genesis(s->fsm);
+    uint64_t inodes, blocks, total, avail, used;
+
+    json_object_set_new(j, "name", json_stringn(g->name.n ? g->name.p : "", g->name.n));
+    json_object_set_new(j, "n", num(g->n));
+    json_object_set_new(j, "w", num(g->w));
+    json_object_set_new(j, "r", num(g->r));
+    json_object_set_new(j, "pg_count", num(g->pg_count));
+    json_object_set_new(j, "map_epoch", num(fsm_map_epoch(s->fsm)));
+    status_members(j, r, problems);
+    status_stores(s, j, problems);
+    status_pgs(s, j, problems, each);
+    fsm_usage(s->fsm, &inodes, &blocks);
+    store_capacity(s, &total, &avail, &used);
+    json_object_set_new(j, "inodes", num(inodes));
+    json_object_set_new(j, "bytes", num(blocks * 4096));
+    json_object_set_new(j, "capacity",
+                        json_pack("{s:o,s:o,s:o}", "total", num(total), "free", num(avail), "used", num(used)));
+    if (s->lead) {
+        struct lead *l = s->lead;
+        uint64_t unclean = MAX(l->unclean_count, l->unclean_seen);
+
+        json_object_set_new(j, "unclean", num(unclean));
+        json_object_set_new(j, "sessions", num(HASH_COUNT(l->sessions)));
+        json_object_set_new(j, "leases", num(leases_refs(l->leases)));
+        if (unclean)
+            problem(problems, "warning", "start all storage nodes, and wait: their copies are being compared",
+                    "%llu unclean files: a writer of theirs was lost", (unsigned long long)unclean);
+    }
+    json_object_set_new(
+        j, "counters",
+        json_pack("{s:o,s:o,s:o,s:o,s:o,s:o,s:o,s:o}", "requests", num(s->n.requests), "reads", num(s->n.reads),
+                  "mutations", num(s->n.mutations), "proposals", num(s->n.proposals), "recalls", num(s->n.recalls),
+                  "recall_resends", num(s->n.recall_resends), "expired", num(s->n.expired), "bad", num(s->n.bad)));
+}
+
+static char *status_text(struct meta_server *s, bool each)
+{
+    json_t *j = json_object(), *problems = json_array();
+    struct replica_status r = {0};
+    char *text;
+
+    replica_get_status(s->replica, &r);
+    status_member(s, j, &r, problems);
+    if (r.formatted && replica_leads(s->replica) && s->fsm && fsm_genesis(s->fsm))
+        status_leader(s, j, &r, problems, each);
+    json_object_set_new(j, "problems", problems);
+    text = json_dumps(j, JSON_COMPACT);
+    json_decref(j);
+    return text ? text : tc_strdup("{}");
+}
+
+char *meta_server_status_json(struct meta_server *s)
+{
+    return status_text(s, false);
+}
+
+void status_request(struct meta_server *s, const struct request *q)
+{
+    char *text = status_text(s, ((const struct status_req *)q->msg)->what == 1);
+    struct status_res res = {.json = wire_str_of(text)};
+
+    server_reply(s, q->peer, q->id, q->type, 0, &status_res_schema, &res);
+    free(text);
+}
+
+void who_leads(struct meta_server *s, const struct request *q)
+{
+    struct leader_msg m;
+
+    server_leader_msg(s, &m);
+    server_reply(s, q->peer, q->id, q->type, 0, &leader_msg_schema, &m);
+}
+
+/* ---- format ---- */
+
+static int genesis_check(const struct meta_server *s, const struct genesis *g)
+{
+    bool named = false;
+
+    if (g->n < 1 || g->n > PG_VOTERS_MAX || g->w < 1 || g->w > g->n || g->r < 1 || g->r > g->n || g->w + g->r <= g->n ||
+        2 * g->w <= g->n || g->pg_count < 1 || g->pg_count > 65536)
+        return -TC_E_INVAL;
+    if (g->cluster.n != 16 || g->siphash_key.n != 16 || g->members.n < 1 || g->members.n > REPLICA_PEERS_MAX)
+        return -TC_E_INVAL;
+    for (uint32_t i = 0; i < g->members.n; i++)
+        named = named || g->members.items[i].id == s->cfg.id;
+    return named ? 0 : -TC_E_CONFIG;
+}
+
+struct format {
+    struct meta_server *s;
+    uint64_t peer, id;
+    struct buf *entry;
+};
+
+static void format_done(void *arg, int err)
+{
+    struct format *f = arg;
+    struct meta_server *s = f->s;
+
+    s->formatting = false;
+    LOG_INFO("meta", err == 0 ? "formatted" : "format refused", "error=\"%s\"", tc_strerror(err));
+    server_reply(s, f->peer, f->id, MSG_FORMAT, err, NULL, NULL);
+    buf_unref(f->entry);
+    free(f);
+}
+
+void format_request(struct meta_server *s, const struct request *q)
+{
+    const struct genesis *g = q->msg;
+    struct command cmd = {.type = CMD_GENESIS, .time = g->time, .body = {q->body.data, (uint32_t)q->body.len}};
+    uint32_t members[REPLICA_PEERS_MAX];
+    struct format *f;
+    int r = genesis_check(s, g);
+
+    if (r == 0 && replica_formatted(s->replica)) {
+        const struct genesis *have = s->fsm ? fsm_genesis(s->fsm) : NULL;
+        bool same = have && have->cluster.n == 16 && memcmp(have->cluster.p, g->cluster.p, 16) == 0;
+
+        r = same ? 0 : -TC_E_ALREADY_FORMATTED; /* a retry of the same is done already */
+        server_reply(s, q->peer, q->id, q->type, r, NULL, NULL);
+        return;
+    }
+    if (r == 0 && s->formatting)
+        return; /* the answer comes */
+    if (r < 0) {
+        server_reply(s, q->peer, q->id, q->type, r, NULL, NULL);
+        return;
+    }
+    for (uint32_t i = 0; i < g->members.n; i++)
+        members[i] = g->members.items[i].id;
+    f = tc_calloc(1, sizeof(*f));
+    f->s = s;
+    f->peer = q->peer;
+    f->id = q->id;
+    f->entry = wire_encode(&command_schema, &cmd);
+    s->formatting = true;
+    replica_format(s->replica, map_cluster_tag(g->cluster.p), members, g->members.n,
+                   slice_of(f->entry->data, f->entry->len), format_done, f);
+}

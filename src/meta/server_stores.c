@@ -1,0 +1,451 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Stores as the leader hears them: registration, beats, the first placement table, the ends of transitions, gc
+ * (PROTOCOL 6). Health is memory only; what counts is an entry.
+ */
+#include "meta/server_internal.h"
+
+#include "meta/placement.h"
+
+#define GC_BATCH 256u
+#define TABLE_WAIT_NS (3 * NS_PER_S) /* for the rest of the configured stores, once n are up */
+
+struct meta_store *store_find_health(struct meta_server *s, uint64_t id)
+{
+    struct meta_store *h;
+
+    HASH_FIND(hh, s->stores, &id, sizeof(id), h);
+    return h;
+}
+
+static struct meta_store *health_get(struct meta_server *s, uint64_t id)
+{
+    struct meta_store *h = store_find_health(s, id);
+
+    if (h)
+        return h;
+    h = tc_calloc(1, sizeof(*h));
+    h->id = id;
+    h->s = s;
+    HASH_ADD(hh, s->stores, id, sizeof(h->id), h);
+    return h;
+}
+
+static void health_free(struct meta_server *s, struct meta_store *h)
+{
+    HASH_DEL(s->stores, h);
+    env_port_close(h->port);
+    free(h->endpoint);
+    free(h->ready);
+    free(h);
+}
+
+void stores_free(struct meta_server *s)
+{
+    struct meta_store *h, *tmp;
+
+    HASH_ITER(hh, s->stores, h, tmp)
+    {
+        health_free(s, h);
+    }
+}
+
+bool store_up(struct meta_server *s, uint64_t id)
+{
+    const struct meta_store *h = store_find_health(s, id);
+
+    return h && h->heard_at && env_now(s->env) - h->heard_at < s->cfg.store_down_ms * NS_PER_MS;
+}
+
+/* ---- ports to stores ---- */
+
+static void store_on_msg(void *arg, uint64_t peer, struct buf *head, struct buf *payload)
+{
+    struct meta_store *h = arg;
+    struct wire_header hdr;
+    struct slice body;
+
+    (void)peer;
+    (void)payload;
+    if (wire_check_frame(slice_of(head->data, head->len), &hdr, &body) < 0 || hdr.kind != WIRE_REPLY)
+        return;
+    wire_arena_reset(&h->s->arena);
+    if (h->s->lead)
+        recovery_on_reply(h->s, h->id, &hdr, body);
+}
+
+struct net_port *store_port(struct meta_server *s, uint64_t id)
+{
+    const struct fsm_store *st = fsm_store(s->fsm, id);
+    struct meta_store *h;
+
+    if (!st)
+        return NULL;
+    h = health_get(s, id);
+    if (h->port && strcmp(h->endpoint, st->endpoint) == 0)
+        return h->port;
+    env_port_close(h->port);
+    free(h->endpoint);
+    h->endpoint = tc_strdup(st->endpoint);
+    if (env_connect(s->env, h->endpoint, store_on_msg, h, &h->port) < 0)
+        h->port = NULL;
+    return h->port;
+}
+
+/* ---- registration ---- */
+
+/* A store that lives already has this place: the newcomer is a mistake of configuration, or too early. */
+static bool place_taken(struct meta_server *s, const struct store_register_req *req)
+{
+    const struct fsm_store *st;
+    uint32_t n;
+
+    if (fsm_store(s->fsm, req->store))
+        return false;
+    st = fsm_stores(s->fsm, &n);
+    for (uint32_t i = 0; i < n; i++) {
+        if (st[i].node != req->node || st[i].state == STORE_REPLACED)
+            continue;
+        if (store_up(s, st[i].store) || env_now(s->env) - s->lead->began < s->cfg.store_down_ms * NS_PER_MS)
+            return true;
+    }
+    return false;
+}
+
+void store_register(struct meta_server *s, const struct request *q)
+{
+    const struct store_register_req *req = q->msg;
+    struct {
+        uint64_t session, seq;
+    } key = {UINT64_MAX, req->store};
+    struct meta_op *op;
+
+    HASH_FIND(hh, s->lead->by_seq, &key, sizeof(key), op);
+    if (op) {
+        op_join(op, q);
+        return;
+    }
+    if (place_taken(s, req)) {
+        LOG_WARN("meta", "a new store wants the place of one that lives", "node=%u endpoint=%.*s", req->node,
+                 (int)req->endpoint.n, req->endpoint.p);
+        server_reply(s, q->peer, q->id, q->type, -TC_E_BUSY, NULL, NULL);
+        return;
+    }
+    op = op_new(s, OP_MUTATION, q);
+    if (!op)
+        return; /* it asks again */
+    op->key_session = key.session;
+    op->seq = key.seq;
+    HASH_ADD(hh, s->lead->by_seq, key_session, sizeof(key), op);
+    mutation_start(op);
+}
+
+/* ---- beats ---- */
+
+static void ready_take(struct meta_server *s, struct meta_store *h, const struct store_beat_req *req)
+{
+    uint32_t count = fsm_genesis(s->fsm)->pg_count;
+
+    if (!h->ready) {
+        h->ready = tc_calloc(count, sizeof(*h->ready));
+        h->n_ready = count;
+    }
+    for (uint32_t i = 0; i < req->ready.n; i++) {
+        if (req->ready.items[i].pg < h->n_ready)
+            h->ready[req->ready.items[i].pg] = req->ready.items[i].epoch;
+    }
+}
+
+/* Every newcomer of the transition has all chunks at this very epoch. */
+static bool pg_complete(struct meta_server *s, uint32_t i, const struct map_pg *pg)
+{
+    for (unsigned v = 0; v < pg->n_next; v++) {
+        const struct meta_store *h;
+        bool old = false;
+
+        for (unsigned o = 0; o < pg->n; o++)
+            old = old || pg->voters[o] == pg->next[v];
+        if (old)
+            continue;
+        h = store_find_health(s, pg->next[v]);
+        if (!h || i >= h->n_ready || h->ready[i] != pg->epoch)
+            return false;
+    }
+    return pg->n_next > 0;
+}
+
+/* A list of moves under construction: one pg_move per set of voters. */
+struct moves {
+    struct pg_move *items;
+    uint32_t n, cap;
+    uint32_t *caps; /* of each move's lists */
+};
+
+static void move_add(struct moves *m, const uint64_t *voters, uint32_t n, uint64_t pg, uint64_t epoch)
+{
+    uint32_t i;
+    struct pg_move *mv;
+
+    for (i = 0; i < m->n; i++) {
+        if (m->items[i].voters.n == n && !memcmp(m->items[i].voters.items, voters, n * sizeof(*voters)))
+            break;
+    }
+    if (i == m->n) {
+        if (m->n == m->cap) {
+            m->cap = m->cap ? 2 * m->cap : 16;
+            m->items = tc_realloc(m->items, m->cap * sizeof(*m->items));
+            m->caps = tc_realloc(m->caps, m->cap * sizeof(*m->caps));
+        }
+        m->items[i] = (struct pg_move){.voters = {tc_malloc(n * sizeof(*voters)), n}};
+        memcpy(m->items[i].voters.items, voters, n * sizeof(*voters));
+        m->caps[i] = 0;
+        m->n++;
+    }
+    mv = &m->items[i];
+    if (mv->pgs.n == m->caps[i]) {
+        m->caps[i] = m->caps[i] ? 2 * m->caps[i] : 64;
+        mv->pgs.items = tc_realloc(mv->pgs.items, m->caps[i] * sizeof(uint64_t));
+        mv->expected.items = tc_realloc(mv->expected.items, m->caps[i] * sizeof(uint64_t));
+    }
+    mv->pgs.items[mv->pgs.n++] = pg;
+    mv->expected.items[mv->expected.n++] = epoch;
+}
+
+static void moves_fini(struct moves *m)
+{
+    for (uint32_t i = 0; i < m->n; i++) {
+        free(m->items[i].voters.items);
+        free(m->items[i].pgs.items);
+        free(m->items[i].expected.items);
+    }
+    free(m->items);
+    free(m->caps);
+}
+
+static void pg_update_applied(struct meta_server *s, struct meta_op *op, int status)
+{
+    (void)op;
+    s->lead->pg_update_inflight = false;
+    if (status < 0)
+        LOG_ERR("meta", "a change of placement was refused", "error=\"%s\"", tc_strerror(status));
+}
+
+static void moves_propose(struct meta_server *s, struct moves *m)
+{
+    struct cmd_pg_update cmd = {.moves = {m->items, m->n}};
+
+    if (m->n && internal_propose(s, CMD_PG_UPDATE, &cmd_pg_update_schema, &cmd, pg_update_applied, NULL) == 0)
+        s->lead->pg_update_inflight = true;
+    moves_fini(m);
+}
+
+static void transitions_end(struct meta_server *s)
+{
+    struct moves m = {0};
+    const struct map_pg *pg;
+
+    if (s->lead->pg_update_inflight)
+        return;
+    for (uint32_t i = 0; (pg = fsm_pg(s->fsm, i)); i++) {
+        if (pg->n_next && pg_complete(s, i, pg))
+            move_add(&m, pg->next, pg->n_next, i, pg->epoch);
+    }
+    moves_propose(s, &m);
+}
+
+static void served_applied(struct meta_server *s, struct meta_op *op, int status)
+{
+    (void)status;
+    struct meta_store *h = store_find_health(s, (uint64_t)(uintptr_t)op->arg);
+
+    if (h)
+        h->serving = false;
+}
+
+/* The first beat of a start says that its number is durable there. */
+static void store_served(struct meta_server *s, struct meta_store *h, const struct fsm_store *st)
+{
+    struct store_info info = {.store = st->store,
+                              .node = st->node,
+                              .endpoint = wire_str_of(st->endpoint),
+                              .zone = wire_str_of(st->zone),
+                              .start = st->start,
+                              .state = STORE_UP};
+
+    if (st->served || h->serving)
+        return;
+    if (internal_propose(s, CMD_STORE_STATE, &store_info_schema, &info, served_applied,
+                         (void *)(uintptr_t)st->store) == 0)
+        h->serving = true;
+}
+
+void store_beat(struct meta_server *s, const struct request *q)
+{
+    const struct store_beat_req *req = q->msg;
+    const struct fsm_store *st = fsm_store(s->fsm, req->store);
+    struct store_beat_res res = {.map_epoch = fsm_map_epoch(s->fsm), .time = server_time(s)};
+    struct gc_item gc[GC_BATCH];
+    struct meta_store *h;
+
+    if (!st || st->state == STORE_REPLACED || st->start != req->start) {
+        res.unknown = true;
+        server_reply(s, q->peer, q->id, q->type, 0, &store_beat_res_schema, &res);
+        return;
+    }
+    h = health_get(s, req->store);
+    if (!h->heard_at || env_now(s->env) - h->heard_at >= s->cfg.store_down_ms * NS_PER_MS)
+        LOG_INFO("meta", "a store is up", "node=%u endpoint=%s", st->node, st->endpoint);
+    h->heard_at = env_now(s->env);
+    h->start = req->start;
+    h->capacity = req->capacity;
+    h->free = req->free;
+    h->used = req->used;
+    h->chunks = req->chunks;
+    h->behind = req->behind;
+    h->flags = req->flags;
+    h->map_epoch = req->map_epoch;
+    h->gc_done = req->gc_done;
+    h->down = false;
+    store_served(s, h, st);
+    if (req->ready.n) {
+        ready_take(s, h, req);
+        transitions_end(s);
+    }
+    res.gc.items = gc;
+    res.gc.n = fsm_gc(s->fsm, req->gc_done, gc, GC_BATCH);
+    server_reply(s, q->peer, q->id, q->type, 0, &store_beat_res_schema, &res);
+}
+
+/* ---- the first table ---- */
+
+static void table_applied(struct meta_server *s, struct meta_op *op, int status)
+{
+    (void)op;
+    s->lead->table_inflight = false;
+    if (status < 0)
+        LOG_ERR("meta", "the placement table was refused", "error=\"%s\"", tc_strerror(status));
+}
+
+static void table_make(struct meta_server *s, const struct placement_store *stores, uint32_t n_stores)
+{
+    const struct genesis *g = fsm_genesis(s->fsm);
+    uint64_t *voters = tc_malloc((size_t)g->pg_count * g->n * sizeof(*voters));
+    struct moves m = {0};
+    struct cmd_pg_update cmd;
+
+    if (placement_compute(stores, n_stores, g->n, g->pg_count, voters) == 0) {
+        for (uint32_t i = 0; i < g->pg_count; i++)
+            move_add(&m, voters + (size_t)i * g->n, g->n, i, 0);
+        for (uint32_t i = 0; i < m.n; i++)
+            m.items[i].expected.n = 0;
+        cmd = (struct cmd_pg_update){.moves = {m.items, m.n}};
+        if (internal_propose(s, CMD_PG_UPDATE, &cmd_pg_update_schema, &cmd, table_applied, NULL) == 0)
+            s->lead->table_inflight = true;
+        moves_fini(&m);
+    }
+    free(voters);
+}
+
+static void table_tick(struct meta_server *s, uint64_t now)
+{
+    const struct genesis *g = fsm_genesis(s->fsm);
+    struct placement_store *ps;
+    const struct fsm_store *st;
+    uint32_t n, up = 0;
+
+    if (!g || fsm_has_table(s->fsm) || s->lead->table_inflight)
+        return;
+    st = fsm_stores(s->fsm, &n);
+    ps = tc_calloc(n ? n : 1, sizeof(*ps));
+    for (uint32_t i = 0; i < n; i++) {
+        if (st[i].state != STORE_REPLACED && store_up(s, st[i].store))
+            ps[up++] = (struct placement_store){st[i].store, st[i].zone, store_find_health(s, st[i].store)->capacity};
+    }
+    if (up < g->n) {
+        s->lead->table_wait_since = 0;
+    } else {
+        if (!s->lead->table_wait_since)
+            s->lead->table_wait_since = now;
+        if (up >= g->stores || now - s->lead->table_wait_since >= TABLE_WAIT_NS)
+            table_make(s, ps, up);
+    }
+    free(ps);
+}
+
+/* ---- gc ---- */
+
+static void trim_applied(struct meta_server *s, struct meta_op *op, int status)
+{
+    (void)op;
+    (void)status;
+    s->lead->gc_trim_inflight = false;
+}
+
+/* Rows that every store has done go. A store that is away keeps them. */
+static void gc_tick(struct meta_server *s)
+{
+    struct pg_ready cursors[256];
+    struct cmd_gc_trim cmd = {.cursors = {cursors, 0}};
+    const struct fsm_store *st;
+    uint64_t first, last, upto = UINT64_MAX;
+    uint32_t n;
+
+    fsm_gc_range(s->fsm, &first, &last);
+    if (first > last || s->lead->gc_trim_inflight || !fsm_has_table(s->fsm))
+        return;
+    st = fsm_stores(s->fsm, &n);
+    for (uint32_t i = 0; i < n; i++) {
+        const struct meta_store *h = store_find_health(s, st[i].store);
+        uint64_t done = h && h->heard_at ? h->gc_done : st[i].gc_cursor;
+
+        if (st[i].state == STORE_REPLACED)
+            continue;
+        upto = MIN(upto, done);
+        if (cmd.cursors.n < ARRAY_SIZE(cursors))
+            cursors[cmd.cursors.n++] = (struct pg_ready){.pg = st[i].store, .epoch = done};
+    }
+    cmd.upto = MIN(upto, last);
+    if (cmd.upto < first || upto == UINT64_MAX)
+        return;
+    if (internal_propose(s, CMD_GC_TRIM, &cmd_gc_trim_schema, &cmd, trim_applied, NULL) == 0)
+        s->lead->gc_trim_inflight = true;
+}
+
+void stores_tick(struct meta_server *s)
+{
+    uint64_t now = env_now(s->env);
+    struct meta_store *h, *tmp;
+
+    HASH_ITER(hh, s->stores, h, tmp)
+    {
+        const struct fsm_store *st = fsm_store(s->fsm, h->id);
+
+        if (!st || st->state == STORE_REPLACED) {
+            health_free(s, h);
+            continue;
+        }
+        if (h->heard_at && !h->down && now - h->heard_at >= s->cfg.store_down_ms * NS_PER_MS) {
+            h->down = true;
+            LOG_WARN("meta", "a store is down", "node=%u endpoint=%s", st->node, st->endpoint);
+        }
+    }
+    table_tick(s, now);
+    if (now - s->stores_swept >= s->cfg.sweep_ms * NS_PER_MS) {
+        s->stores_swept = now;
+        gc_tick(s);
+        transitions_end(s);
+    }
+}
+
+void store_capacity(struct meta_server *s, uint64_t *ret_total, uint64_t *ret_free, uint64_t *ret_used)
+{
+    struct meta_store *h, *tmp;
+
+    *ret_total = *ret_free = *ret_used = 0;
+    HASH_ITER(hh, s->stores, h, tmp)
+    {
+        *ret_total += h->capacity;
+        *ret_free += h->free;
+        *ret_used += h->used;
+    }
+}
