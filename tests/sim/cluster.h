@@ -86,6 +86,7 @@ struct cluster {
     struct actor *actors[ACTORS_MAX];
     unsigned n_actors;
     struct tool *tool;
+    struct checks *checks; /* checks.h, or NULL */
     bool stopping;  /* actors end at their next operation */
     bool failed;
     char why[1024];

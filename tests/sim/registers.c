@@ -73,6 +73,11 @@ void shared_setup(struct actor *a, struct shared *s, uint64_t dir)
         cluster_fail(a->c, "set-up of %s: %s", s->name, tc_error_name(r));
 }
 
+uint64_t shared_ino(const struct shared *s)
+{
+    return s->ino;
+}
+
 /* A cell's bytes: the write's number, and where it belongs. */
 static void cell_fill(const struct shared *s, uint32_t cell, uint64_t value, uint8_t *out)
 {

@@ -74,6 +74,9 @@ void sim_node_set_wall(struct sim_node *n, int64_t offset_ns);
 /* ---- network -------------------------------------------------------------------------------------- */
 
 void sim_net_set(struct sim *s, const struct sim_net_options *o);
+/* Called with every message as it is sent; borrows all. */
+void sim_net_set_tap(struct sim *s, void (*fn)(void *arg, struct sim_node *from, struct buf *head, struct buf *payload),
+                     void *arg);
 /* Cut or heal the way from @a to @b (one way). */
 void sim_net_cut(struct sim *s, struct sim_node *a, struct sim_node *b, bool cut);
 void sim_net_heal(struct sim *s); /* all ways */

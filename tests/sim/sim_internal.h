@@ -86,6 +86,8 @@ struct sim {
     bool verbose;
     /* network */
     struct sim_net_options net;
+    void (*tap)(void *arg, struct sim_node *from, struct buf *head, struct buf *payload);
+    void *tap_arg;
     bool cut[SIM_NODES_MAX][SIM_NODES_MAX];
     uint64_t last_arrival[SIM_NODES_MAX][SIM_NODES_MAX];
     uint64_t next_port, next_conn;

@@ -14,9 +14,11 @@
 #include <unistd.h>
 
 #include "common/test_rules.h"
+#include "sim/checks.h"
 #include "sim/nemesis.h"
 #include "sim/workload.h"
 
+#include "common/map.h"
 #include "meta/fsm.h"
 
 static struct cluster_options opt = {
@@ -112,13 +114,84 @@ static void check_members(struct cluster *c)
                          meta_server_applied(c->members[i].server));
 }
 
+/* ---- a disk is lost ------------------------------------------------------------------------------- */
+
+static bool placement_stable(struct cluster *c)
+{
+    struct member *m = cluster_leader(c);
+    const struct fsm_store *stores;
+    struct fsm *f = m ? meta_server_fsm(m->server) : NULL;
+    uint32_t n, up = 0;
+
+    if (!f || !fsm_has_table(f))
+        return false;
+    stores = fsm_stores(f, &n);
+    for (uint32_t i = 0; i < n; i++)
+        up += stores[i].state == STORE_UP;
+    for (uint32_t i = 0; i < c->opt.pg_count; i++) {
+        const struct map_pg *pg = fsm_pg(f, i);
+
+        if (pg->n != c->opt.n || pg->n_next)
+            return false;
+        for (unsigned k = 0; k < pg->n; k++)
+            if (!fsm_store(f, pg->voters[k]) || fsm_store(f, pg->voters[k])->state == STORE_REPLACED)
+                return false;
+    }
+    return up == c->opt.n_store;
+}
+
+/*
+ * A store's or a member's disk is gone; it comes back empty and is filled; then another one stops, and all must
+ * still be there.
+ */
+static void lose_store_disk(struct cluster *c, struct workload *w)
+{
+    unsigned i = (unsigned)sim_below(sim_rng(c->s), c->opt.n_store), other = (i + 1) % c->opt.n_store;
+
+    cluster_log(c, "store %u loses its disk", i + 1);
+    store_kill(&c->stores[i]);
+    sim_disk_erase(sim_node_disk(c->stores[i].node));
+    cluster_run_until(c, sim_now(c->s) + sim_below(sim_rng(c->s), 10) * NS_PER_S);
+    store_boot(&c->stores[i]);
+    cluster_run_until(c, sim_now(c->s) + NS_PER_S);
+    if (!cluster_run(c, sim_now(c->s) + opt.settle_ns, placement_stable)) {
+        cluster_fail(c, "the empty store is not filled");
+        return;
+    }
+    store_kill(&c->stores[other]);
+    (void)workload_verify(w); /* what it found is in the cluster */
+    if (!c->failed)
+        store_boot(&c->stores[other]);
+}
+
+static void lose_member_disk(struct cluster *c, struct workload *w)
+{
+    unsigned i = (unsigned)sim_below(sim_rng(c->s), c->opt.n_meta), other = (i + 1) % c->opt.n_meta;
+
+    cluster_log(c, "member %u loses its disk", i + 1);
+    member_kill(&c->members[i]);
+    sim_disk_erase(sim_node_disk(c->members[i].node));
+    cluster_run_until(c, sim_now(c->s) + sim_below(sim_rng(c->s), 10) * NS_PER_S);
+    member_boot(&c->members[i]);
+    if (!cluster_run(c, sim_now(c->s) + opt.settle_ns, members_agree)) {
+        cluster_fail(c, "the empty member does not catch up");
+        return;
+    }
+    cluster_run_until(c, sim_now(c->s) + 5 * NS_PER_S); /* it is promoted meanwhile */
+    member_kill(&c->members[other]);
+    (void)workload_verify(w);
+    if (!c->failed)
+        member_boot(&c->members[other]);
+}
+
 /* One run; true if everything held. */
 static bool run_one(void)
 {
     struct cluster *c = cluster_new(&opt);
     struct workload *w = workload_new(c);
     struct nemesis *n = nemesis_new(c);
-    uint64_t end;
+    struct checks *k = checks_new(c);
+    uint64_t end, inos[SHARED_FILES + TURN_FILES];
     bool ok;
 
     if (cluster_start(c) && workload_setup(w)) {
@@ -129,7 +202,15 @@ static bool run_one(void)
         c->stopping = true;
         if (!cluster_run(c, end + opt.settle_ns, workload_ended) && !c->failed)
             workload_say_who_waits(c, "after the faults");
-        if (!c->failed && workload_verify(w))
+        for (unsigned i = 0, files = workload_files(w, inos); i < files; i++)
+            checks_add_file(k, inos[i], 2);
+        if (!c->failed && workload_verify(w) && checks_replicas(k) && (opt.faults & FAULT_ERASE)) {
+            if (opt.n_store > opt.w && sim_below(sim_rng(c->s), 2))
+                lose_store_disk(c, w);
+            else if (opt.n_meta > 2)
+                lose_member_disk(c, w);
+        }
+        if (!c->failed)
             check_members(c);
     }
     ok = !c->failed;
@@ -144,6 +225,7 @@ static bool run_one(void)
     nemesis_free(n);
     workload_free(w);
     cluster_free(c);
+    checks_free(k);
     return ok;
 }
 

@@ -208,6 +208,8 @@ static int msg_send(struct sim *s, struct sim_port *p, uint64_t peer, struct buf
         to = node_of_endpoint(s, p->endpoint);
     }
     s->stats.sent++;
+    if (s->tap)
+        s->tap(s->tap_arg, p->env->node, head, payload);
     if (!to || s->cut[p->env->node->index][to->index]) {
         s->stats.cut++;
         return 0;
@@ -269,6 +271,13 @@ void sim_net_deliver(struct sim *s, struct sim_event *ev)
 void sim_net_set(struct sim *s, const struct sim_net_options *o)
 {
     s->net = *o;
+}
+
+void sim_net_set_tap(struct sim *s, void (*fn)(void *arg, struct sim_node *from, struct buf *head, struct buf *payload),
+                     void *arg)
+{
+    s->tap = fn;
+    s->tap_arg = arg;
 }
 
 void sim_net_cut(struct sim *s, struct sim_node *a, struct sim_node *b, bool cut)

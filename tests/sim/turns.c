@@ -65,6 +65,11 @@ void turns_setup(struct actor *a, struct turns *t, uint64_t dir)
         cluster_fail(a->c, "set-up of %s: %s", t->name, tc_error_name(r));
 }
 
+uint64_t turns_ino(const struct turns *t)
+{
+    return t->ino;
+}
+
 static struct image *last(struct turns *t)
 {
     return &t->images[t->n_images - 1];

@@ -135,6 +135,17 @@ bool workload_setup(struct workload *w)
     return !w->c->failed;
 }
 
+unsigned workload_files(struct workload *w, uint64_t ret_inos[SHARED_FILES + TURN_FILES])
+{
+    unsigned n = 0;
+
+    for (unsigned i = 0; (w->c->opt.work & WORK_SHARED) && i < SHARED_FILES; i++)
+        ret_inos[n++] = shared_ino(w->shared[i]);
+    for (unsigned i = 0; (w->c->opt.work & WORK_TURNS) && i < TURN_FILES; i++)
+        ret_inos[n++] = turns_ino(w->turns[i]);
+    return n;
+}
+
 static void work_main(struct actor *a)
 {
     struct workload *w = a->arg;

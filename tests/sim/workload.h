@@ -24,6 +24,8 @@ struct workload *workload_new(struct cluster *c);
 void workload_free(struct workload *w);
 /* Make directories and files, by an actor of client 0. False: failed. */
 bool workload_setup(struct workload *w);
+/* The inodes of its files; the number. */
+unsigned workload_files(struct workload *w, uint64_t ret_inos[SHARED_FILES + TURN_FILES]);
 /* Start the actors; they end when cluster.stopping is set. */
 void workload_start(struct workload *w);
 bool workload_ended(struct cluster *c);
@@ -54,6 +56,7 @@ void shared_setup(struct actor *a, struct shared *s, uint64_t dir);
 void shared_turn(struct actor *a, struct shared *s);
 void shared_verify(struct actor *a, struct shared *s); /* reads all of it */
 void shared_judge(struct shared *s);
+uint64_t shared_ino(const struct shared *s);
 
 /* turns.c */
 struct turns;
@@ -62,6 +65,7 @@ void turns_free(struct turns *t);
 void turns_setup(struct actor *a, struct turns *t, uint64_t dir);
 void turns_turn(struct actor *a, struct turns *t);
 void turns_verify(struct actor *a, struct turns *t);
+uint64_t turns_ino(const struct turns *t);
 
 /* names.c */
 struct names;
