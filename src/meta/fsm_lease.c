@@ -181,8 +181,8 @@ static void commit_values(struct fsm *f, struct inode *in, const struct commit_i
         in->size = MAX(in->size, it->size); /* within an epoch sizes only grow */
         in->since = MAX(in->since, in->size);
         in->bound = MAX(in->bound, in->size);
-        if (mtime && version_above(it->epoch, it->vseq, in))
-            in->mtime = mtime;
+        if (mtime && version_above(it->epoch, it->vseq, in)) /* back only from where utimes had put it */
+            in->mtime = in->utimes_epoch ? mtime : MAX(in->mtime, mtime);
         in->ctime = MAX(in->ctime, mtime);
     }
     if (it->atime)
