@@ -170,7 +170,7 @@ struct flight {
     uint64_t first;
     bool done;
     int status;
-    struct flight *prev, *next; /* ino->flights, ascending seq; after done: none */
+    struct flight *prev, *next; /* ino->flights, ascending seq; after done: ino->tails */
     uint64_t sums[];
 };
 
@@ -185,9 +185,14 @@ struct xlease {
     uint64_t size_acked; /* largest size on a block of this epoch with W acknowledgements */
     uint64_t data_end;   /* blocks from here on have no data in the stores */
     uint64_t committed_size, committed_mtime;
+    uint64_t sent_size, sent_mtime, sent_reach; /* of the commit in flight */
+    int64_t sent_blocks;
+    bool sent_ask;
+    uint32_t sent_action;
     int64_t new_blocks;  /* acknowledged as newly in use since the last commit */
     bool was_clean, all_acked, gave_up;
     bool truncating;     /* no block is sent */
+    uint64_t truncating_since;
     bool meta_dirty;     /* size or mtime differs from what is committed */
     bool atime_dirty;
     uint64_t last_use;
@@ -227,8 +232,8 @@ struct dentry {
 struct dir {
     struct dentry *dentries; /* valid while the directory's S is */
     struct dirpage *pages;
-    unsigned n_pages;
-    uint64_t mutations; /* own ones begun or ended: a listing that spans one is not kept */
+    bool complete;      /* every name there is is among the dentries */
+    uint64_t mutations; /* own ones ended: an answer that spans one says nothing of the whole */
 };
 
 struct inode {
@@ -250,27 +255,36 @@ struct inode {
     uint32_t held;       /* bits of enum lease_kind */
     uint64_t gterm, gcount, barrier;
     uint64_t gen_term, gen_n;             /* generation S belongs to */
-    uint64_t recall_seen;                 /* highest recall counter acknowledged or under way */
-    uint64_t refused_term, refused_count; /* grants up to this id are dead */
-    uint32_t getting;                     /* LEASE_S or LEASE_X: request under way */
-    struct waitq wq;                      /* calls that wait for the lease, for flights, commits */
+    uint64_t recall_term, recall_seen;    /* highest recall counter acknowledged or under way, of that term */
+    struct {
+        uint64_t gterm, gcount;
+    } refused[2];         /* grants up to this id are dead: [0] made by entries, [1] in a leader's memory */
+    uint64_t breaks;      /* times the lease ended: what began under it is begun again */
+    uint32_t getting;     /* LEASE_S or LEASE_X: request under way */
+    struct waitq wq;      /* calls that wait for the lease */
+    struct waitq io_wq;   /* calls that wait for flights or commits */
+    struct env_timer get_timer; /* to ask again */
+    struct env_timer trunc_timer;
+    uint64_t killed_change; /* suid and the like are known to be cleared as of this change */
+    struct tc_client *c;
     unsigned readers, writers;            /* running under the lease */
     uint64_t read_gen;                    /* reads finished: a purge that overlaps one is repeated */
 
     /* recalls */
     enum recall_phase phase;
-    uint32_t phase_kind; /* strongest of what runs */
+    bool downgrade;      /* what runs leaves S */
     unsigned purge_pass, purge_pending;
     uint64_t purge_read_gen;
     struct recall *recalls;
     bool unasked; /* the machine runs for a release of our own */
+    bool stepping; /* inside recall_progress() */
     bool kernel_pages; /* data was given out that may be cached outside */
     uint32_t end_action; /* enum commit_action under way */
 
     /* asks: commit size and times, keep X */
-    bool ask;
+    enum { ASK_NONE, ASK_WANTED, ASK_FLUSHING, ASK_COMMIT } ask;
+    uint64_t ask_seq, ask_size, ask_mtime, ask_recall;
     bool commit_inflight, commit_queued;
-    uint32_t commit_status_seq;
 
     /* data */
     struct xlease *x;
@@ -279,11 +293,12 @@ struct inode {
     uint64_t dirty_blocks;
     uint64_t dirty_since;
     bool on_dirty_list;
+    bool flush_wanted; /* could not be launched; tried again when what stood in the way is gone */
     struct inode *dirty_prev, *dirty_next;
     bool on_x_list;
     struct inode *x_prev, *x_next;
-    struct flight *flights;
-    unsigned n_flights, n_tails; /* tails: done, not all_done */
+    struct flight *flights, *tails; /* not yet at W; at W, not yet at N */
+    unsigned n_flights, n_tails;
     uint64_t data_gen; /* changes of local data: a fetched block older than one is not kept */
     bool fetching;
     struct waitq fetch_wq;
@@ -358,6 +373,7 @@ struct tc_client {
     uint64_t session;
     uint32_t incarnation;
     uint64_t nonce, ttl_ns, root, previous;
+    uint64_t open_sent;
     uint64_t alive_sent;  /* sending of the last answered keepalive */
     uint64_t caching_sent; /* the same, of those that prolonged the caching right */
     uint64_t gen_term, gen_n; /* the caching generation we are in; 0: none */
@@ -376,18 +392,19 @@ struct tc_client {
     tc_status_fn *shut_done;
     void *shut_arg;
     struct env_timer shut_timer;
-    uint64_t shut_deadline;
+    uint64_t shut_deadline, shut_started;
     struct waitq session_wq;
 
     /* map */
     struct map *map;
     uint64_t map_want;
-    bool map_getting;
+    bool map_getting, map_whole;
     struct env_timer map_timer;
     struct waitq map_wq;
 
     /* calls */
-    struct tc_call *calls, *runq, *doneq, *free_calls;
+    struct tc_call *calls, *free_calls;
+    struct waitq runq, run_now, doneq;
     struct env_task run_task, done_task;
     struct env_timer call_timer;
     uint64_t call_order;
@@ -406,18 +423,21 @@ struct tc_client {
     struct lease_item *acks;
     unsigned n_acks, cap_acks;
     struct env_task ack_task;
+    unsigned purges; /* invalidations that a new generation waits for */
+    uint64_t list_cursor;
 
     /* data */
     struct quorum *quorum;
     struct inode *dirty_list; /* oldest first */
-    uint64_t dirty_bytes, flight_bytes, clean_bytes;
+    uint64_t dirty_bytes, flight_bytes, clean_bytes, ra_bytes;
     struct extent *clean_lru;
+    struct fetch *fetches; /* running */
     struct env_timer age_timer;
     struct waitq room_wq;
 
     struct statfs_res statfs;
     uint64_t statfs_at;
-    unsigned n_pages;
+    unsigned n_dentries;
     struct client_stats stats;
 };
 
@@ -433,6 +453,7 @@ void call_wait(struct tc_call *call, struct waitq *q);
 /* Tick in the next turn. */
 void call_wake(struct tc_call *call);
 void waitq_wake(struct waitq *q);
+void waitq_tick(struct waitq *q); /* tick all of them now: from answers, where the lease must be used at once */
 void waitq_fail(struct waitq *q, int status); /* finish all of them */
 void call_pin(struct tc_call *call, struct inode *i);
 void calls_init(struct tc_client *c);
@@ -467,6 +488,7 @@ uint64_t session_time(struct tc_client *c); /* leader time, never backwards */
 void session_on_keepalive(struct tc_client *c, uint64_t id, int status, const struct keepalive_res *res);
 void session_see_term(struct tc_client *c, uint64_t term);
 void session_ended(struct tc_client *c); /* the leader said it is expired */
+void session_listed(struct tc_client *c, int status); /* the list was answered */
 bool session_revalidate(struct tc_call *call); /* false: valid now; true: waits for a keepalive */
 void map_need(struct tc_client *c, uint64_t epoch);
 bool map_ready(struct tc_client *c, uint64_t barrier);
@@ -498,9 +520,10 @@ bool lease_need_s(struct tc_call *call, struct inode *i);
 bool lease_need_x(struct tc_call *call, struct inode *i);
 /* A grant in an answer; @r: the request it answers. True: what the answer says may be cached under the lease held now. */
 bool lease_take_grant(struct tc_client *c, struct inode *i, const struct grant *g, const struct rpc *r, const struct attr *a);
-void lease_on_recall(struct tc_client *c, const struct recall_msg *m);
+void lease_on_recall(struct tc_client *c, const struct recall_msg *m); /* recall.c */
 void lease_drop_s(struct tc_client *c, struct inode *i, bool purge); /* locally: S ends, O stays while open */
 void lease_drop_all_s(struct tc_client *c);
+void lease_purged(void *arg); /* one invalidation of c->purges is done */
 void lease_lost(struct tc_client *c, struct inode *i, int error); /* X is gone with its dirty data */
 void lease_release(struct tc_client *c, struct inode *i); /* eviction, last close: give back what is held */
 void lease_queue_release(struct tc_client *c, uint64_t ino, uint64_t gterm, uint64_t gcount, uint32_t kind, uint32_t keep);
@@ -508,7 +531,15 @@ void lease_progress(struct tc_client *c, struct inode *i); /* something a recall
 void lease_end_unasked(struct tc_client *c, struct inode *i); /* give X back: downgrade or release */
 void lease_x_used(struct tc_client *c, struct inode *i);
 void lease_commit(struct tc_client *c, struct inode *i); /* queue a COMMIT of what is to be said */
-bool lease_list(struct tc_client *c); /* send the complete list for c->want_gen */
+void lease_ask(struct tc_client *c, struct inode *i, uint64_t recall); /* have size and times committed, keep X */
+void lease_list(struct tc_client *c); /* send the complete list for c->want_gen; session_listed() follows */
+void lease_ended(struct tc_client *c, struct inode *i, uint32_t keep); /* S or X is over; O may be kept */
+void lease_ack(struct tc_client *c, const struct recall *rc, uint32_t keep);
+void recall_progress(struct tc_client *c, struct inode *i);
+void recall_free(struct tc_client *c, struct recall *rc);
+void recalls_drop(struct tc_client *c, struct inode *i); /* acknowledge all: nothing is held any more */
+void recall_commit_done(struct tc_client *c, struct inode *i);
+void recall_item(struct tc_client *c, uint64_t term, const struct recall_item *it);
 void lease_init(struct tc_client *c);
 void lease_fini(struct tc_client *c);
 void reader_enter(struct tc_call *call);
@@ -518,7 +549,9 @@ void call_leave(struct tc_call *call);
 /* ---- dir.c ---------------------------------------------------------------------------------------------------------- */
 
 struct dir *dir_of(struct inode *i);
-struct dentry *dir_find(struct tc_client *c, struct inode *d, const char *name); /* NULL: not known or no S */
+/* True: it is known under the directory's S what @name is; *ret_ino 0: nothing. */
+bool dir_find(struct tc_client *c, struct inode *d, const char *name, uint64_t *ret_ino);
+/* @name is @ino (0: nothing) as of the directory's @change. Kept if the directory's S allows. */
 void dir_put(struct tc_client *c, struct inode *d, const char *name, size_t len, uint64_t ino, uint64_t change);
 void dir_drop_name(struct tc_client *c, struct inode *d, const char *name);
 void dir_drop(struct tc_client *c, struct inode *d); /* everything cached under its S */
@@ -544,12 +577,18 @@ void dirty_add_clean(struct tc_client *c, struct inode *i, uint64_t block, const
 void dirty_truncate(struct tc_client *c, struct inode *i, uint64_t size);
 void dirty_drop(struct tc_client *c, struct inode *i); /* everything, without writing */
 void clean_drop(struct tc_client *c, struct inode *i);
+void clean_keep(struct tc_client *c, struct inode *i, const struct flight *f);
+void ext_remove(struct tc_client *c, struct inode *i, unsigned at); /* the extent becomes the caller's */
 /* Start writing dirty blocks in [first, last]; false: some could not be (reach, truncate, session). */
+/* Is a block of the present epoch with a version up to @seq still on its way? */
+bool flights_upto(const struct inode *i, uint64_t seq);
 bool flush_launch(struct tc_client *c, struct inode *i, uint64_t first, uint64_t last);
 bool flush_all(struct tc_client *c, struct inode *i);
+bool flush_pending(struct tc_client *c, struct inode *i); /* what waited for reach or a truncate */
 void flush_pressure(struct tc_client *c); /* write the oldest to get room */
 void dirty_init(struct tc_client *c);
 void dirty_fini(struct tc_client *c);
+void flights_drop(struct inode *i); /* the engine is closed */
 /* Give @error to every open file that has unsaved data. */
 void files_error(struct inode *i, int error, bool fail);
 
@@ -557,11 +596,16 @@ void files_error(struct inode *i, int error, bool fail);
 
 struct read_op *read_op_free(struct read_op *r);
 void read_deliver(struct tc_call *call);
+void fetches_drop(struct tc_client *c);
+void read_abandon(struct tc_call *call); /* drop what it has fetched */
 /* Fetch one block for a partial write; wakes i->fetch_wq. */
 void block_fetch(struct tc_call *call, struct inode *i, uint64_t block);
 void readahead_drop(struct tc_client *c, struct inode *i);
 
 /* ---- file.c --------------------------------------------------------------------------------------------------------- */
 
+struct tc_file *file_new(struct tc_client *c, struct inode *i, uint32_t flags);
 struct tc_file *file_ref(struct tc_file *f);
+void setattr_tick(struct tc_call *call); /* setattr.c */
+
 void file_unref(struct tc_client *c, struct tc_file *f);

@@ -1,0 +1,347 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Directories: entries known under the directory's S, and reading them in pages.
+ *
+ * A dentry, positive or negative, bears the directory's change it was read at or made by; an older one never
+ * replaces a newer. A page of a listing serves from its start only while the directory's S holds and nobody,
+ * ourselves included, has changed the directory; a stream that has begun may go on in it for a while.
+ */
+#include "client/internal.h"
+
+#include <sys/stat.h>
+
+#define DENTRIES_MAX 262144u
+#define PAGES_MAX 16 /* per directory */
+#define PAGE_STREAM_NS (2 * NS_PER_S)
+
+struct page_entry {
+    struct wire_str name;
+    uint64_t cookie, ino;
+    uint32_t mode;
+};
+
+struct dirpage {
+    struct dirpage *prev, *next;
+    unsigned refs;
+    uint64_t start;
+    bool current; /* as the directory's S */
+    uint64_t until; /* not current: streams may go on till then */
+    bool eof;
+    unsigned n;
+    struct page_entry *entries;
+    char *names;
+    unsigned from, count; /* of the call that it is being delivered to */
+};
+
+struct dir *dir_of(struct inode *i)
+{
+    if (!i->dir)
+        i->dir = tc_calloc(1, sizeof(*i->dir));
+    return i->dir;
+}
+
+/* ---- entries ------------------------------------------------------------------------------------------------ */
+
+static void dentry_free(struct tc_client *c, struct dir *d, struct dentry *e)
+{
+    HASH_DEL(d->dentries, e);
+    c->n_dentries--;
+    free(e);
+}
+
+static void dentries_drop(struct tc_client *c, struct dir *d)
+{
+    struct dentry *e, *tmp;
+
+    HASH_ITER(hh, d->dentries, e, tmp)
+    {
+        dentry_free(c, d, e);
+    }
+    d->complete = false;
+}
+
+bool dir_find(struct tc_client *c, struct inode *d, const char *name, uint64_t *ret_ino)
+{
+    struct dentry *e = NULL;
+
+    if (!d->dir || !lease_s_ok(c, d))
+        return false;
+    HASH_FIND(hh, d->dir->dentries, name, strlen(name), e);
+    if (!e && !d->dir->complete)
+        return false;
+    *ret_ino = e ? e->ino : 0;
+    return true;
+}
+
+static void dentries_trim(struct tc_client *c, const struct inode *keep)
+{
+    struct inode *i;
+
+    for (i = c->lru; i && c->n_dentries > DENTRIES_MAX; i = i->lru_next) {
+        if (i->dir && i != keep)
+            dentries_drop(c, i->dir);
+    }
+}
+
+void dir_put(struct tc_client *c, struct inode *d, const char *name, size_t len, uint64_t ino, uint64_t change)
+{
+    struct dir *dir;
+    struct dentry *e = NULL;
+
+    if (!(d->held & LEASE_S) || d->gen_term != c->gen_term || d->gen_n != c->gen_n || d->phase != RECALL_IDLE)
+        return;
+    dir = dir_of(d);
+    HASH_FIND(hh, dir->dentries, name, len, e);
+    if (e) {
+        if (e->change <= change) {
+            e->ino = ino;
+            e->change = change;
+        }
+        return;
+    }
+    e = tc_calloc(1, sizeof(*e) + len + 1);
+    memcpy(e->name, name, len);
+    e->ino = ino;
+    e->change = change;
+    HASH_ADD_KEYPTR(hh, dir->dentries, e->name, len, e);
+    if (++c->n_dentries > DENTRIES_MAX)
+        dentries_trim(c, d);
+}
+
+void dir_drop_name(struct tc_client *c, struct inode *d, const char *name)
+{
+    struct dentry *e = NULL;
+
+    if (!d->dir)
+        return;
+    HASH_FIND(hh, d->dir->dentries, name, strlen(name), e);
+    if (e)
+        dentry_free(c, d->dir, e);
+    d->dir->complete = false;
+    d->dir->mutations++;
+}
+
+void dir_drop_pages(struct tc_client *c, struct inode *d)
+{
+    struct dirpage *p;
+
+    if (!d->dir)
+        return;
+    DL_FOREACH(d->dir->pages, p)
+    {
+        if (p->current)
+            p->until = env_now(c->env) + PAGE_STREAM_NS;
+        p->current = false;
+    }
+}
+
+void dirpage_unref(struct tc_client *c TC_UNUSED, struct dirpage *p)
+{
+    if (--p->refs > 0)
+        return;
+    free(p->entries);
+    free(p->names);
+    free(p);
+}
+
+static void page_remove(struct tc_client *c, struct dir *d, struct dirpage *p)
+{
+    DL_DELETE(d->pages, p);
+    dirpage_unref(c, p);
+}
+
+void dir_drop(struct tc_client *c, struct inode *d)
+{
+    if (!d->dir)
+        return;
+    dentries_drop(c, d->dir);
+    while (d->dir->pages)
+        page_remove(c, d->dir, d->dir->pages);
+    d->dir->mutations++;
+}
+
+/* ---- listings -------------------------------------------------------------------------------------------------- */
+
+/* Where @cookie is in @p; false: not in it. */
+static bool page_position(const struct dirpage *p, uint64_t cookie, unsigned *ret_at)
+{
+    if (cookie == p->start) {
+        *ret_at = 0;
+        return true;
+    }
+    for (unsigned k = 0; k < p->n; k++) {
+        if (p->entries[k].cookie == cookie && (k + 1 < p->n || p->eof)) {
+            *ret_at = k + 1;
+            return true;
+        }
+    }
+    return false;
+}
+
+static struct dirpage *page_find(struct tc_client *c, struct inode *d, uint64_t cookie, unsigned *ret_at)
+{
+    struct dirpage *p, *tmp;
+    uint64_t now = env_now(c->env);
+    bool s_ok = lease_s_ok(c, d);
+
+    if (!d->dir)
+        return NULL;
+    DL_FOREACH_SAFE(d->dir->pages, p, tmp)
+    {
+        bool current = p->current && s_ok;
+
+        if (!current && now >= p->until && !p->current) {
+            page_remove(c, d->dir, p);
+            continue;
+        }
+        if ((current || (cookie != 0 && !p->current)) && page_position(p, cookie, ret_at))
+            return p;
+    }
+    return NULL;
+}
+
+static struct dirpage *page_new(struct tc_client *c, struct inode *d, const struct readdir_res *res, uint64_t start)
+{
+    struct dirpage *p = tc_calloc(1, sizeof(*p));
+    unsigned extra = start == 0 ? 2 : 0, held = 0;
+    size_t bytes = 4;
+    struct dirpage *o;
+    char *to;
+
+    for (uint32_t k = 0; k < res->entries.n; k++)
+        bytes += res->entries.items[k].name.n;
+    p->refs = 1;
+    p->start = start;
+    p->eof = res->eof;
+    p->n = res->entries.n + extra;
+    p->entries = tc_calloc(p->n, sizeof(*p->entries));
+    p->names = to = tc_malloc(bytes);
+    if (extra) {
+        memcpy(to, "...", 3);
+        p->entries[0] = (struct page_entry){{to, 1}, 1, d->ino, S_IFDIR};
+        p->entries[1] = (struct page_entry){{to, 2}, 2, d->ino == c->root || !res->parent ? d->ino : res->parent, S_IFDIR};
+        to += 3;
+    }
+    for (uint32_t k = 0; k < res->entries.n; k++) {
+        const struct dirent_item *it = &res->entries.items[k];
+
+        memcpy(to, it->name.p, it->name.n);
+        p->entries[extra + k] = (struct page_entry){{to, it->name.n}, it->cookie, it->ino, it->mode};
+        to += it->name.n;
+    }
+    DL_FOREACH(dir_of(d)->pages, o)
+    held++;
+    if (held >= PAGES_MAX)
+        page_remove(c, d->dir, d->dir->pages);
+    p->until = env_now(c->env) + PAGE_STREAM_NS;
+    DL_APPEND(d->dir->pages, p);
+    return p;
+}
+
+static void readdir_tick(struct tc_call *call);
+
+static void readdir_done(struct rpc *r, int status, const void *res)
+{
+    struct tc_call *call = r->arg;
+    struct tc_client *c = call->c;
+    struct inode *d = call->ino;
+    const struct readdir_res *rd = res;
+    bool cacheable = false;
+    struct dirpage *p;
+
+    call->busy = false;
+    if (status != 0) {
+        call_finish(call, status);
+        return;
+    }
+    if (rd->has_dir_grant)
+        cacheable = lease_take_grant(c, d, &rd->dir_grant, r, rd->has_dir ? &rd->dir : NULL);
+    if (rd->has_dir)
+        inode_take_attr(c, d, &rd->dir, cacheable, false);
+    /* Nothing of ours may have crossed it. */
+    cacheable = cacheable && rd->change >= d->min_change && dir_of(d)->mutations == call->target_seq;
+    p = page_new(c, d, rd, call->id);
+    p->current = cacheable;
+    for (uint32_t k = 0; k < rd->entries.n; k++) {
+        const struct dirent_item *it = &rd->entries.items[k];
+        struct inode *i;
+        bool ok = false;
+
+        if (cacheable)
+            dir_put(c, d, it->name.p, it->name.n, it->ino, rd->change);
+        if (!it->has_attr)
+            continue;
+        i = inode_get(c, it->ino);
+        if (it->has_grant)
+            ok = lease_take_grant(c, i, &it->grant, r, &it->attr);
+        inode_take_attr(c, i, &it->attr, ok, false);
+    }
+    if (cacheable && call->id == 0 && rd->eof)
+        d->dir->complete = true;
+    p->refs++;
+    call->page = p;
+    if (!page_position(p, call->cookie, &p->from))
+        p->from = p->n; /* nothing behind it any more */
+    call->target_epoch = p->from;
+    call_finish(call, 0);
+}
+
+static void readdir_tick(struct tc_call *call)
+{
+    struct tc_client *c = call->c;
+    struct inode *d = call->ino;
+    struct readdir_req req = {.ino = d->ino, .max = READDIR_PAGE, .plus = true, .want = LEASE_S, .want_dir = LEASE_S};
+    unsigned at;
+    struct dirpage *p = page_find(c, d, call->cookie, &at);
+
+    if (p) {
+        p->refs++;
+        call->page = p;
+        call->target_epoch = at;
+        call_finish(call, 0);
+        return;
+    }
+    call->id = call->cookie <= 2 ? 0 : call->cookie; /* "." and ".." are ours */
+    req.cookie = call->id;
+    req.plus = call->plus;
+    call->target_seq = dir_of(d)->mutations;
+    call->busy = true;
+    RPC(c, MSG_READDIR, RPC_READ, readdir_req, &req, readdir_res, readdir_done, call);
+}
+
+void dirpage_deliver(struct tc_call *call)
+{
+    struct tc_client *c = call->c;
+    struct dirpage *p = call->page;
+    unsigned from = (unsigned)call->target_epoch, n = MIN(p->n - from, (unsigned)call->len), k;
+    struct tc_dirent *out = tc_calloc(n, sizeof(*out));
+    struct tc_entry *entries = call->plus ? tc_calloc(n, sizeof(*entries)) : NULL;
+
+    for (k = 0; k < n; k++) {
+        const struct page_entry *e = &p->entries[from + k];
+        struct inode *i = call->plus && e->cookie > 2 ? inode_find(c, e->ino) : NULL;
+
+        out[k] = (struct tc_dirent){.name = e->name, .cookie = e->cookie, .ino = e->ino, .mode = e->mode};
+        if (i && i->attr_cached && lease_s_ok(c, i)) {
+            inode_entry(i, &entries[k]);
+            out[k].entry = &entries[k];
+            i->lookups++;
+        }
+    }
+    call->fn.readdir(call->arg, 0, out, n, p->eof && from + n == p->n);
+    free(out);
+    free(entries);
+}
+
+struct tc_call *tc_readdir(struct tc_client *c, uint64_t ino, uint64_t cookie, unsigned max, bool plus, tc_readdir_fn *fn,
+                           void *arg)
+{
+    struct tc_call *call = call_new(c, RESULT_READDIR, readdir_tick, arg);
+
+    call->fn.readdir = fn;
+    call->cookie = cookie;
+    call->len = MAX(max, 1u);
+    call->plus = plus;
+    call_pin(call, inode_get(c, ino));
+    return call_start(call);
+}

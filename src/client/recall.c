@@ -1,0 +1,417 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Recalls (PROTOCOL 3.2): what the leader asks back, and how a lease ends in order.
+ *
+ * A recall of a name or of attributes is an invalidation and an acknowledgement; several may run at once.
+ * A recall of the lease itself (ALL, DOWNGRADE), and an unasked release of X, go through one machine per
+ * inode (enum recall_phase):
+ *
+ *   IDLE ─► DRAIN ─► PURGE ─► BLOCK ─► PURGE2 ─► COMMIT ─► IDLE, all acknowledged
+ *             ▲        │ ▲       (S: no COMMIT; DOWNGRADE: DRAIN ─► COMMIT)
+ *             └────────┘ └── pages were read meanwhile, at most RECALL_PASSES times
+ *              written meanwhile (mappings)
+ *
+ * recall_progress() is called whenever something that a phase may wait for has happened: a reader or writer
+ * left, a flight landed, an invalidation is done, a commit was answered. PURGE leaves out the ranges of calls
+ * that are held back: the kernel has locked their pages, and they are not up to date.
+ */
+#include "client/internal.h"
+
+#include <sys/stat.h>
+
+void recall_free(struct tc_client *c, struct recall *rc)
+{
+    struct inode *i = rc->ino;
+
+    DL_DELETE(i->recalls, rc);
+    free(rc->name);
+    free(rc);
+    inode_unpin(c, i);
+}
+
+static void recall_ack(struct tc_client *c, struct recall *rc)
+{
+    uint32_t keep = rc->ino->held;
+
+    lease_ack(c, rc, keep);
+    recall_free(c, rc);
+}
+
+static bool ends_lease(const struct recall *rc)
+{
+    return rc->kind == RECALL_ALL || rc->kind == RECALL_DOWNGRADE;
+}
+
+void recalls_drop(struct tc_client *c, struct inode *i)
+{
+    struct recall *rc, *tmp;
+
+    i->phase = RECALL_IDLE;
+    i->unasked = false;
+    DL_FOREACH_SAFE(i->recalls, rc, tmp)
+    {
+        if (ends_lease(rc) || rc->kind == RECALL_ASK)
+            recall_ack(c, rc);
+    }
+}
+
+/* ---- names and attributes --------------------------------------------------------------------------------------- */
+
+static void simple_done(void *arg)
+{
+    struct recall *rc = arg;
+    struct tc_client *c = rc->ino->c;
+
+    ASSERT(rc->pending > 0);
+    if (--rc->pending > 0)
+        return;
+    recall_ack(c, rc);
+}
+
+static void recall_simple(struct tc_client *c, struct recall *rc)
+{
+    struct inode *i = rc->ino;
+
+    inode_drop_attr(i);
+    if (rc->kind == RECALL_ENTRY) {
+        dir_drop_name(c, i, rc->name);
+        dir_drop_pages(c, i);
+    } else if (!i->x && i->opens == 0 && (i->held & LEASE_S) && (i->attr.mode & S_IFMT) == S_IFREG && i->attr.nlink <= 1) {
+        lease_ended(c, i, 0); /* its last name may be going: no reference of ours keeps it */
+    }
+    rc->pending = 1;
+    if (i->lookups > 0 && c->cfg.invalidate_inode) {
+        rc->pending++;
+        c->cfg.invalidate_inode(c->cfg.arg, i->ino, 0, 0, simple_done, rc);
+    }
+    if (i->lookups > 0 && rc->kind == RECALL_ENTRY && c->cfg.invalidate_entry) {
+        rc->pending++;
+        c->cfg.invalidate_entry(c->cfg.arg, i->ino, rc->name, simple_done, rc);
+    }
+    simple_done(rc);
+}
+
+#define TRUNCATE_WAIT_NS (200 * NS_PER_MS)
+
+/* ---- the machine ---------------------------------------------------------------------------------------------------- */
+
+struct range {
+    uint64_t off, end;
+};
+
+static int range_cmp(const void *a, const void *b)
+{
+    const struct range *x = a, *y = b;
+
+    return (x->off > y->off) - (x->off < y->off);
+}
+
+/* Page ranges of calls on @i that are held back, sorted. Returns: caller frees. */
+static struct range *held_ranges(struct inode *i, unsigned *ret_n)
+{
+    struct waitq *qs[] = {&i->wq, &i->io_wq, &i->fetch_wq, &i->c->room_wq, &i->c->session_wq, &i->c->map_wq};
+    struct range *r = NULL;
+    struct tc_call *call;
+    unsigned n = 0;
+
+    for (unsigned q = 0; q < ARRAY_SIZE(qs); q++) {
+        DL_FOREACH2(qs[q]->head, call, wnext)
+        {
+            if (call->ino != i || call->len == 0 || (call->result != RESULT_READ && call->result != RESULT_WRITE))
+                continue;
+            r = tc_realloc(r, (n + 1) * sizeof(*r));
+            r[n++] = (struct range){call->off & ~(uint64_t)4095, (call->off + call->len + 4095) & ~(uint64_t)4095};
+        }
+    }
+    if (n)
+        qsort(r, n, sizeof(*r), range_cmp);
+    *ret_n = n;
+    return r;
+}
+
+static void purge_done(void *arg)
+{
+    struct inode *i = arg;
+    struct tc_client *c = i->c;
+
+    ASSERT(i->purge_pending > 0);
+    i->purge_pending--;
+    if (i->purge_pending == 0)
+        recall_progress(c, i);
+    inode_unpin(c, i);
+}
+
+static void purge_range(struct tc_client *c, struct inode *i, uint64_t off, uint64_t end)
+{
+    if (off >= end)
+        return;
+    i->purge_pending++;
+    inode_pin(i);
+    c->cfg.invalidate_inode(c->cfg.arg, i->ino, off, end == UINT64_MAX ? UINT64_MAX : end - off, purge_done, i);
+}
+
+/* True if it has to be waited for. */
+static bool purge_start(struct tc_client *c, struct inode *i)
+{
+    struct range *held;
+    uint64_t at = 0;
+    unsigned n;
+
+    i->purge_read_gen = i->read_gen;
+    if (!c->cfg.invalidate_inode || i->lookups == 0 || !i->kernel_pages)
+        return false;
+    held = held_ranges(i, &n);
+    i->purge_pending++; /* no progress from within */
+    for (unsigned k = 0; k < n; k++) {
+        purge_range(c, i, at, held[k].off);
+        at = MAX(at, held[k].end);
+    }
+    purge_range(c, i, at, UINT64_MAX);
+    free(held);
+    i->purge_pending--;
+    return i->purge_pending > 0;
+}
+
+static bool has_dirty(const struct inode *i)
+{
+    return i->dirty_blocks > 0 || i->n_flights > 0;
+}
+
+static void machine_finish(struct tc_client *c, struct inode *i)
+{
+    struct recall *rc, *tmp;
+
+    i->phase = RECALL_IDLE;
+    i->unasked = false;
+    DL_FOREACH_SAFE(i->recalls, rc, tmp)
+    {
+        if (ends_lease(rc))
+            recall_ack(c, rc);
+    }
+    waitq_wake(&i->wq);
+    waitq_wake(&i->io_wq);
+}
+
+/* What is to be done, taken together: nothing, downgrade or everything. */
+static bool machine_wanted(const struct inode *i, bool *ret_downgrade)
+{
+    const struct recall *rc;
+    bool any = false, all = false;
+
+    DL_FOREACH(i->recalls, rc)
+    {
+        if (!ends_lease(rc))
+            continue;
+        any = true;
+        all = all || rc->kind == RECALL_ALL;
+    }
+    if (!any && i->unasked)
+        all = !(i->attr.nlink > 0 && (i->lookups > 0 || i->opens > 0));
+    *ret_downgrade = (any || i->unasked) && !all && i->x && i->attr.data_state < DATA_UNCLEAN && !i->x->gave_up;
+    return any || i->unasked;
+}
+
+static void machine_commit(struct tc_client *c, struct inode *i)
+{
+    i->phase = RECALL_COMMIT;
+    if (i->downgrade)
+        i->end_action = COMMIT_DOWNGRADE;
+    else
+        i->end_action = i->opens > 0 ? COMMIT_RELEASE_KEEP_O : COMMIT_RELEASE;
+    lease_commit(c, i);
+}
+
+void recall_commit_done(struct tc_client *c, struct inode *i)
+{
+    ASSERT(i->phase == RECALL_COMMIT);
+    machine_finish(c, i);
+}
+
+static void truncate_timeout(struct env_timer *t)
+{
+    struct inode *i = container_of(t, struct inode, trunc_timer);
+
+    recall_progress(i->c, i);
+}
+
+/* A truncate of ours is under way. Either it was applied before the recall began, and its answer comes at once;
+ * or it waits behind the recall, and must not be waited for: then it is as if X had ended before it. */
+static bool truncate_passed(struct tc_client *c, struct inode *i)
+{
+    uint64_t until = i->x->truncating_since + TRUNCATE_WAIT_NS;
+
+    if (env_now(c->env) >= until) {
+        i->x->truncating = false;
+        return true;
+    }
+    i->trunc_timer.fn = truncate_timeout;
+    env_timer_set(c->env, &i->trunc_timer, until);
+    return false;
+}
+
+/* One step; true: try the next. */
+static bool machine_step(struct tc_client *c, struct inode *i)
+{
+    switch (i->phase) {
+    case RECALL_IDLE:
+        if (!machine_wanted(i, &i->downgrade))
+            return false;
+        i->phase = RECALL_DRAIN;
+        i->purge_pass = 0;
+        return true;
+    case RECALL_DRAIN:
+        if (!machine_wanted(i, &i->downgrade)) {
+            machine_finish(c, i);
+            return false;
+        }
+        if (i->x && i->x->truncating && !truncate_passed(c, i))
+            return false;
+        if (i->writers > 0 || (i->x && (i->commit_inflight || i->commit_queued)))
+            return false;
+        if (i->x && has_dirty(i)) {
+            (void)flush_all(c, i);
+            return false;
+        }
+        if (i->downgrade) {
+            machine_commit(c, i);
+            return false;
+        }
+        i->phase = RECALL_PURGE;
+        i->purge_pass++;
+        return !purge_start(c, i);
+    case RECALL_PURGE:
+        if (i->purge_pending > 0)
+            return false;
+        if (i->x && (has_dirty(i) || i->writers > 0)) {
+            i->phase = RECALL_DRAIN;
+            return true;
+        }
+        if (i->purge_read_gen != i->read_gen && i->purge_pass < RECALL_PASSES && i->kernel_pages) {
+            i->purge_pass++;
+            return !purge_start(c, i);
+        }
+        i->phase = RECALL_BLOCK;
+        return true;
+    case RECALL_BLOCK:
+        if (i->readers > 0 || i->writers > 0)
+            return false;
+        i->phase = RECALL_PURGE2;
+        if (i->purge_read_gen != i->read_gen)
+            return !purge_start(c, i);
+        return true;
+    case RECALL_PURGE2:
+        if (i->purge_pending > 0)
+            return false;
+        if (i->x && has_dirty(i)) { /* written back from a mapping */
+            (void)flush_all(c, i);
+            return false;
+        }
+        i->kernel_pages = false;
+        if (i->x) {
+            if (i->commit_inflight || i->commit_queued)
+                return false;
+            machine_commit(c, i);
+            return false;
+        }
+        if (i->held)
+            lease_ended(c, i, i->opens > 0 ? LEASE_O : 0);
+        machine_finish(c, i);
+        return true; /* another may have come meanwhile */
+    case RECALL_COMMIT:
+        return false;
+    }
+    return false;
+}
+
+static void ask_progress(struct tc_client *c, struct inode *i)
+{
+    struct xlease *x = i->x;
+
+    if (i->ask == ASK_WANTED && !x->truncating && flush_all(c, i)) {
+        i->ask = ASK_FLUSHING;
+        i->ask_seq = x->seq;
+        i->ask_size = x->size;
+        i->ask_mtime = x->mtime;
+    }
+    if (i->ask == ASK_FLUSHING && (!i->flights || i->flights->w.vseq > i->ask_seq))
+        i->ask = ASK_COMMIT;
+    if (i->ask == ASK_COMMIT && i->phase != RECALL_COMMIT)
+        lease_commit(c, i);
+}
+
+void recall_progress(struct tc_client *c, struct inode *i)
+{
+    if (i->stepping)
+        return;
+    i->stepping = true;
+    inode_pin(i);
+    if (i->x && i->ask && i->phase == RECALL_IDLE)
+        ask_progress(c, i);
+    while (machine_step(c, i))
+        ;
+    i->stepping = false;
+    inode_unpin(c, i);
+}
+
+/* ---- arrivals ---------------------------------------------------------------------------------------------------------- */
+
+static void refuse_grants(struct inode *i, uint64_t gterm, uint64_t gcount)
+{
+    unsigned n = (unsigned)(gcount >> 63);
+
+    if (gterm > i->refused[n].gterm || (gterm == i->refused[n].gterm && gcount > i->refused[n].gcount)) {
+        i->refused[n].gterm = gterm;
+        i->refused[n].gcount = gcount;
+    }
+}
+
+void recall_item(struct tc_client *c, uint64_t term, const struct recall_item *it)
+{
+    struct inode *i = inode_get(c, it->ino);
+    struct recall *rc;
+    bool held = i->held && i->gterm == it->gterm && i->gcount == it->gcount;
+    uint32_t kind = it->kind;
+
+    if (kind == RECALL_ASK) {
+        lease_ask(c, i, it->recall);
+        return;
+    }
+    DL_FOREACH(i->recalls, rc)
+    {
+        if (rc->term == term && rc->counter == it->recall && rc->gterm == it->gterm && rc->gcount == it->gcount && rc->kind == kind)
+            return; /* said again */
+    }
+    c->stats.recalls++;
+    if (term > i->recall_term) {
+        i->recall_term = term;
+        i->recall_seen = 0;
+    }
+    i->recall_seen = MAX(i->recall_seen, it->recall);
+    if (!held) {
+        refuse_grants(i, it->gterm, it->gcount);
+        kind = kind == RECALL_DOWNGRADE && i->x ? kind : RECALL_ALL;
+    } else if (kind == RECALL_ALL) {
+        refuse_grants(i, it->gterm, it->gcount);
+    }
+    rc = tc_calloc(1, sizeof(*rc));
+    *rc = (struct recall){.ino = i, .gterm = it->gterm, .gcount = it->gcount, .counter = it->recall, .kind = kind, .term = term};
+    inode_pin(i);
+    rc->name = tc_malloc((size_t)it->name.n + 1);
+    if (it->name.n)
+        memcpy(rc->name, it->name.p, it->name.n);
+    rc->name[it->name.n] = 0;
+    DL_APPEND(i->recalls, rc);
+    if (ends_lease(rc))
+        recall_progress(c, i);
+    else
+        recall_simple(c, rc);
+}
+
+void lease_on_recall(struct tc_client *c, const struct recall_msg *m)
+{
+    if (m->session != c->session || m->term < c->term_seen)
+        return;
+    session_see_term(c, m->term);
+    for (uint32_t k = 0; k < m->items.n; k++)
+        recall_item(c, m->term, &m->items.items[k]);
+}
