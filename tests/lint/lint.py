@@ -24,10 +24,11 @@ RAFT_COMMON = {'common/base.h', 'common/error.h', 'common/checksum.h'}
 RAFT_SYMBOLS = re.compile(r'^(tc_(assert_fail|malloc|calloc|realloc|strdup)|free|mem(cpy|move|set|cmp)|snprintf'
                           r'|__snprintf_chk|__stack_chk_fail|__asan_\w+|__ubsan_\w+|_GLOBAL_OFFSET_TABLE_)$')
 
-# Logic sees time, randomness, threads and files only through env.h; a main() may do as it likes.
+# Logic sees time, randomness, threads and files only through env.h (locks are
+# needed by its jobs); a main() may do as it likes.
 LOGIC = ('raft', 'meta', 'storage', 'client')
 IMPURE = re.compile(r'(?<![\w.>])(time|clock_gettime|gettimeofday|rand|random|srand|srandom|drand48|getrandom'
-                    r'|randombytes_\w+|sleep|usleep|nanosleep|pthread_\w+|fopen|open|openat|pread|pwrite|fsync'
+                    r'|randombytes_\w+|sleep|usleep|nanosleep|pthread_create|fopen|open|openat|pread|pwrite|fsync'
                     r'|fdatasync|getpid)\(')
 BANNED = re.compile(r'(?<![\w.>])(sprintf|vsprintf|gets|strtok|alloca|system|popen|tmpnam|mktemp|strncat)\(')
 
@@ -84,12 +85,13 @@ def check_form(path, text, code):
     lines = text.split('\n')
     if 'SPDX-License-Identifier: Apache-2.0' not in lines[0]:
         complain('form', path, 'the first line must be the SPDX licence')
-    if len(lines) > FILE_MAX:
+    tests = path.startswith('tests/')
+    if len(lines) > FILE_MAX and not tests:
         complain('form', path, f'{len(lines)} lines: a file does one thing')
     if path.endswith('.h') and '#pragma once' not in text:
         complain('form', path, 'no #pragma once')
     for n, line in enumerate(lines, 1):
-        if len(line) > LINE_MAX:
+        if len(line) > LINE_MAX + (40 if tests else 0):
             complain('form', f'{path}:{n}', f'{len(line)} columns')
         if '\t' in line or line != line.rstrip():
             complain('form', f'{path}:{n}', 'a tab, or a blank at the end')

@@ -130,7 +130,7 @@ static void wop_item(struct wop *w, uint32_t i, uint32_t c, uint32_t first, uint
 
     *it = (struct chunk_write){.key = key_of(c), .first = first, .count = count, .vepoch = 1, .vseq = seq,
                                .flags = zero ? WRITE_ZERO : 0, .pair = {1, seq, seq * 10, seq * 20}};
-    for (uint32_t b = 0; b < count; b++)
+    for (uint32_t b = 0; b < count && first + b < ARRAY_SIZE(w->l->model[c]); b++) /* a bad range is tried too */
         w->l->model[c][first + b].issued = MAX(w->l->model[c][first + b].issued, seq);
 }
 
