@@ -515,6 +515,93 @@ START_TEST(test_determinism)
 }
 END_TEST
 
+/* ---- any content ------------------------------------------------------------------------------------------------------------ */
+
+static const struct {
+    uint32_t type;
+    const struct wire_schema *schema;
+} kinds[] = {
+    {MSG_SESSION_OPEN, &session_open_req_schema},     {MSG_MAKE, &make_req_schema},
+    {MSG_LINK, &link_req_schema},                     {MSG_UNLINK, &unlink_req_schema},
+    {MSG_RENAME, &rename_req_schema},                 {MSG_SETATTR, &setattr_req_schema},
+    {MSG_SETXATTR, &setxattr_req_schema},             {MSG_REMOVEXATTR, &removexattr_req_schema},
+    {MSG_LEASE_GET_X, &lease_get_req_schema},         {MSG_COMMIT, &commit_req_schema},
+    {CMD_SESSION_EXPIRE, &cmd_sessions_schema},       {CMD_REAP, &cmd_reap_schema},
+    {CMD_SIZE_RECOVERED, &cmd_size_recovered_schema}, {CMD_RECONCILED, &cmd_reconciled_schema},
+    {CMD_PG_UPDATE, &cmd_pg_update_schema},           {CMD_STORE_STATE, &store_info_schema},
+    {CMD_GC_TRIM, &cmd_gc_trim_schema},               {CMD_SESSION_FORGET, &cmd_sessions_schema},
+    {CMD_STORE_REGISTER, &store_register_req_schema}, {MSG_SESSION_CLOSE, &session_close_req_schema},
+};
+
+/* Half of the numbers become small, half of the names short, so that they meet something. */
+static void make_likely(const struct wire_schema *schema, void *out)
+{
+    for (uint32_t i = 0; i < schema->n_fields; i++) {
+        const struct wire_field *f = &schema->fields[i];
+        void *at = (char *)out + f->offset;
+
+        if (f->kind == WIRE_SUB) {
+            make_likely(f->sub, at);
+        } else if (f->kind == WIRE_LIST) {
+            struct {
+                char *items;
+                uint32_t n;
+            } *list = at;
+
+            for (uint32_t k = 0; k < list->n; k++)
+                make_likely(f->sub, list->items + (size_t)k * f->sub->size);
+        } else if (f->kind == WIRE_u64s) {
+            struct wire_u64s *list = at;
+
+            for (uint32_t k = 0; k < list->n; k++)
+                list->items[k] = roll(2) ? list->items[k] % 16 : list->items[k];
+        } else if (roll(2) == 0) {
+            continue;
+        } else if (f->kind == WIRE_u64) {
+            *(uint64_t *)at %= 16;
+        } else if (f->kind == WIRE_u32) {
+            *(uint32_t *)at = strcmp(f->name, "mode") ? *(uint32_t *)at % 8 : (roll(2) ? S_IFDIR : S_IFREG) | 0755;
+        } else if (f->kind == WIRE_str) {
+            *(struct wire_str *)at = (struct wire_str){&"abcdef"[roll(NAMES)], 1};
+        }
+    }
+}
+
+START_TEST(test_any_content)
+{
+    struct wire_arena gen = {0};
+    uint32_t ok = 0;
+
+    seed = seed_of(200 + _i);
+    w.cookie_mask = 0;
+    world_open(&w, false);
+    world_format(&w, 3);
+    for (int i = 0; i < 4000; i++) {
+        union {
+            struct session_close_req ctx;
+            char room[4096];
+        } u;
+        uint32_t k = roll(ARRAY_SIZE(kinds));
+
+        ck_assert_uint_le(kinds[k].schema->size, sizeof(u));
+        if (kinds[k].type == MSG_SESSION_CLOSE && roll(20))
+            continue;
+        wire_arena_reset(&gen);
+        gen_struct(&seed, kinds[k].schema, &gen, &u);
+        make_likely(kinds[k].schema, &u);
+        w.session = 1 + roll(3);
+        if (!strcmp(kinds[k].schema->fields[0].name, "ctx") && roll(10))
+            u.ctx.ctx = world_ctx(&w);
+        ok += world_apply(&w, kinds[k].type, kinds[k].schema, &u) == 0;
+        if (i % 1000 == 999)
+            world_reopen(&w);
+    }
+    ck_assert_uint_gt(ok, 300);
+    wire_arena_fini(&gen);
+    world_close(&w);
+}
+END_TEST
+
 int main(void)
 {
     Suite *s = suite_create("fsm-random");
@@ -525,6 +612,7 @@ int main(void)
     tcase_set_timeout(tc, 60);
     tcase_add_loop_test(tc, test_model, 0, 6);
     tcase_add_loop_test(tc, test_determinism, 0, 4);
+    tcase_add_loop_test(tc, test_any_content, 0, 4);
     suite_add_tcase(s, tc);
     sr = srunner_create(s);
     srunner_set_fork_status(sr, CK_NOFORK);
