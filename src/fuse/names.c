@@ -214,9 +214,7 @@ static void op_link(fuse_req_t req, fuse_ino_t ino, fuse_ino_t parent, const cha
     op->call = tc_link(op->m->client, op->ino, ino_of(op->m, parent), name, reply_entry, op);
 }
 
-/* ---- directories: 0 is in front of ".", 1 of "..", 2 of the first entry; further offsets are cookies ---- */
-
-#define DIR_FIRST 2
+/* ---- directories: offsets are the client's cookies; "." and ".." come from it, too ---- */
 
 struct dir_fill {
     struct fop *op;
@@ -265,10 +263,6 @@ static void reply_dir(void *arg, int status, const struct tc_dirent *entries, un
         return;
     }
     d.buf = tc_malloc(op->size);
-    if (op->off == 0)
-        room = fill(&d, ".", op->ino, S_IFDIR, 1, NULL);
-    if (room && op->off <= 1)
-        room = fill(&d, "..", op->ino, S_IFDIR, DIR_FIRST, NULL);
     for (unsigned i = 0; i < n; i++) {
         const struct tc_dirent *de = &entries[i];
 
@@ -300,7 +294,7 @@ static void readdir_common(fuse_req_t req, fuse_ino_t ino, size_t size, off_t of
     op->size = MIN(size, FUSE_IO_MAX);
     op->off = (uint64_t)off;
     op->plus = plus;
-    op->call = tc_readdir(op->m->client, op->ino, off <= DIR_FIRST ? 0 : (uint64_t)off, max, plus, reply_dir, op);
+    op->call = tc_readdir(op->m->client, op->ino, op->off, max, plus, reply_dir, op);
 }
 
 static void op_readdir(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse_file_info *fi TC_UNUSED)
