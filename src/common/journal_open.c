@@ -71,23 +71,6 @@ struct journal *journal_new(struct env *env, const char *dir, const struct journ
     return j;
 }
 
-static int open_make_dir(struct journal *j)
-{
-    char *parent = tc_strdup(j->dir), *slash = strrchr(parent, '/');
-    int r;
-
-    r = vfs_mkdir(j->vfs, j->dir);
-    if (!r) {
-        if (slash && slash != parent)
-            *slash = 0;
-        else
-            strcpy(parent, slash ? "/" : ".");
-        r = vfs_sync_dir(j->vfs, parent);
-    }
-    free(parent);
-    return r;
-}
-
 static int open_fresh(struct opening *o)
 {
     struct journal *j = o->j;
@@ -323,7 +306,7 @@ static int open_all(struct opening *o)
     struct journal *j = o->j;
     int r;
 
-    r = open_make_dir(j);
+    r = vfs_make_dir(j->vfs, j->dir);
     if (!r)
         r = vfs_list(j->vfs, j->dir, open_on_name, o);
     if (!r)

@@ -6,21 +6,6 @@
 
 #include <stdio.h>
 
-int kv_make_dir(struct vfs *vfs, const char *path)
-{
-    char *parent = tc_strdup(path), *slash = strrchr(parent, '/');
-    int r = vfs_mkdir(vfs, path);
-
-    if (slash && slash != parent)
-        *slash = '\0';
-    else
-        snprintf(parent, strlen(path) + 1, "%s", slash ? "/" : ".");
-    if (r == 0)
-        r = vfs_sync_dir(vfs, parent);
-    free(parent);
-    return r;
-}
-
 void kv_close(struct kv *kv)
 {
     if (kv)

@@ -45,5 +45,3 @@ struct kv_iter {
     struct kv *kv;
 };
 
-/* Make the store's directory, durably. */
-TC_MUST_CHECK int kv_make_dir(struct vfs *vfs, const char *path);

@@ -510,7 +510,7 @@ static int load(struct kv_mem *m)
 int kv_open_mem(struct vfs *vfs, const char *path, struct kv **ret_kv)
 {
     struct kv_mem *m;
-    int r = kv_make_dir(vfs, path);
+    int r = vfs_make_dir(vfs, path);
 
     if (r < 0)
         return r;

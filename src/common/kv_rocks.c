@@ -455,7 +455,7 @@ int kv_open_rocks(const char *path, const struct kv_options *opt, struct kv **re
 {
     struct vfs *vfs = vfs_posix();
     struct kv_rocks *k;
-    int r = kv_make_dir(vfs, path);
+    int r = vfs_make_dir(vfs, path);
 
     if (r == 0)
         r = format_file(vfs, path);

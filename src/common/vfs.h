@@ -149,5 +149,8 @@ TC_MUST_CHECK static inline int vfs_lock(struct vfs *v, const char *path, struct
     return v->ops->lock(v, path, ret_file);
 }
 
+/* Make a directory (or find it) durably: its parent is synced, too. The parent must exist. */
+TC_MUST_CHECK int vfs_make_dir(struct vfs *v, const char *path);
+
 /* The POSIX implementation: one per process, stateless. Static storage. */
 struct vfs *vfs_posix(void);

@@ -585,7 +585,7 @@ int replica_log_open(struct replica *r, char *why, size_t why_size)
     int err;
 
     r->retry_timer.fn = on_retry;
-    err = vfs_mkdir(vfs, r->dir);
+    err = vfs_make_dir(vfs, r->dir);
     if (err < 0) {
         say(why, why_size, "cannot create the directory", r->dir, err);
         return err;

@@ -622,7 +622,7 @@ static int open_dir(struct meta_server *s, char *why, size_t why_size)
 {
     struct vfs *v = env_vfs(s->env);
     char *path;
-    int r = vfs_mkdir(v, s->dir);
+    int r = vfs_make_dir(v, s->dir);
 
     if (r < 0) {
         snprintf(why, why_size, "cannot create the data directory %s: %s", s->dir, tc_strerror(r));

@@ -100,27 +100,11 @@ static int kv_open_default(void *arg, struct env *env, const char *path, struct 
     return kv_open_rocks(path, &opt, ret_kv);
 }
 
-static int sync_parent(struct chunk_store *cs)
-{
-    char *parent = tc_strdup(cs->dir), *slash = strrchr(parent, '/');
-    int r;
-
-    if (slash && slash != parent)
-        *slash = 0;
-    else
-        strcpy(parent, slash ? "/" : ".");
-    r = vfs_sync_dir(cs->vfs, parent);
-    free(parent);
-    return r;
-}
-
 static int make_dirs(struct chunk_store *cs)
 {
     char *data = tc_asprintf("%s/data", cs->dir);
-    int r = vfs_mkdir(cs->vfs, cs->dir);
+    int r = vfs_make_dir(cs->vfs, cs->dir);
 
-    if (r == 0)
-        r = sync_parent(cs);
     if (r == 0)
         r = vfs_mkdir(cs->vfs, data);
     for (int i = 0; i < FILE_DIRS && r == 0; i++) {

@@ -214,7 +214,7 @@ static void store_fatal(void *arg, int err, const char *why)
 static int open_dir(struct storage_server *s)
 {
     char *lock = tc_asprintf("%s/lock", s->dir);
-    int r = vfs_mkdir(s->vfs, s->dir);
+    int r = vfs_make_dir(s->vfs, s->dir);
 
     if (r == 0)
         r = vfs_lock(s->vfs, lock, &s->lock);

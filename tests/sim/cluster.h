@@ -37,7 +37,7 @@ struct member {
     struct meta_server *server;
     uint32_t id;
     char endpoint[64];
-    bool broken; /* does not open: its disk was taken away or is damaged */
+    bool down; /* not to be started by the nemesis */
 };
 
 struct store {
@@ -47,6 +47,7 @@ struct store {
     uint32_t id;
     char endpoint[64];
     bool fatal; /* it asked to be closed */
+    bool down;  /* not to be started by the nemesis */
 };
 
 struct client {

@@ -41,6 +41,16 @@ static struct client *client_at(struct nemesis *n, unsigned i)
     return i >= servers ? &n->c->clients[i - servers] : NULL;
 }
 
+static bool held_down(struct nemesis *n, unsigned i)
+{
+    struct cluster *c = n->c;
+
+    if (i < c->opt.n_meta)
+        return c->members[i].down;
+    i -= c->opt.n_meta;
+    return i < c->opt.n_store && c->stores[i].down;
+}
+
 static void node_kill(struct nemesis *n, unsigned i)
 {
     struct cluster *c = n->c;
@@ -205,7 +215,7 @@ static void nemesis_mend(struct nemesis *n, bool all)
                 client_disturb(client_at(n, i), false);
             cluster_log(n->c, "%s goes on", sim_node_host(node));
         }
-        if (!sim_node_alive(node) && !n->back_at[i]) {
+        if (!sim_node_alive(node) && !n->back_at[i] && !held_down(n, i)) {
             n->back_at[i] = some(n, 10, 1000); /* crashed by itself: its disk froze, or it gave up */
             if ((n->c->opt.faults & FAULT_POWER) && sim_below(&n->rng, 2))
                 sim_disk_power_loss(sim_node_disk(node), SIM_LOSS_RANDOM);
@@ -239,7 +249,8 @@ static void nemesis_strike(struct nemesis *n)
             fault_kill(n, c->opt.n_meta, c->opt.n_store);
         break;
     case FAULT_KILL_CLIENT:
-        fault_kill(n, c->opt.n_meta + c->opt.n_store, c->opt.n_client);
+        if (c->opt.n_client)
+            fault_kill(n, c->opt.n_meta + c->opt.n_store, c->opt.n_client);
         break;
     case FAULT_POWER:
         if (sim_below(&n->rng, 4) == 0)

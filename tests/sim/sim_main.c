@@ -149,19 +149,23 @@ static void lose_store_disk(struct cluster *c, struct workload *w)
     unsigned i = (unsigned)sim_below(sim_rng(c->s), c->opt.n_store), other = (i + 1) % c->opt.n_store;
 
     cluster_log(c, "store %u loses its disk", i + 1);
+    c->stores[i].down = true;
     store_kill(&c->stores[i]);
     sim_disk_erase(sim_node_disk(c->stores[i].node));
     cluster_run_until(c, sim_now(c->s) + sim_below(sim_rng(c->s), 10) * NS_PER_S);
     store_boot(&c->stores[i]);
+    c->stores[i].down = false;
     cluster_run_until(c, sim_now(c->s) + NS_PER_S);
     if (!cluster_run(c, sim_now(c->s) + opt.settle_ns, placement_stable)) {
         cluster_fail(c, "the empty store is not filled");
         return;
     }
+    c->stores[other].down = true;
     store_kill(&c->stores[other]);
     (void)workload_verify(w); /* what it found is in the cluster */
     if (!c->failed)
         store_boot(&c->stores[other]);
+    c->stores[other].down = false;
 }
 
 static void lose_member_disk(struct cluster *c, struct workload *w)
@@ -169,19 +173,23 @@ static void lose_member_disk(struct cluster *c, struct workload *w)
     unsigned i = (unsigned)sim_below(sim_rng(c->s), c->opt.n_meta), other = (i + 1) % c->opt.n_meta;
 
     cluster_log(c, "member %u loses its disk", i + 1);
+    c->members[i].down = true;
     member_kill(&c->members[i]);
     sim_disk_erase(sim_node_disk(c->members[i].node));
     cluster_run_until(c, sim_now(c->s) + sim_below(sim_rng(c->s), 10) * NS_PER_S);
     member_boot(&c->members[i]);
+    c->members[i].down = false;
     if (!cluster_run(c, sim_now(c->s) + opt.settle_ns, members_agree)) {
         cluster_fail(c, "the empty member does not catch up");
         return;
     }
     cluster_run_until(c, sim_now(c->s) + 5 * NS_PER_S); /* it is promoted meanwhile */
+    c->members[other].down = true;
     member_kill(&c->members[other]);
     (void)workload_verify(w);
     if (!c->failed)
         member_boot(&c->members[other]);
+    c->members[other].down = false;
 }
 
 /* One run; true if everything held. */
@@ -194,7 +202,7 @@ static bool run_one(void)
     uint64_t end, inos[SHARED_FILES + TURN_FILES];
     bool ok;
 
-    if (cluster_start(c) && workload_setup(w)) {
+    if (cluster_start(c) && (!opt.n_client || workload_setup(w))) {
         end = sim_now(c->s) + opt.duration_ns;
         workload_start(w);
         nemesis_start(n, end);
@@ -310,7 +318,7 @@ int main(int argc, char **argv)
         }
     }
     if (opt.n_meta > METAS_MAX || opt.n_store > STORES_MAX || opt.n_client > CLIENTS_MAX ||
-        opt.n_client * (opt.n_actor + 1) + 1 > ACTORS_MAX || !opt.n_meta || !opt.n_client) {
+        opt.n_client * (opt.n_actor + 1) + 1 > ACTORS_MAX || !opt.n_meta) {
         fprintf(stderr, "sim: too many, or too few, of something\n");
         return 2;
     }
