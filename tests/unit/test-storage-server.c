@@ -1,0 +1,300 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The storage node: it registers, takes maps, refuses what is fenced or stale, waits for the map a request
+ * names, serves after a restart without a leader, deletes what it is told to.
+ */
+#include <stdio.h>
+#include <unistd.h>
+#include <xxhash.h>
+
+#include "common/log.h"
+#include "common/os_env.h"
+#include "storage-world.h"
+
+static const int first_three[] = {1, 2, 3, 0};
+
+/* Written, read back, killed with a power loss, there again: without a leader. */
+START_TEST(write_restart_read)
+{
+    struct world *w = world_new(1, 3);
+
+    ck_assert_int_eq(world_write(w, 1, 10, 0, 0, 256, 1, 1, 0), 0);
+    ck_assert_int_eq(world_write(w, 1, 10, 0, 5, 1, 1, 2, 0), 0);
+    ck_assert_int_eq(world_write(w, 1, 11, 0, 0, 2, 1, 3, 0), 0);
+    world_expect(w, 1, 10, 0, 5, 1, 1, 2);
+    sim_node_pause(w->m, true);
+    for (int i = 0; i < 2; i++) {
+        world_kill(w, 1);
+        sim_disk_power_loss(sim_node_disk(w->s[1]), SIM_LOSS_ALL);
+        world_start(w, 1);
+        world_run(w, 5000);
+        world_expect(w, 1, 10, 0, 0, 5, 1, 1);
+        world_expect(w, 1, 10, 0, 5, 1, 1, 2);
+        world_expect(w, 1, 10, 0, 6, 250, 1, 1);
+        world_expect(w, 1, 11, 0, 0, 2, 1, 3);
+        world_expect(w, 1, 12, 0, 0, 2, 0, 0);
+        ck_assert_int_eq(world_write(w, 1, 11, 0, 0, 2, 1, 3, 0), 0);
+    }
+    world_free(w);
+}
+END_TEST
+
+/* PROTOCOL 4.6: dead sessions, old and unknown epochs, barriers. */
+START_TEST(admission)
+{
+    struct world *w = world_new(2, 4);
+    uint64_t before;
+
+    ck_assert_int_eq(world_write(w, 1, 10, 0, 0, 1, 1, 1, 0), 0);
+    ck_assert_int_eq(world_write(w, 4, 10, 0, 0, 1, 1, 1, 0), -TC_E_NOT_VOTER);
+    w->map->pgs[map_pg_of(w->map, 10, 0)].epoch--;
+    ck_assert_int_eq(world_write(w, 1, 10, 0, 0, 1, 1, 2, 0), -TC_E_STALE_EPOCH);
+    w->map->pgs[map_pg_of(w->map, 10, 0)].epoch++;
+
+    /* A barrier the leader knows: the store fetches it first. */
+    fake_leader_place(&w->leader, first_three, NULL);
+    map_free(w->map);
+    w->map = map_new();
+    world_settle(w); /* only takes the map for the client's side */
+    w->leader.dead[0] = (struct dead_session){7, 1};
+    w->leader.n_dead = 1;
+    w->leader.epoch++;
+    w->map->epoch++;
+    ck_assert_int_eq(world_write(w, 1, 10, 0, 0, 1, 1, 3, 0), -TC_E_FENCED);
+    world_expect(w, 1, 10, 0, 0, 1, 1, 1);
+
+    /* One nobody has: the request is refused in bounded time. */
+    w->leader.n_dead = 0;
+    w->map->epoch += 5;
+    before = sim_now(w->sim);
+    ck_assert_int_eq(world_write(w, 2, 10, 0, 0, 1, 1, 3, 0), -TC_E_STALE_MAP);
+    ck_assert_uint_le(sim_now(w->sim) - before, 4 * NS_PER_S);
+    world_free(w);
+}
+END_TEST
+
+/* Deleted inodes and truncated tails go, the cursor is durable, other inodes stay. */
+START_TEST(gc)
+{
+    struct world *w = world_new(3, 3);
+    struct storage_status st;
+
+    ck_assert_int_eq(world_write(w, 1, 10, 0, 0, 200, 1, 1, 0), 0);
+    ck_assert_int_eq(world_write(w, 1, 10, 3, 0, 3, 1, 2, 0), 0);
+    ck_assert_int_eq(world_write(w, 1, 11, 0, 0, 200, 1, 3, 0), 0);
+    ck_assert_int_eq(world_write(w, 1, 12, 0, 0, 1, 1, 4, 0), 0);
+    w->leader.gc[0] = (struct gc_item){.id = 5, .ino = 10, .epoch = UINT64_MAX, .reach = 64 << 20};
+    w->leader.gc[1] = (struct gc_item){.id = 6, .ino = 11, .size = 4096 * 10, .epoch = 2, .reach = 64 << 20};
+    w->leader.n_gc = 2;
+    world_run(w, 2000);
+    ck_assert_uint_eq(w->leader.gc_done[1], 6);
+    world_kill(w, 1);
+    sim_disk_power_loss(sim_node_disk(w->s[1]), SIM_LOSS_ALL);
+    world_start(w, 1);
+    world_settle(w);
+    world_expect(w, 1, 10, 0, 0, 200, 0, 0);
+    world_expect(w, 1, 11, 0, 0, 10, 1, 3);
+    world_expect(w, 1, 11, 0, 10, 200, 0, 0);
+    world_expect(w, 1, 12, 0, 0, 1, 1, 4);
+    storage_server_status(w->server[1], &st);
+    ck_assert_uint_eq(st.chunks, 2);
+    ck_assert_uint_eq(st.used, 11 * 4096);
+    world_free(w);
+}
+END_TEST
+
+/* PROTOCOL 3.6 (a): the newest size of the ended epoch, over all chunks here. */
+START_TEST(sizes)
+{
+    struct world *w = world_new(4, 3);
+    struct size_query_req req = {.barrier = w->map->epoch, .ino = 10, .chunks = 64, .epoch = 2};
+    struct answer a;
+
+    ck_assert_int_eq(world_write(w, 1, 10, 0, 0, 1, 1, 50, 0), 0);
+    ck_assert_int_eq(world_write(w, 1, 10, 9, 0, 1, 2, 8, 0), 0);
+    ck_assert_int_eq(world_write(w, 1, 10, 3, 0, 1, 2, 9, WRITE_ZERO), 0);
+    world_ask(w, 1, MSG_SIZE_QUERY, &req, NULL, &a);
+    ck_assert_int_eq(a.status, 0);
+    ck_assert(a.u.size.found);
+    ck_assert_uint_eq(a.u.size.vseq, 9);
+    ck_assert_uint_eq(a.u.size.size, 900);
+    answer_free(&a);
+    req.epoch = 3;
+    world_ask(w, 1, MSG_SIZE_QUERY, &req, NULL, &a);
+    ck_assert(!a.u.size.found);
+    answer_free(&a);
+    world_free(w);
+}
+END_TEST
+
+/* A directory of another cluster, or an old copy of one, is refused. */
+START_TEST(wrong_directory)
+{
+    struct world *w = world_new(5, 3);
+
+    world_kill(w, 1);
+    w->leader.cluster[3] ^= 1;
+    world_start(w, 1);
+    world_run(w, 2000);
+    ck_assert(w->fatal[1]);
+    w->leader.cluster[3] ^= 1;
+    world_kill(w, 2);
+    w->leader.starts[2] += 5; /* so much newer was what registered last */
+    world_start(w, 2);
+    world_run(w, 2000);
+    ck_assert(w->fatal[2]);
+    world_free(w);
+}
+END_TEST
+
+/* ---- over ZeroMQ and POSIX files -------------------------------------------------------------------------- */
+
+struct real {
+    struct env *env;
+    struct fake_leader leader;
+    struct storage_server *server;
+    struct rpc_link *link;
+    uint64_t tag;
+    struct env_timer tick, guard;
+    struct rpc_call call;
+    struct buf *payload;
+    uint8_t sums[64 * 8];
+    int stage;
+    struct map map;
+};
+
+static void real_guard(struct env_timer *t)
+{
+    os_env_stop(container_of(t, struct real, guard)->env, 1);
+}
+
+static void real_done(struct rpc_call *c, const struct rpc_reply *reply)
+{
+    struct real *r = container_of(c, struct real, call);
+    struct wire_arena a = {0};
+    struct write_res wres;
+    struct read_res rres;
+
+    if (reply->status < 0)
+        return; /* not serving yet: asked again by the tick */
+    if (r->stage == 0) {
+        ck_assert_int_eq(wire_decode(reply->body, &write_res_schema, &a, &wres), 0);
+        if (wres.items.items[0].status == 0)
+            r->stage = 1;
+    } else {
+        ck_assert_int_eq(wire_decode(reply->body, &read_res_schema, &a, &rres), 0);
+        ck_assert_uint_eq(rres.items.items[0].status, 0);
+        ck_assert_ptr_nonnull(reply->payload);
+        ck_assert_uint_eq(reply->payload->len, r->payload->len);
+        ck_assert_mem_eq(reply->payload->data, r->payload->data, r->payload->len);
+        r->stage = 2;
+    }
+    wire_arena_fini(&a);
+}
+
+static void real_tick(struct env_timer *t)
+{
+    struct real *r = container_of(t, struct real, tick);
+    struct write_item wi = {.ino = 10, .count = 64, .vepoch = 1, .vseq = 1, .sums = {r->sums, sizeof r->sums}};
+    struct read_item ri = {.ino = 10, .count = 64, .data = true};
+    struct write_req w = {.items = {&wi, 1}};
+    struct read_req q = {.items = {&ri, 1}};
+
+    env_timer_set(r->env, t, env_now(r->env) + 20 * NS_PER_MS);
+    if (r->stage == 2 && storage_server_busy(r->server) == 0)
+        os_env_stop(r->env, 0);
+    if (r->leader.stores[1] && !r->leader.table)
+        fake_leader_place(&r->leader, (int[]){1, 0}, NULL);
+    if (r->stage == 2 || !r->leader.table || rpc_pending(&r->call))
+        return;
+    r->map.pg_count = PGS;
+    wi.pg = ri.pg = map_pg_of(&r->map, 10, 0);
+    wi.pg_epoch = ri.pg_epoch = w.barrier = q.barrier = r->leader.epoch;
+    r->call.done = real_done;
+    if (r->stage == 0)
+        rpc_call(r->link, &r->call, MSG_WRITE, &write_req_schema, &w, r->payload, NS_PER_S);
+    else
+        rpc_call(r->link, &r->call, MSG_READ, &read_req_schema, &q, NULL, NS_PER_S);
+}
+
+static void real_life(struct real *r, const char *dir, const char *meta, const char *store)
+{
+    const char *const metas[] = {meta};
+    struct storage_config cfg = {.node = 1, .dir = dir, .listen = store, .metas = metas, .n_metas = 1};
+
+    ck_assert_int_eq(os_env_new(NULL, &r->env), 0);
+    ck_assert_int_eq(fake_leader_open(&r->leader, r->env, meta), 0);
+    ck_assert_int_eq(storage_server_open(r->env, &cfg, &r->server), 0);
+    ck_assert_int_eq(rpc_link_open(r->env, store, &r->tag, &r->link), 0);
+    r->guard.fn = real_guard;
+    r->tick.fn = real_tick;
+    env_timer_set(r->env, &r->guard, env_now(r->env) + 20 * NS_PER_S);
+    env_timer_set(r->env, &r->tick, env_now(r->env));
+    ck_assert_int_eq(os_env_run(r->env), 0);
+    env_timer_cancel(r->env, &r->guard);
+    env_timer_cancel(r->env, &r->tick);
+    rpc_link_close(r->link);
+    storage_server_close(r->server);
+    fake_leader_close(&r->leader);
+    os_env_free(r->env);
+}
+
+/* The same through sockets and on a real disk, RocksDB below: written, restarted, read. */
+START_TEST(real_node)
+{
+    char dir[] = "/tmp/tc-storage-XXXXXX", data[64], meta[64], store[64], cmd[128];
+    unsigned port = 20000 + (unsigned)getpid() % 20000;
+    struct real r = {0};
+
+    ck_assert_ptr_nonnull(mkdtemp(dir));
+    snprintf(data, sizeof data, "%s/s", dir);
+    snprintf(meta, sizeof meta, "tcp://127.0.0.1:%u", port);
+    snprintf(store, sizeof store, "tcp://127.0.0.1:%u", port + 20000);
+    r.payload = buf_new(64 * BLOCK_SIZE);
+    r.payload->len = r.payload->cap;
+    for (uint32_t i = 0; i < 64; i++) {
+        uint64_t sum;
+
+        block_fill(r.payload->data + i * BLOCK_SIZE, 10, i, 1, 1);
+        sum = XXH3_64bits(r.payload->data + i * BLOCK_SIZE, BLOCK_SIZE);
+        memcpy(r.sums + 8 * i, &sum, 8);
+    }
+    real_life(&r, data, meta, store);
+    r.stage = 1;
+    real_life(&r, data, meta, store);
+    buf_unref(r.payload);
+    snprintf(cmd, sizeof cmd, "rm -r %s", dir);
+    ck_assert_int_eq(system(cmd), 0);
+}
+END_TEST
+
+static void quiet(void *arg, const char *line)
+{
+    (void)arg;
+    if (getenv("TC_VERBOSE"))
+        fprintf(stderr, "%s\n", line);
+}
+
+int main(void)
+{
+    Suite *s = suite_create("storage-server");
+    TCase *t = tcase_create("all");
+    SRunner *sr;
+    int failed;
+
+    log_set_sink(quiet, NULL);
+    tcase_set_timeout(t, 60);
+    tcase_add_test(t, write_restart_read);
+    tcase_add_test(t, admission);
+    tcase_add_test(t, gc);
+    tcase_add_test(t, sizes);
+    tcase_add_test(t, wrong_directory);
+    tcase_add_test(t, real_node);
+    suite_add_tcase(s, t);
+    sr = srunner_create(s);
+    srunner_set_fork_status(sr, CK_NOFORK);
+    srunner_run_all(sr, CK_ENV);
+    failed = srunner_ntests_failed(sr);
+    srunner_free(sr);
+    return failed && !getenv("CK_TAP_LOG_FILE_NAME");
+}
