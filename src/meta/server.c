@@ -67,6 +67,8 @@ int server_propose(struct meta_server *s, uint32_t type, struct slice body, void
     int r;
 
     cmd.time = server_time(s);
+    if (type == MSG_SESSION_OPEN)
+        cmd.expected = s->cfg.session_ttl_ms;
     b = wire_encode(&command_schema, &cmd);
     r = replica_propose(s->replica, slice_of(b->data, b->len), cookie, NULL);
     buf_unref(b);

@@ -274,10 +274,11 @@ void lease_list(struct meta_server *s, const struct request *q)
         return;
     current = req->gen_term == s->lead->term && req->gen_n == x->lease.gen_n;
     if (current && lease_session_list(s->lead->leases, &x->lease, req)) {
-        x->lease.caching_until = env_now(s->env) + caching_ns(s);
         session_asserted(s, x);
         server_turn(s);
     }
+    if (current && x->lease.asserted)
+        x->lease.caching_until = env_now(s->env) + caching_ns(s);
     server_reply(s, q->peer, q->id, q->type, current ? 0 : -TC_E_CROSSED, NULL, NULL);
 }
 
