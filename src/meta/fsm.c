@@ -190,6 +190,8 @@ static bool once(struct fsm *f, const struct session *s, const struct req_ctx *c
     }
     if (f->rules_off & FSM_RULE_ONCE)
         return s->state == FSM_SESSION_LIVE && ctx->seq > MAX(s->watermark, ctx->watermark);
+    if (ctx->seq == 0 && f->res->type == MSG_COMMIT) /* the leader's own, for a holder that disowns its X */
+        return s->state == FSM_SESSION_LIVE;
     if (reply_kept(s, ctx->seq)) {
         (void)reply_load(f, s->id, ctx->seq, res); /* a failure sets io_error, and the entry is given up */
         return false;
@@ -231,7 +233,8 @@ static void apply_mutation(struct fsm *f, const struct command *cmd, const struc
         return;
     f->res->status = r < 0 ? r : mutate(f, cmd->type, s, &m);
     ASSERT(f->res->status == 0 || (!f->res->body && !f->dirty));
-    reply_save(f, s, m.ctx.ctx.seq, m.ctx.ctx.watermark);
+    if (m.ctx.ctx.seq)
+        reply_save(f, s, m.ctx.ctx.seq, m.ctx.ctx.watermark);
 }
 
 /* ---- commands of the leader ------------------------------------------------------------------------------------------- */
