@@ -523,26 +523,24 @@ static int see_none(void *arg, const char *name)
     return 1;
 }
 
-static bool log_exists(struct replica *r, bool *ret_any)
+static bool log_exists(struct replica *r)
 {
     char *path = tc_asprintf("%s/log-%" PRIu64, r->dir, r->base.log_gen);
     struct vfs *vfs = env_vfs(r->env);
     bool exists = vfs_list(vfs, path, see_none, NULL) >= 0;
-    uint64_t last;
-    unsigned n = 0;
 
     free(path);
-    *ret_any = replica_dir_last(vfs, r->dir, "log", &last, &n) == 0 && n > 0;
     return exists;
 }
 
 /* What the directory is: a member's, an empty one, or one that lost something. */
-static int log_judge(struct replica *r, char *why, size_t why_size, bool *ret_aside)
+static int log_judge(struct replica *r, char *why, size_t why_size, bool *ret_aside,
+                     bool *ret_stateless)
 {
     struct vfs *vfs = env_vfs(r->env);
     int err_state = replica_state_read(vfs, r->dir, &r->state);
     int err_base = replica_base_read(vfs, r->dir, &r->base);
-    bool any, here;
+    bool here;
 
     if (err_state == -TC_E_VERSION || err_base == -TC_E_VERSION) {
         say(why, why_size, "written by a newer version", r->dir, -TC_E_VERSION);
@@ -563,17 +561,15 @@ static int log_judge(struct replica *r, char *why, size_t why_size, bool *ret_as
     }
     if (err_base < 0)
         r->base = (struct replica_base){.kv_gen = 1, .log_gen = 1};
-    here = log_exists(r, &any);
+    here = log_exists(r);
     if (err_base == -TC_E_DAMAGED)
         r->damage = "the record of the log's beginning is damaged";
     else if (err_state == 0 && !here)
         r->damage = "the log is missing";
     *ret_aside = r->damage != NULL;
-    if (err_state < 0) {
+    if (err_state < 0)
         r->state = (struct replica_state){.id = r->id, .incarnation = fresh_incarnation(r)};
-        if (any && !r->damage)
-            r->damage = "term and vote are missing";
-    }
+    *ret_stateless = err_state < 0;
     return 0;
 }
 
@@ -581,7 +577,7 @@ int replica_log_open(struct replica *r, char *why, size_t why_size)
 {
     struct vfs *vfs = env_vfs(r->env);
     struct raft_status s;
-    bool aside;
+    bool aside, stateless;
     int err;
 
     r->retry_timer.fn = on_retry;
@@ -590,7 +586,7 @@ int replica_log_open(struct replica *r, char *why, size_t why_size)
         say(why, why_size, "cannot create the directory", r->dir, err);
         return err;
     }
-    err = log_judge(r, why, why_size, &aside);
+    err = log_judge(r, why, why_size, &aside, &stateless);
     if (err < 0)
         return err;
     if (!aside) {
@@ -610,6 +606,8 @@ int replica_log_open(struct replica *r, char *why, size_t why_size)
         return err;
     }
     raft_get_status(r->core, &s);
+    if (stateless && s.last > 0)
+        r->damage = "term and vote are missing";
     if (s.last == 0 && r->state.incarnation == 0) {
         /* A format that did not come to its end, or a log that was emptied: no voter either way. */
         r->state.incarnation = fresh_incarnation(r);
