@@ -6,7 +6,7 @@
 
 #include <sodium.h>
 
-/* ---- opening -------------------------------------------------------------------------------------------------------- */
+/* ---- opening --------------------------------------------------------------------------------- */
 
 int fsm_open(struct kv *kv, struct fsm **ret_fsm)
 {
@@ -36,8 +36,7 @@ struct fsm *fsm_close(struct fsm *f)
 
     if (!f)
         return NULL;
-    HASH_ITER(hh, f->sessions, s, tmp)
-    {
+    HASH_ITER (hh, f->sessions, s, tmp) {
         HASH_DEL(f->sessions, s);
         free(s);
     }
@@ -79,7 +78,7 @@ void fsm_test_rules_off(struct fsm *f, uint32_t rules)
     f->rules_off = rules;
 }
 
-/* ---- results --------------------------------------------------------------------------------------------------------- */
+/* ---- results --------------------------------------------------------------------------------- */
 
 void fsm_result_fini(struct fsm_result *r)
 {
@@ -88,7 +87,8 @@ void fsm_result_fini(struct fsm_result *r)
     *r = (struct fsm_result){0};
 }
 
-struct fsm_effect *effect_add(struct fsm *f, enum fsm_effect_kind kind, uint64_t ino, uint64_t session)
+struct fsm_effect *effect_add(struct fsm *f, enum fsm_effect_kind kind, uint64_t ino,
+                              uint64_t session)
 {
     struct fsm_result *res = f->res;
 
@@ -96,7 +96,8 @@ struct fsm_effect *effect_add(struct fsm *f, enum fsm_effect_kind kind, uint64_t
         res->cap_effects = res->cap_effects ? 2 * res->cap_effects : 8;
         res->effects = tc_realloc(res->effects, res->cap_effects * sizeof(*res->effects));
     }
-    res->effects[res->n_effects] = (struct fsm_effect){.kind = kind, .ino = ino, .session = session};
+    res->effects[res->n_effects] =
+        (struct fsm_effect){.kind = kind, .ino = ino, .session = session};
     return &res->effects[res->n_effects++];
 }
 
@@ -106,7 +107,7 @@ void answer(struct fsm *f, const struct wire_schema *schema, const void *body)
     f->res->body = wire_encode(schema, body);
 }
 
-/* ---- mutations of clients -------------------------------------------------------------------------------------------- */
+/* ---- mutations of clients -------------------------------------------------------------------- */
 
 union mutation {
     struct session_close_req ctx; /* every one begins with its context */
@@ -120,7 +121,8 @@ union mutation {
     struct lease_get_req lease_get;
     struct commit_req commit;
 };
-static_assert(offsetof(union mutation, make.ctx) == 0 && offsetof(union mutation, commit.ctx) == 0, "context first");
+static_assert(offsetof(union mutation, make.ctx) == 0 && offsetof(union mutation, commit.ctx) == 0,
+              "context first");
 
 static const struct wire_schema *mutation_schema(uint32_t type)
 {
@@ -193,7 +195,8 @@ static bool once(struct fsm *f, const struct session *s, const struct req_ctx *c
     if (ctx->seq == 0 && f->res->type == MSG_COMMIT) /* the leader's own, for a holder that disowns its X */
         return s->state == FSM_SESSION_LIVE;
     if (reply_kept(s, ctx->seq)) {
-        (void)reply_load(f, s->id, ctx->seq, res); /* a failure sets io_error, and the entry is given up */
+        (void)reply_load(f, s->id, ctx->seq,
+                         res); /* a failure sets io_error, and the entry is given up */
         return false;
     }
     watermark = MAX(s->watermark, ctx->watermark);
@@ -214,7 +217,8 @@ static bool once(struct fsm *f, const struct session *s, const struct req_ctx *c
     return true;
 }
 
-static void apply_mutation(struct fsm *f, const struct command *cmd, const struct wire_schema *schema)
+static void apply_mutation(struct fsm *f, const struct command *cmd,
+                           const struct wire_schema *schema)
 {
     struct slice body = slice_of(cmd->body.p, cmd->body.n);
     union mutation m = {0};
@@ -237,7 +241,7 @@ static void apply_mutation(struct fsm *f, const struct command *cmd, const struc
         reply_save(f, s, m.ctx.ctx.seq, m.ctx.ctx.watermark);
 }
 
-/* ---- commands of the leader ------------------------------------------------------------------------------------------- */
+/* ---- commands of the leader ------------------------------------------------------------------ */
 
 union order {
     struct session_open_req session_open;
@@ -324,7 +328,7 @@ static void apply_order(struct fsm *f, const struct command *cmd)
     f->res->status = r < 0 ? r : obey(f, cmd->type, &o);
 }
 
-/* ---- one entry ---------------------------------------------------------------------------------------------------------- */
+/* ---- one entry ------------------------------------------------------------------------------- */
 
 static void apply_command(struct fsm *f, const struct command *cmd)
 {
@@ -345,7 +349,8 @@ static void apply_command(struct fsm *f, const struct command *cmd)
         apply_order(f, cmd);
 }
 
-int fsm_apply(struct fsm *f, uint64_t index, uint64_t term, struct slice entry, struct fsm_result *ret)
+int fsm_apply(struct fsm *f, uint64_t index, uint64_t term, struct slice entry,
+              struct fsm_result *ret)
 {
     struct command cmd;
     int r;

@@ -1,11 +1,19 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * POSIX ACLs as the kernel hands them over in extended attributes: a version, then entries in the order
- * owner, users, group, groups, mask, others (acl(5); linux/posix_acl_xattr.h). Pure functions.
+ * POSIX ACLs as the kernel hands them over in extended attributes: a version, then entries in the
+ * order owner, users, group, groups, mask, others (acl(5); linux/posix_acl_xattr.h). Pure
+ * functions.
  */
 #include "meta/fsm_int.h"
 
-enum { ACL_USER_OBJ = 1, ACL_USER = 2, ACL_GROUP_OBJ = 4, ACL_GROUP = 8, ACL_MASK = 16, ACL_OTHER = 32 };
+enum {
+    ACL_USER_OBJ = 1,
+    ACL_USER = 2,
+    ACL_GROUP_OBJ = 4,
+    ACL_GROUP = 8,
+    ACL_MASK = 16,
+    ACL_OTHER = 32
+};
 enum { ACL_VERSION = 2, ACL_HEAD = 4, ACL_ENTRY = 8 };
 
 static uint32_t entries(size_t len)
@@ -36,11 +44,13 @@ static void set_perm(uint8_t *v, uint32_t i, uint32_t perm)
 
 int acl_check(struct wire_bin v)
 {
-    static const uint16_t follows[] = {ACL_USER_OBJ, ACL_USER, ACL_GROUP_OBJ, ACL_GROUP, ACL_MASK, ACL_OTHER};
+    static const uint16_t follows[] = {ACL_USER_OBJ, ACL_USER, ACL_GROUP_OBJ,
+                                       ACL_GROUP,    ACL_MASK, ACL_OTHER};
     uint32_t counts[ARRAY_SIZE(follows)] = {0};
     size_t at = 0;
 
-    if (v.n < ACL_HEAD || (v.n - ACL_HEAD) % ACL_ENTRY || get16(v.p) != ACL_VERSION || get16(v.p + 2) != 0)
+    if (v.n < ACL_HEAD || (v.n - ACL_HEAD) % ACL_ENTRY || get16(v.p) != ACL_VERSION ||
+        get16(v.p + 2) != 0)
         return -TC_E_INVAL;
     if (entries(v.n) > ACL_MAX)
         return -TC_E_INVAL;

@@ -2,8 +2,9 @@
 /*
  * Attributes and extended attributes.
  *
- * All of them may be changed locally by an X holder, so while another session holds X they are refused here
- * (LEASE_CONFLICT: the leader recalls first). Sizes change by the horizon (PROTOCOL 5.1): no data moves.
+ * All of them may be changed locally by an X holder, so while another session holds X they are
+ * refused here (LEASE_CONFLICT: the leader recalls first). Sizes change by the horizon
+ * (PROTOCOL 5.1): no data moves.
  */
 #include "meta/fsm_int.h"
 
@@ -31,7 +32,7 @@ static int attr_begin(struct fsm *f, uint64_t ino, uint64_t session, struct inod
     return lease_check(f, in, session);
 }
 
-/* ---- setattr -------------------------------------------------------------------------------------------------------- */
+/* ---- setattr --------------------------------------------------------------------------------- */
 
 static int check_size(const struct inode *in, const struct setattr_req *req)
 {
@@ -41,7 +42,8 @@ static int check_size(const struct inode *in, const struct setattr_req *req)
         return -TC_E_INVAL;
     if (req->size > FSM_SIZE_MAX || req->size_max > FSM_SIZE_MAX)
         return -TC_E_FBIG;
-    if (req->size < MAX(in->since, req->size_max) && horizon_after(in, req->size) >= HORIZON_MAX - 1)
+    if (req->size < MAX(in->since, req->size_max) &&
+        horizon_after(in, req->size) >= HORIZON_MAX - 1)
         return -TC_E_LIMIT; /* the holder rewrites behind an older entry first */
     return 0;
 }
@@ -160,9 +162,10 @@ int op_setattr(struct fsm *f, const struct setattr_req *req)
     return 0;
 }
 
-/* ---- extended attributes --------------------------------------------------------------------------------------------- */
+/* ---- extended attributes --------------------------------------------------------------------- */
 
-void xattr_set(struct fsm *f, struct inode *in, struct wire_str name, struct wire_bin value, bool had, size_t old_len)
+void xattr_set(struct fsm *f, struct inode *in, struct wire_str name, struct wire_bin value,
+               bool had, size_t old_len)
 {
     row_put(f, key_xattr(in->ino, name), value.p, value.n);
     if (had)
@@ -196,7 +199,8 @@ static int xattr_name_check(struct wire_str name)
 }
 
 /* *ret_had and the length of the value there is. */
-static int xattr_find(struct fsm *f, uint64_t ino, struct wire_str name, bool *ret_had, size_t *ret_len)
+static int xattr_find(struct fsm *f, uint64_t ino, struct wire_str name, bool *ret_had,
+                      size_t *ret_len)
 {
     struct kv_value v = {0};
     int r = row_get(f, key_xattr(ino, name), &v);
@@ -210,7 +214,8 @@ static int xattr_find(struct fsm *f, uint64_t ino, struct wire_str name, bool *r
 }
 
 /* An ACL may be only what the mode says: *ret_drop then. */
-static int xattr_acl(struct inode *in, const struct setxattr_req *req, uint32_t *mode, bool *ret_drop)
+static int xattr_acl(struct inode *in, const struct setxattr_req *req, uint32_t *mode,
+                     bool *ret_drop)
 {
     bool access = name_is(req->name, ACL_ACCESS);
 
@@ -262,7 +267,8 @@ int op_setxattr(struct fsm *f, const struct setxattr_req *req)
         return -TC_E_EXIST;
     if ((req->flags & XATTR_FLAG_REPLACE) && !had)
         return -TC_E_NODATA;
-    if (!drop && in->xattr_bytes - (had ? old_len : 0) + (had ? 0 : req->name.n) + req->value.n > FSM_XATTR_TOTAL_MAX)
+    if (!drop && in->xattr_bytes - (had ? old_len : 0) + (had ? 0 : req->name.n) + req->value.n >
+                     FSM_XATTR_TOTAL_MAX)
         return -TC_E_NOSPC;
     in->mode = mode;
     if (!drop)

@@ -2,12 +2,13 @@
 /*
  * The inside of the metadata state machine; included by src/meta/fsm*.c only.
  *
- * One entry is one transaction. An operation checks everything before it changes anything, so a refused
- * one leaves no trace but its kept reply. Inode rows are changed in the cache and written by txn_commit();
- * other rows go into the batch at once. The batch is never read: an operation that needs a row it has
- * itself changed keeps track of it (only rename does, for directory slots).
+ * One entry is one transaction. An operation checks everything before it changes anything, so a
+ * refused one leaves no trace but its kept reply. Inode rows are changed in the cache and written
+ * by txn_commit(); other rows go into the batch at once. The batch is never read: an operation that
+ * needs a row it has itself changed keeps track of it (only rename does, for directory slots).
  *
- * A failed read of the kv sets io_error; apply then gives up on the whole entry, whatever the operation returned.
+ * A failed read of the kv sets io_error; apply then gives up on the whole entry, whatever the
+ * operation returned.
  */
 #pragma once
 
@@ -124,8 +125,8 @@ struct fsm {
     struct session *sessions; /* in ascending order of ids */
     struct fsm_store *stores; /* in ascending order of ids */
     uint32_t n_stores;
-    struct map_pg *pgs; /* NULL: no table */
-    uint64_t *pg_changed; /* map epoch at which each changed last */
+    struct map_pg *pgs;        /* NULL: no table */
+    uint64_t *pg_changed;      /* map epoch at which each changed last */
     struct dead_session *dead; /* in ascending order */
     uint32_t n_dead;
 
@@ -144,7 +145,7 @@ struct fsm {
     bool failed;
 };
 
-/* ---- fsm_row.c: keys, rows, cache ---- */
+/* ---- fsm_row.c: keys, rows, cache ------------------------------------------------------------ */
 struct key key_u64(uint8_t table, uint64_t a);
 struct key key_u64x2(uint8_t table, uint64_t a, uint64_t b);
 struct key key_xattr(uint64_t ino, struct wire_str name);
@@ -157,7 +158,8 @@ void row_put(struct fsm *f, struct key k, const void *value, size_t len);
 void row_del(struct fsm *f, struct key k);
 /* 0 or NOENT; another error sets io_error and is returned, too. */
 int row_get(struct fsm *f, struct key k, struct kv_value *ret);
-/* Rows of [from, to) by table; the bounds are copied into *bounds, which must live as long as the iterator. */
+/* Rows of [from, to) by table; the bounds are copied into *bounds, which must live as long as the
+ * iterator. */
 struct row_bounds {
     struct key from, to;
 };
@@ -178,25 +180,28 @@ void inode_cache_drop(struct fsm *f);
 void meta_save(struct fsm *f);
 int meta_load(struct fsm *f);
 
-/* ---- directory slots ---- */
+/* ---- directory slots ------------------------------------------------------------------------- */
 struct dslot {
     bool found;
     uint64_t ino;
-    uint32_t mode;      /* S_IFMT bits */
-    uint64_t cookie;    /* where it is, or would be put */
+    uint32_t mode;   /* S_IFMT bits */
+    uint64_t cookie; /* where it is, or would be put */
 };
 int name_check(struct wire_str name);
 int dslot_find(struct fsm *f, uint64_t parent, struct wire_str name, struct dslot *ret);
-void dslot_put(struct fsm *f, uint64_t parent, uint64_t cookie, struct wire_str name, uint64_t ino, uint32_t mode);
+void dslot_put(struct fsm *f, uint64_t parent, uint64_t cookie, struct wire_str name, uint64_t ino,
+               uint32_t mode);
 /* @taken: a cookie of the same directory that this entry has just put (0: none). */
 void dslot_del(struct fsm *f, uint64_t parent, uint64_t cookie, uint64_t taken);
 /* Decode a slot's value; false for the mark of a removed one. */
-bool dslot_decode(struct slice value, uint64_t *ret_ino, uint32_t *ret_mode, struct wire_str *ret_name);
+bool dslot_decode(struct slice value, uint64_t *ret_ino, uint32_t *ret_mode,
+                  struct wire_str *ret_name);
 /* An existing directory that is still linked: STALE, NOTDIR, NOENT. */
 int dir_get(struct fsm *f, uint64_t ino, struct inode **ret);
 
-/* ---- fsm.c ---- */
-struct fsm_effect *effect_add(struct fsm *f, enum fsm_effect_kind kind, uint64_t ino, uint64_t session);
+/* ---- fsm.c ----------------------------------------------------------------------------------- */
+struct fsm_effect *effect_add(struct fsm *f, enum fsm_effect_kind kind, uint64_t ino,
+                              uint64_t session);
 void answer(struct fsm *f, const struct wire_schema *schema, const void *body);
 /* The inode was changed by this entry. */
 static inline void inode_touch(struct fsm *f, struct inode *in)
@@ -205,7 +210,7 @@ static inline void inode_touch(struct fsm *f, struct inode *in)
     inode_dirty(f, in);
 }
 
-/* ---- fsm_lease.c ---- */
+/* ---- fsm_lease.c ----------------------------------------------------------------------------- */
 bool lease_dead(const struct fsm *f, const struct inode *in);
 /* 0: nobody but perhaps @session holds X; LEASE_CONFLICT otherwise. */
 int lease_check(const struct fsm *f, const struct inode *in, uint64_t session);
@@ -223,20 +228,21 @@ int op_commit(struct fsm *f, const struct commit_req *req);
 int op_size_recovered(struct fsm *f, const struct cmd_size_recovered *cmd);
 int op_reconciled(struct fsm *f, const struct cmd_reconciled *cmd);
 
-/* ---- fsm_names.c ---- */
+/* ---- fsm_names.c ----------------------------------------------------------------------------- */
 int op_make(struct fsm *f, const struct make_req *req);
 int op_link(struct fsm *f, const struct link_req *req);
 int op_unlink(struct fsm *f, const struct unlink_req *req);
 int op_rename(struct fsm *f, const struct rename_req *req);
 int op_reap(struct fsm *f, const struct cmd_reap *cmd);
 
-/* ---- fsm_attr.c ---- */
+/* ---- fsm_attr.c ------------------------------------------------------------------------------ */
 int op_setattr(struct fsm *f, const struct setattr_req *req);
 int op_setxattr(struct fsm *f, const struct setxattr_req *req);
 int op_removexattr(struct fsm *f, const struct removexattr_req *req);
-void xattr_set(struct fsm *f, struct inode *in, struct wire_str name, struct wire_bin value, bool had, size_t old_len);
+void xattr_set(struct fsm *f, struct inode *in, struct wire_str name, struct wire_bin value,
+               bool had, size_t old_len);
 
-/* ---- fsm_acl.c: POSIX ACLs in their xattr form ---- */
+/* ---- fsm_acl.c: POSIX ACLs in their xattr form ----------------------------------------------- */
 #define ACL_MAX 1024u /* entries */
 #define ACL_ACCESS "system.posix_acl_access"
 #define ACL_DEFAULT "system.posix_acl_default"
@@ -245,11 +251,11 @@ int acl_check(struct wire_bin v);
 uint32_t acl_to_mode(struct wire_bin v, bool *ret_equal);
 /* In place: what chmod does to an ACL. */
 void acl_chmod(uint8_t *v, size_t len, uint32_t mode);
-/* In place on a copy of the directory's default ACL: the new inode's access ACL, and *mode as it limits it.
- * True if the ACL says more than the mode and must be kept. */
+/* In place on a copy of the directory's default ACL: the new inode's access ACL, and *mode as it
+ * limits it. True if the ACL says more than the mode and must be kept. */
 bool acl_inherit(uint8_t *v, size_t len, uint32_t *mode);
 
-/* ---- fsm_session.c ---- */
+/* ---- fsm_session.c --------------------------------------------------------------------------- */
 struct session *session_find(const struct fsm *f, uint64_t id);
 int session_load(struct fsm *f);
 int op_session_open(struct fsm *f, const struct session_open_req *req);
@@ -262,23 +268,31 @@ bool reply_kept(const struct session *s, uint64_t seq);
 void reply_save(struct fsm *f, struct session *s, uint64_t seq, uint64_t watermark);
 int reply_load(struct fsm *f, uint64_t session, uint64_t seq, struct fsm_result *ret);
 
-/* ---- fsm_cluster.c ---- */
-int cluster_load(struct fsm *f);
-void cluster_unload(struct fsm *f);
-int op_genesis(struct fsm *f, struct slice body);
+/* ---- fsm_stores.c ---- */
+struct fsm_store *store_find(const struct fsm *f, uint64_t store);
+struct fsm_store *store_insert(struct fsm *f, uint64_t store);
+void store_save(struct fsm *f, const struct fsm_store *st);
+bool store_decode(struct fsm_store *st, struct slice row);
+bool pg_decode(struct map_pg *pg, uint64_t *changed, struct slice row);
 int op_store_register(struct fsm *f, const struct store_register_req *req);
 int op_store_state(struct fsm *f, const struct store_info *cmd);
 int op_pg_update(struct fsm *f, const struct cmd_pg_update *cmd);
+
+/* ---- fsm_cluster.c --------------------------------------------------------------------------- */
+int cluster_load(struct fsm *f);
+void cluster_unload(struct fsm *f);
+int op_genesis(struct fsm *f, struct slice body);
 int op_gc_trim(struct fsm *f, const struct cmd_gc_trim *cmd);
 void gc_add(struct fsm *f, uint64_t ino, uint64_t size, uint64_t epoch, uint64_t reach);
 void dead_add(struct fsm *f, uint64_t session, uint32_t incarnation);
 void map_touch(struct fsm *f); /* the map changes with this entry: a new epoch, once */
 void map_finish(struct fsm *f);
 
-/* ---- fsm_read.c ---- */
-void attr_fill(struct fsm *f, uint64_t session, const struct inode *in, struct wire_arena *a, struct attr *ret);
+/* ---- fsm_read.c ------------------------------------------------------------------------------ */
+void attr_fill(struct fsm *f, uint64_t session, const struct inode *in, struct wire_arena *a,
+               struct attr *ret);
 
-/* ---- row coding ---- */
+/* ---- row coding ------------------------------------------------------------------------------ */
 struct rowbuf {
     uint8_t *p;
     const uint8_t *end;

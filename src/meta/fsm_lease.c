@@ -1,14 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * X leases: grants, commits of what a holder changed, and how an inode whose X ended badly is mended
- * (PROTOCOL 3, 5, 7).
+ * X leases: grants, commits of what a holder changed, and how an inode whose X ended badly is
+ * mended (PROTOCOL 3, 5, 7).
  *
- * The X row is part of the inode's. It is *dead* when its session is no longer live (so expiry needs to touch no
- * inode), or when a commit said that its holder gave up (ended). A dead row goes only by SIZE_RECOVERED; until then
- * nobody is granted X, and nobody may change what a holder may.
+ * The X row is part of the inode's. It is *dead* when its session is no longer live (so expiry
+ * needs to touch no inode), or when a commit said that its holder gave up (ended). A dead row goes
+ * only by SIZE_RECOVERED; until then nobody is granted X, and nobody may change what a holder may.
  *
- * Every end of an X that was not clean or settled changes the epoch before RECONCILED can clear the mark; so an
- * unchanged epoch there means that nothing was added since the comparison began.
+ * Every end of an X that was not clean or settled changes the epoch before RECONCILED can clear the
+ * mark; so an unchanged epoch there means that nothing was added since the comparison began.
  */
 #include "meta/fsm_int.h"
 
@@ -41,8 +41,9 @@ void lease_grant(struct fsm *f, struct inode *in, uint64_t session)
     ASSERT(s && s->state == FSM_SESSION_LIVE && S_ISREG(in->mode));
     ASSERT(!in->has_lease || again);
     if (again)
-        in->bound = inode_reach(in); /* whatever was written under the grant that this one replaces */
-    if (!(f->rules_off & FSM_RULE_EPOCH))
+        in->bound =
+            inode_reach(in); /* whatever was written under the grant that this one replaces */
+    if (!(f->rules_off & FSM_RULE_EPOCH) || in->epoch == 0)
         in->epoch++;
     in->lease = (struct inode_lease){
         .session = session,
@@ -127,7 +128,8 @@ static void horizon_rewritten(struct inode *in, uint64_t epoch)
 {
     for (uint32_t i = 0; i + 1 < in->n_horizon; i++) {
         if (in->horizon[i].epoch == epoch) {
-            memmove(&in->horizon[i], &in->horizon[i + 1], (in->n_horizon - i - 1) * sizeof(in->horizon[0]));
+            memmove(&in->horizon[i], &in->horizon[i + 1],
+                    (in->n_horizon - i - 1) * sizeof(in->horizon[0]));
             in->n_horizon--;
             return;
         }
@@ -164,7 +166,7 @@ int op_lease_get_x(struct fsm *f, const struct lease_get_req *req)
     return 0;
 }
 
-/* ---- commits --------------------------------------------------------------------------------------------------- */
+/* ---- commits --------------------------------------------------------------------------------- */
 
 static bool version_above(uint64_t epoch, uint64_t seq, const struct inode *in)
 {
@@ -181,7 +183,8 @@ static void commit_values(struct fsm *f, struct inode *in, const struct commit_i
         in->size = MAX(in->size, it->size); /* within an epoch sizes only grow */
         in->since = MAX(in->since, in->size);
         in->bound = MAX(in->bound, in->size);
-        if (mtime && version_above(it->epoch, it->vseq, in)) /* back only from where utimes had put it */
+        if (mtime &&
+            version_above(it->epoch, it->vseq, in)) /* back only from where utimes had put it */
             in->mtime = in->utimes_epoch ? mtime : MAX(in->mtime, mtime);
         in->ctime = MAX(in->ctime, mtime);
     }
@@ -198,8 +201,8 @@ static void commit_values(struct fsm *f, struct inode *in, const struct commit_i
 }
 
 /* X of @in ends, or goes down to S, as the holder says. */
-static void commit_end(struct fsm *f, struct inode *in, struct session *s, const struct commit_item *it,
-                       struct commit_result *res)
+static void commit_end(struct fsm *f, struct inode *in, struct session *s,
+                       const struct commit_item *it, struct commit_result *res)
 {
     struct fsm_effect *e = effect_add(f, FSM_X_ENDED, in->ino, s->id);
     bool unclean = it->data_state >= DATA_UNCLEAN;
@@ -214,7 +217,10 @@ static void commit_end(struct fsm *f, struct inode *in, struct session *s, const
         e->keep = LEASE_O;
     if (e->keep) {
         res->has_grant = true;
-        res->grant = (struct grant){.ino = in->ino, .kind = e->keep, .gterm = f->term, .gcount = f->index,
+        res->grant = (struct grant){.ino = in->ino,
+                                    .kind = e->keep,
+                                    .gterm = f->term,
+                                    .gcount = f->index,
                                     .barrier = f->map_epoch};
     }
     if (unclean) {
@@ -226,17 +232,19 @@ static void commit_end(struct fsm *f, struct inode *in, struct session *s, const
         mark_unclean(f, in, in->lease.epoch);
         return;
     }
-    in->clean = it->data_state == DATA_CLEAN && in->lease.was_clean && !in->unclean_from; /* PROTOCOL 7 */
+    in->clean =
+        it->data_state == DATA_CLEAN && in->lease.was_clean && !in->unclean_from; /* PROTOCOL 7 */
     lease_end(f, in);
 }
 
-static int commit_one(struct fsm *f, struct session *s, const struct commit_item *it, struct commit_result *res)
+static int commit_one(struct fsm *f, struct session *s, const struct commit_item *it,
+                      struct commit_result *res)
 {
     struct inode *in = inode_get(f, it->ino);
     uint64_t reach;
 
-    if (!in || !lease_own(f, in, s->id) || in->lease.epoch != it->epoch || in->lease.gterm != it->gterm ||
-        in->lease.gcount != it->gcount)
+    if (!in || !lease_own(f, in, s->id) || in->lease.epoch != it->epoch ||
+        in->lease.gterm != it->gterm || in->lease.gcount != it->gcount)
         return -TC_E_LEASE_LOST;
     reach = MAX(in->lease.reach, MIN(it->reach, FSM_SIZE_MAX));
     if (it->has_size && it->size > reach)
@@ -259,7 +267,8 @@ int op_commit(struct fsm *f, const struct commit_req *req)
     bool fence = false;
 
     res.items.n = req->items.n;
-    res.items.items = wire_arena_alloc(&f->arena, (req->items.n + 1) * sizeof(struct commit_result));
+    res.items.items =
+        wire_arena_alloc(&f->arena, (req->items.n + 1) * sizeof(struct commit_result));
     if (!res.items.items)
         return -TC_E_LIMIT;
     for (uint32_t i = 0; i < req->items.n; i++) {
@@ -279,7 +288,7 @@ int op_commit(struct fsm *f, const struct commit_req *req)
     return 0;
 }
 
-/* ---- mending (PROTOCOL 3.6) ---------------------------------------------------------------------------------------- */
+/* ---- mending (PROTOCOL 3.6) ------------------------------------------------------------------ */
 
 int op_size_recovered(struct fsm *f, const struct cmd_size_recovered *cmd)
 {

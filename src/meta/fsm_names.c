@@ -2,9 +2,10 @@
 /*
  * Names: make, link, unlink, rename, and the end of inodes without any.
  *
- * Permissions and the sticky bit are the caller's kernel's. A directory's size is its number of entries, its nlink 2 plus
- * its subdirectories; parent of a directory is where its one name is. An inode that lost its last name becomes an
- * orphan and stays complete until REAP: only the leader knows who still has it open.
+ * Permissions and the sticky bit are the caller's kernel's. A directory's size is its number of
+ * entries, its nlink 2 plus its subdirectories; parent of a directory is where its one name is. An
+ * inode that lost its last name becomes an orphan and stays complete until REAP: only the leader
+ * knows who still has it open.
  */
 #include "meta/fsm_int.h"
 
@@ -32,8 +33,9 @@ static void inode_unlinked(struct fsm *f, struct inode *in)
     }
 }
 
-static void answer_names(struct fsm *f, uint64_t session, const struct inode *in, const struct inode *dir,
-                         const struct inode *dir2, const struct inode *replaced, struct entry_res *res)
+static void answer_names(struct fsm *f, uint64_t session, const struct inode *in,
+                         const struct inode *dir, const struct inode *dir2,
+                         const struct inode *replaced, struct entry_res *res)
 {
     if (in) {
         res->has_attr = true;
@@ -56,7 +58,7 @@ static void answer_names(struct fsm *f, uint64_t session, const struct inode *in
     answer(f, &entry_res_schema, res);
 }
 
-/* ---- make ---------------------------------------------------------------------------------------------------------- */
+/* ---- make ------------------------------------------------------------------------------------ */
 
 static int make_check(const struct make_req *req)
 {
@@ -95,7 +97,8 @@ static bool make_inherit(struct fsm *f, const struct inode *dir, struct inode *i
     acl = tc_malloc(v.len);
     memcpy(acl, v.data, v.len);
     if (acl_inherit(acl, v.len, &mode))
-        xattr_set(f, in, wire_str_of(ACL_ACCESS), (struct wire_bin){acl, (uint32_t)v.len}, false, 0);
+        xattr_set(f, in, wire_str_of(ACL_ACCESS), (struct wire_bin){acl, (uint32_t)v.len}, false,
+                  0);
     in->mode = mode;
     free(acl);
     kv_value_free(&v);
@@ -176,7 +179,7 @@ int op_make(struct fsm *f, const struct make_req *req)
     return 0;
 }
 
-/* ---- link, unlink --------------------------------------------------------------------------------------------------- */
+/* ---- link, unlink ---------------------------------------------------------------------------- */
 
 int op_link(struct fsm *f, const struct link_req *req)
 {
@@ -251,7 +254,7 @@ int op_unlink(struct fsm *f, const struct unlink_req *req)
     return 0;
 }
 
-/* ---- rename --------------------------------------------------------------------------------------------------------- */
+/* ---- rename ---------------------------------------------------------------------------------- */
 
 enum { RENAME_FLAG_NOREPLACE = 1, RENAME_FLAG_EXCHANGE = 2 };
 
@@ -365,7 +368,8 @@ int op_rename(struct fsm *f, const struct rename_req *req)
     if (r < 0)
         return r;
     if (op.old == op.in) { /* two names of one inode: nothing happens */
-        answer_names(f, req->ctx.session, op.in, op.dir, op.dir != op.dir2 ? op.dir2 : NULL, NULL, &res);
+        answer_names(f, req->ctx.session, op.in, op.dir, op.dir != op.dir2 ? op.dir2 : NULL, NULL,
+                     &res);
         return 0;
     }
     dslot_put(f, op.dir2->ino, op.to.cookie, req->new_name, op.in->ino, op.in->mode);
@@ -388,11 +392,12 @@ int op_rename(struct fsm *f, const struct rename_req *req)
     }
     dir_changed(f, op.dir);
     dir_changed(f, op.dir2);
-    answer_names(f, req->ctx.session, op.in, op.dir, op.dir != op.dir2 ? op.dir2 : NULL, op.old, &res);
+    answer_names(f, req->ctx.session, op.in, op.dir, op.dir != op.dir2 ? op.dir2 : NULL, op.old,
+                 &res);
     return 0;
 }
 
-/* ---- reap ------------------------------------------------------------------------------------------------------------ */
+/* ---- reap ------------------------------------------------------------------------------------ */
 
 static void reap_rows(struct fsm *f, struct inode *in)
 {

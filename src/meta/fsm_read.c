@@ -18,7 +18,8 @@ static int io_error_take(struct fsm *f, int r)
     return e < 0 ? e : r;
 }
 
-void attr_fill(struct fsm *f, uint64_t session, const struct inode *in, struct wire_arena *a, struct attr *ret)
+void attr_fill(struct fsm *f, uint64_t session, const struct inode *in, struct wire_arena *a,
+               struct attr *ret)
 {
     bool dead = lease_dead(f, in);
 
@@ -41,7 +42,10 @@ void attr_fill(struct fsm *f, uint64_t session, const struct inode *in, struct w
         .reach = inode_reach(in),
         .parent = in->parent,
         .xattrs = in->xattrs,
-        .data_state = dead ? DATA_UNSIZED : in->unclean_from ? DATA_UNCLEAN : in->clean ? DATA_CLEAN : DATA_SETTLED,
+        .data_state = dead               ? DATA_UNSIZED
+                      : in->unclean_from ? DATA_UNCLEAN
+                      : in->clean        ? DATA_CLEAN
+                                         : DATA_SETTLED,
         .flags = in->has_lease && (dead || in->lease.session != session) ? ATTR_HELD : 0,
     };
     if (in->n_horizon) {
@@ -52,9 +56,10 @@ void attr_fill(struct fsm *f, uint64_t session, const struct inode *in, struct w
     }
 }
 
-/* ---- namespace -------------------------------------------------------------------------------------------------------- */
+/* ---- namespace ------------------------------------------------------------------------------- */
 
-int fsm_getattr(struct fsm *f, uint64_t session, uint64_t ino, struct wire_arena *a, struct attr *ret_attr)
+int fsm_getattr(struct fsm *f, uint64_t session, uint64_t ino, struct wire_arena *a,
+                struct attr *ret_attr)
 {
     const struct inode *in;
 
@@ -66,7 +71,8 @@ int fsm_getattr(struct fsm *f, uint64_t session, uint64_t ino, struct wire_arena
     return 0;
 }
 
-static int lookup(struct fsm *f, uint64_t parent, struct wire_str name, struct inode **ret_dir, struct dslot *ret_slot)
+static int lookup(struct fsm *f, uint64_t parent, struct wire_str name, struct inode **ret_dir,
+                  struct dslot *ret_slot)
 {
     int r;
 
@@ -85,8 +91,8 @@ static int lookup(struct fsm *f, uint64_t parent, struct wire_str name, struct i
     return ret_slot->found ? 0 : -TC_E_NOENT;
 }
 
-int fsm_lookup(struct fsm *f, uint64_t session, uint64_t parent, struct wire_str name, struct wire_arena *a,
-               struct attr *ret_attr, struct attr *ret_dir)
+int fsm_lookup(struct fsm *f, uint64_t session, uint64_t parent, struct wire_str name,
+               struct wire_arena *a, struct attr *ret_attr, struct attr *ret_dir)
 {
     struct inode *dir = NULL, *in;
     struct dslot slot = {0};
@@ -103,7 +109,8 @@ int fsm_lookup(struct fsm *f, uint64_t session, uint64_t parent, struct wire_str
     return 0;
 }
 
-int fsm_dentry(struct fsm *f, uint64_t parent, struct wire_str name, uint64_t *ret_ino, uint32_t *ret_mode)
+int fsm_dentry(struct fsm *f, uint64_t parent, struct wire_str name, uint64_t *ret_ino,
+               uint32_t *ret_mode)
 {
     struct inode *dir = NULL;
     struct dslot slot = {0};
@@ -126,7 +133,8 @@ static void *copy_bytes(struct wire_arena *a, const void *p, size_t n)
 }
 
 /* False when the arena is full. */
-static bool readdir_attr(struct fsm *f, uint64_t session, struct wire_arena *a, struct dirent_item *d)
+static bool readdir_attr(struct fsm *f, uint64_t session, struct wire_arena *a,
+                         struct dirent_item *d)
 {
     struct inode *room = tc_malloc(sizeof(*room));
     const struct inode *in = inode_peek(f, d->ino, room);
@@ -140,8 +148,8 @@ static bool readdir_attr(struct fsm *f, uint64_t session, struct wire_arena *a, 
     return true;
 }
 
-int fsm_readdir(struct fsm *f, uint64_t session, uint64_t ino, uint64_t cookie, uint32_t max, size_t max_bytes, bool plus,
-                struct wire_arena *a, struct readdir_res *ret)
+int fsm_readdir(struct fsm *f, uint64_t session, uint64_t ino, uint64_t cookie, uint32_t max,
+                size_t max_bytes, bool plus, struct wire_arena *a, struct readdir_res *ret)
 {
     struct row_bounds bounds;
     struct inode *dir;
@@ -161,7 +169,8 @@ int fsm_readdir(struct fsm *f, uint64_t session, uint64_t ino, uint64_t cookie, 
     ret->entries.items = wire_arena_alloc(a, (max + 1) * sizeof(struct dirent_item));
     if (!ret->entries.items)
         return -TC_E_LIMIT;
-    it = row_iter(f, &bounds, key_u64x2(TAB_DENTRY, ino, MIN(cookie, INT64_MAX) + 1), key_u64(TAB_DENTRY, ino + 1));
+    it = row_iter(f, &bounds, key_u64x2(TAB_DENTRY, ino, MIN(cookie, INT64_MAX) + 1),
+                  key_u64(TAB_DENTRY, ino + 1));
     for (; kv_iter_valid(it); kv_iter_next(it)) {
         struct dirent_item *d = &ret->entries.items[ret->entries.n];
         struct wire_str name;
@@ -186,7 +195,8 @@ int fsm_readdir(struct fsm *f, uint64_t session, uint64_t ino, uint64_t cookie, 
     return io_error_take(f, r);
 }
 
-static int get_bytes(struct fsm *f, struct key k, int absent, struct wire_arena *a, struct wire_bin *ret)
+static int get_bytes(struct fsm *f, struct key k, int absent, struct wire_arena *a,
+                     struct wire_bin *ret)
 {
     struct kv_value v = {0};
     int r = row_get(f, k, &v);
@@ -210,7 +220,8 @@ int fsm_readlink(struct fsm *f, uint64_t ino, struct wire_arena *a, struct wire_
     return get_bytes(f, key_u64(TAB_TARGET, ino), -TC_E_DAMAGED, a, ret_target);
 }
 
-int fsm_getxattr(struct fsm *f, uint64_t ino, struct wire_str name, struct wire_arena *a, struct wire_bin *ret_value)
+int fsm_getxattr(struct fsm *f, uint64_t ino, struct wire_str name, struct wire_arena *a,
+                 struct wire_bin *ret_value)
 {
     const struct inode *in = inode_get(f, ino);
 
@@ -276,7 +287,7 @@ uint8_t fsm_ino_state(struct fsm *f, uint64_t ino)
     return in ? 1 : 2;
 }
 
-/* ---- leases, sessions ---------------------------------------------------------------------------------------------------- */
+/* ---- leases, sessions ------------------------------------------------------------------------ */
 
 bool fsm_lease(struct fsm *f, uint64_t ino, struct fsm_lease *ret_lease)
 {
@@ -300,11 +311,12 @@ bool fsm_lease(struct fsm *f, uint64_t ino, struct fsm_lease *ret_lease)
     return true;
 }
 
-uint32_t fsm_leases_of(struct fsm *f, uint64_t session, uint64_t after, uint64_t *ret_inos, uint32_t max)
+uint32_t fsm_leases_of(struct fsm *f, uint64_t session, uint64_t after, uint64_t *ret_inos,
+                       uint32_t max)
 {
     struct row_bounds bounds;
-    struct kv_iter *it =
-        row_iter(f, &bounds, key_u64x2(TAB_XHELD, session, after + 1), key_u64(TAB_XHELD, session + 1));
+    struct kv_iter *it = row_iter(f, &bounds, key_u64x2(TAB_XHELD, session, after + 1),
+                                  key_u64(TAB_XHELD, session + 1));
     uint32_t n = 0;
 
     for (; n < max && kv_iter_valid(it); kv_iter_next(it))
@@ -377,12 +389,14 @@ enum fsm_known fsm_known(struct fsm *f, uint64_t session, uint64_t seq, struct f
     return known;
 }
 
-/* ---- work lists ------------------------------------------------------------------------------------------------------------ */
+/* ---- work lists ------------------------------------------------------------------------------ */
 
-static uint32_t list_inos(struct fsm *f, uint8_t table, uint64_t after, uint64_t *ret_inos, uint32_t max)
+static uint32_t list_inos(struct fsm *f, uint8_t table, uint64_t after, uint64_t *ret_inos,
+                          uint32_t max)
 {
     struct row_bounds bounds;
-    struct kv_iter *it = row_iter(f, &bounds, key_u64(table, after + 1), (struct key){.b = {(uint8_t)(table + 1)}, .n = 1});
+    struct kv_iter *it = row_iter(f, &bounds, key_u64(table, after + 1),
+                                  (struct key){.b = {(uint8_t)(table + 1)}, .n = 1});
     uint32_t n = 0;
 
     for (; n < max && kv_iter_valid(it); kv_iter_next(it))
@@ -398,7 +412,8 @@ uint32_t fsm_orphans(struct fsm *f, uint64_t after, uint64_t *ret_inos, uint32_t
 }
 
 /* X rows of sessions that are not live. */
-static uint32_t list_dead_x(struct fsm *f, struct fsm_unclean_cursor *c, uint64_t *ret_inos, uint32_t max)
+static uint32_t list_dead_x(struct fsm *f, struct fsm_unclean_cursor *c, uint64_t *ret_inos,
+                            uint32_t max)
 {
     struct row_bounds bounds;
     struct kv_iter *it = row_iter(f, &bounds, key_u64x2(TAB_XHELD, c->session, c->ino + 1),
@@ -455,8 +470,8 @@ uint64_t fsm_state_hash(struct fsm *f)
 {
     XXH3_state_t *x = XXH3_createState();
     struct row_bounds bounds;
-    struct kv_iter *it =
-        row_iter(f, &bounds, (struct key){.b = {TAB_META}, .n = 1}, (struct key){.b = {TAB_END}, .n = 1});
+    struct kv_iter *it = row_iter(f, &bounds, (struct key){.b = {TAB_META}, .n = 1},
+                                  (struct key){.b = {TAB_END}, .n = 1});
     uint64_t h;
 
     ASSERT(x);

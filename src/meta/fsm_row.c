@@ -7,7 +7,7 @@
 
 #include <sodium.h>
 
-/* ---- keys and plain rows ---------------------------------------------------------------------------------------- */
+/* ---- keys and plain rows --------------------------------------------------------------------- */
 
 static void key_add_u64(struct key *k, uint64_t v)
 {
@@ -90,7 +90,7 @@ void row_iter_end(struct fsm *f, struct kv_iter *it)
     kv_iter_free(it);
 }
 
-/* ---- the inode row ------------------------------------------------------------------------------------------------ */
+/* ---- the inode row --------------------------------------------------------------------------- */
 
 enum { ROW_CLEAN = 1, ROW_LEASE = 2, ROW_WAS_CLEAN = 4, ROW_ENDED = 8 };
 #define INODE_ROW_MAX (4 + 16 + 15 * 8 + 8 + 44 + FSM_HORIZON_ROOM * 16)
@@ -98,8 +98,10 @@ enum { ROW_CLEAN = 1, ROW_LEASE = 2, ROW_WAS_CLEAN = 4, ROW_ENDED = 8 };
 static size_t inode_encode(const struct inode *in, uint8_t *row)
 {
     struct rowbuf b = {row, row + INODE_ROW_MAX, false};
-    const uint64_t words[] = {in->size,  in->atime, in->mtime,  in->ctime, in->btime, in->rdev,         in->blocks,     in->change,
-                              in->epoch, in->parent, in->bound, in->since, in->utimes_epoch, in->utimes_seq, in->unclean_from};
+    const uint64_t words[] = {in->size,         in->atime,      in->mtime,       in->ctime,
+                              in->btime,        in->rdev,       in->blocks,      in->change,
+                              in->epoch,        in->parent,     in->bound,       in->since,
+                              in->utimes_epoch, in->utimes_seq, in->unclean_from};
 
     put_u8(&b, FSM_FORMAT_VERSION);
     put_u8(&b, (uint8_t)((in->clean ? ROW_CLEAN : 0) | (in->has_lease ? ROW_LEASE : 0) |
@@ -133,8 +135,10 @@ static size_t inode_encode(const struct inode *in, uint8_t *row)
 static bool inode_decode(struct slice row, uint64_t ino, struct inode *in)
 {
     struct rowget g = rowget_of(row);
-    uint64_t *words[] = {&in->size,  &in->atime,  &in->mtime, &in->ctime, &in->btime,        &in->rdev,       &in->blocks,      &in->change,
-                         &in->epoch, &in->parent, &in->bound, &in->since, &in->utimes_epoch, &in->utimes_seq, &in->unclean_from};
+    uint64_t *words[] = {&in->size,         &in->atime,      &in->mtime,       &in->ctime,
+                         &in->btime,        &in->rdev,       &in->blocks,      &in->change,
+                         &in->epoch,        &in->parent,     &in->bound,       &in->since,
+                         &in->utimes_epoch, &in->utimes_seq, &in->unclean_from};
     uint8_t version = get_u8(&g), bits = get_u8(&g);
 
     in->ino = ino;
@@ -281,15 +285,14 @@ void inode_cache_drop(struct fsm *f)
 {
     struct inode *in, *tmp;
 
-    HASH_ITER(hh, f->cache, in, tmp)
-    {
+    HASH_ITER (hh, f->cache, in, tmp) {
         HASH_DEL(f->cache, in);
         free(in);
     }
     f->dirty = NULL;
 }
 
-/* ---- the meta row ------------------------------------------------------------------------------------------------- */
+/* ---- the meta row ---------------------------------------------------------------------------- */
 
 static struct key meta_key(void)
 {
@@ -300,8 +303,9 @@ void meta_save(struct fsm *f)
 {
     uint8_t row[128];
     struct rowbuf b = {row, row + sizeof(row), false};
-    const uint64_t words[] = {f->applied, f->applied_term, f->clock,    f->next_ino,  f->next_session, f->gc_first,
-                              f->gc_next, f->n_inodes,     f->n_blocks, f->map_epoch, f->dead_below};
+    const uint64_t words[] = {f->applied,      f->applied_term, f->clock,     f->next_ino,
+                              f->next_session, f->gc_first,     f->gc_next,   f->n_inodes,
+                              f->n_blocks,     f->map_epoch,    f->dead_below};
 
     put_u8(&b, FSM_FORMAT_VERSION);
     put_u8(&b, f->formatted);
@@ -312,8 +316,9 @@ void meta_save(struct fsm *f)
 
 int meta_load(struct fsm *f)
 {
-    uint64_t *words[] = {&f->applied, &f->applied_term, &f->clock,    &f->next_ino,  &f->next_session, &f->gc_first,
-                         &f->gc_next, &f->n_inodes,     &f->n_blocks, &f->map_epoch, &f->dead_below};
+    uint64_t *words[] = {&f->applied,      &f->applied_term, &f->clock,     &f->next_ino,
+                         &f->next_session, &f->gc_first,     &f->gc_next,   &f->n_inodes,
+                         &f->n_blocks,     &f->map_epoch,    &f->dead_below};
     struct kv_value v = {0};
     struct rowget g;
     uint8_t version;
@@ -337,12 +342,13 @@ int meta_load(struct fsm *f)
     return g.bad || version == 0 ? -TC_E_DAMAGED : 0;
 }
 
-/* ---- directory slots ---------------------------------------------------------------------------------------------- */
+/* ---- directory slots ------------------------------------------------------------------------- */
 
 /*
- * A name's slot is at its hash, or at the next free number behind it: so the slot's number is unique in the
- * directory, does not change while the name lives, and is the readdir cookie. A removed slot whose successor is
- * in use leaves a mark, so that names pushed behind it are still found.
+ * A name's slot is at its hash, or at the next free number behind it: so the slot's number is
+ * unique in the directory, does not change while the name lives, and is the readdir cookie. A
+ * removed slot whose successor is in use leaves a mark, so that names pushed behind it are still
+ * found.
  */
 
 int name_check(struct wire_str name)
@@ -367,10 +373,12 @@ static uint64_t name_cookie(const struct fsm *f, struct wire_str name)
     h = le64toh(h) >> 1;
     if (f->cookie_mask)
         h &= f->cookie_mask;
-    return FSM_COOKIE_MIN + h % ((UINT64_C(1) << 63) - (1u << 21)); /* room behind for pushed names */
+    return FSM_COOKIE_MIN +
+           h % ((UINT64_C(1) << 63) - (1u << 21)); /* room behind for pushed names */
 }
 
-bool dslot_decode(struct slice value, uint64_t *ret_ino, uint32_t *ret_mode, struct wire_str *ret_name)
+bool dslot_decode(struct slice value, uint64_t *ret_ino, uint32_t *ret_mode,
+                  struct wire_str *ret_name)
 {
     struct rowget g = rowget_of(value);
     uint8_t type = get_u8(&g);
@@ -409,7 +417,8 @@ int dslot_find(struct fsm *f, uint64_t parent, struct wire_str name, struct dslo
     }
 }
 
-void dslot_put(struct fsm *f, uint64_t parent, uint64_t cookie, struct wire_str name, uint64_t ino, uint32_t mode)
+void dslot_put(struct fsm *f, uint64_t parent, uint64_t cookie, struct wire_str name, uint64_t ino,
+               uint32_t mode)
 {
     uint8_t row[1 + 8 + FSM_NAME_MAX];
     struct rowbuf b = {row, row + sizeof(row), false};

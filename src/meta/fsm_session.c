@@ -2,11 +2,12 @@
 /*
  * Sessions and kept replies (PROTOCOL 2).
  *
- * A session that ends keeps its row and its replies until FORGET, for clients that ask for the fate of what they had in
- * flight. Its X rows are not touched: they are dead because the session is not live.
+ * A session that ends keeps its row and its replies until FORGET, for clients that ask for the fate
+ * of what they had in flight. Its X rows are not touched: they are dead because the session is not
+ * live.
  *
- * The watermark is in every kept reply's row, so it costs no row of its own: the reply that bore the highest one is never
- * below it, hence still kept.
+ * The watermark is in every kept reply's row, so it costs no row of its own: the reply that bore
+ * the highest one is never below it, hence still kept.
  */
 #include "meta/fsm_int.h"
 
@@ -73,7 +74,7 @@ static bool session_decode(struct session *s, struct slice row)
     return true;
 }
 
-/* ---- replies ------------------------------------------------------------------------------------------------------- */
+/* ---- replies --------------------------------------------------------------------------------- */
 
 static void kept_set(struct session *s, uint64_t seq, bool on)
 {
@@ -89,10 +90,12 @@ bool reply_kept(const struct session *s, uint64_t seq)
 {
     uint64_t i = seq % FSM_SEQ_WINDOW;
 
-    return seq > s->watermark && seq - s->watermark <= FSM_SEQ_WINDOW && (s->kept[i / 64] >> (i % 64) & 1);
+    return seq > s->watermark && seq - s->watermark <= FSM_SEQ_WINDOW &&
+           (s->kept[i / 64] >> (i % 64) & 1);
 }
 
-/* Keep the outcome in f->res as the reply to @seq, and drop those that @watermark says are finished. */
+/* Keep the outcome in f->res as the reply to @seq, and drop those that @watermark says are
+ * finished. */
 void reply_save(struct fsm *f, struct session *s, uint64_t seq, uint64_t watermark)
 {
     const struct fsm_result *res = f->res;
@@ -125,8 +128,8 @@ void reply_save(struct fsm *f, struct session *s, uint64_t seq, uint64_t waterma
         free(row);
 }
 
-static bool reply_decode(struct slice row, uint32_t *ret_type, int *ret_status, uint64_t *ret_watermark,
-                         struct slice *ret_body)
+static bool reply_decode(struct slice row, uint32_t *ret_type, int *ret_status,
+                         uint64_t *ret_watermark, struct slice *ret_body)
 {
     struct rowget g = rowget_of(row);
     uint8_t version = get_u8(&g);
@@ -165,7 +168,7 @@ int reply_load(struct fsm *f, uint64_t session, uint64_t seq, struct fsm_result 
     return 0;
 }
 
-/* ---- loading --------------------------------------------------------------------------------------------------------- */
+/* ---- loading --------------------------------------------------------------------------------- */
 
 static struct key table_start(uint8_t table)
 {
@@ -175,11 +178,13 @@ static struct key table_start(uint8_t table)
 static int load_rows(struct fsm *f)
 {
     struct row_bounds bounds;
-    struct kv_iter *it = row_iter(f, &bounds, table_start(TAB_SESSION), table_start(TAB_SESSION + 1));
+    struct kv_iter *it =
+        row_iter(f, &bounds, table_start(TAB_SESSION), table_start(TAB_SESSION + 1));
     int r = 0;
 
     for (; kv_iter_valid(it) && r == 0; kv_iter_next(it)) {
-        if (kv_iter_key(it).len != 9 || !session_decode(session_new(f, key_get_u64(kv_iter_key(it), 1)), kv_iter_value(it)))
+        if (kv_iter_key(it).len != 9 ||
+            !session_decode(session_new(f, key_get_u64(kv_iter_key(it), 1)), kv_iter_value(it)))
             r = -TC_E_DAMAGED;
     }
     row_iter_end(f, it);
@@ -190,7 +195,8 @@ static int load_replies(struct fsm *f)
 {
     for (int pass = 0; pass < 2; pass++) { /* the watermarks first: what is kept lies above them */
         struct row_bounds bounds;
-        struct kv_iter *it = row_iter(f, &bounds, table_start(TAB_REPLY), table_start(TAB_REPLY + 1));
+        struct kv_iter *it =
+            row_iter(f, &bounds, table_start(TAB_REPLY), table_start(TAB_REPLY + 1));
         int r = 0;
 
         for (; kv_iter_valid(it) && r == 0; kv_iter_next(it)) {
@@ -235,7 +241,7 @@ int session_load(struct fsm *f)
     return f->io_error;
 }
 
-/* ---- opening and ending ------------------------------------------------------------------------------------------------ */
+/* ---- opening and ending ---------------------------------------------------------------------- */
 
 /* Walk @path from the root of the filesystem; symbolic links are not followed. */
 static int resolve(struct fsm *f, struct wire_str path, uint64_t *ret_ino)
@@ -313,7 +319,8 @@ int op_session_open(struct fsm *f, const struct session_open_req *req)
     }
     if (r != -TC_E_NOENT)
         return r;
-    if (req->client.n >= sizeof(s->client) || memchr(req->client.p ? req->client.p : "", 0, req->client.n))
+    if (req->client.n >= sizeof(s->client) ||
+        memchr(req->client.p ? req->client.p : "", 0, req->client.n))
         return -TC_E_INVAL;
     r = resolve(f, req->root, &root);
     if (r < 0)
@@ -328,7 +335,8 @@ int op_session_open(struct fsm *f, const struct session_open_req *req)
     s->nonce = req->nonce;
     s->opened = f->now;
     s->open_epoch = f->map_epoch;
-    s->ttl_ms = f->expected && f->expected < UINT32_MAX ? (uint32_t)f->expected : FSM_SESSION_TTL_MS;
+    s->ttl_ms =
+        f->expected && f->expected < UINT32_MAX ? (uint32_t)f->expected : FSM_SESSION_TTL_MS;
     if (req->client.n)
         memcpy(s->client, req->client.p, req->client.n);
     session_save(f, s);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Placement: groups are dealt one by one, each place to the store that has least for its weight among those in zones
- * not yet used by the group.
+ * Placement: groups are dealt one by one, each place to the store that has least for its weight
+ * among those in zones not yet used by the group.
  */
 #include "meta/placement.h"
 
@@ -83,8 +83,8 @@ static void weigh(const struct placement_store *s, uint32_t n, struct seat *seat
     }
 }
 
-int placement_compute(const struct placement_store *stores, uint32_t n_stores, uint32_t n, uint32_t pg_count,
-                      uint64_t *ret_voters)
+int placement_compute(const struct placement_store *stores, uint32_t n_stores, uint32_t n,
+                      uint32_t pg_count, uint64_t *ret_voters)
 {
     struct seat *seats;
     uint32_t *taken;

@@ -13,9 +13,10 @@ struct placement_store {
 };
 
 /*
- * Voters of @pg_count groups of @n, from at least @n stores: @ret_voters[pg * n + i]. Voters of a group lie in
- * different zones if there are that many, else in as many as there are, and always on different stores. Groups per store
- * follow capacity; the first place rotates. The same input gives the same output. INVAL: fewer than n stores.
+ * Voters of @pg_count groups of @n, from at least @n stores: @ret_voters[pg * n + i]. Voters of a
+ * group lie in different zones if there are that many, else in as many as there are, and always on
+ * different stores. Groups per store follow capacity; the first place rotates. The same input gives
+ * the same output. INVAL: fewer than n stores.
  */
-TC_MUST_CHECK int placement_compute(const struct placement_store *stores, uint32_t n_stores, uint32_t n,
-                                    uint32_t pg_count, uint64_t *ret_voters);
+TC_MUST_CHECK int placement_compute(const struct placement_store *stores, uint32_t n_stores,
+                                    uint32_t n, uint32_t pg_count, uint64_t *ret_voters);

@@ -16,7 +16,8 @@ static void open_kv(struct world *w)
     char path[300];
 
     snprintf(path, sizeof(path), "%s/kv", w->dir);
-    ck_assert_int_eq(w->rocks ? kv_open_rocks(path, &opt, &w->kv) : kv_open_mem(vfs_posix(), path, &w->kv), 0);
+    ck_assert_int_eq(
+        w->rocks ? kv_open_rocks(path, &opt, &w->kv) : kv_open_mem(vfs_posix(), path, &w->kv), 0);
     ck_assert_int_eq(fsm_open(w->kv, &w->f), 0);
     fsm_test_cookie_mask(w->f, w->cookie_mask);
 }
@@ -78,7 +79,9 @@ int world_apply_bytes(struct world *w, struct slice entry)
     ck_assert_int_eq(fsm_apply(w->f, w->index, w->term, entry, &w->res), 0);
     ck_assert_uint_eq(fsm_applied(w->f), w->index);
     if (w->res.status == 0 && w->res.body && answers_entry(w->res.type))
-        ck_assert_int_eq(wire_decode(slice_of(w->res.body->data, w->res.body->len), &entry_res_schema, &w->a, &w->entry), 0);
+        ck_assert_int_eq(wire_decode(slice_of(w->res.body->data, w->res.body->len),
+                                     &entry_res_schema, &w->a, &w->entry),
+                         0);
     return w->res.status;
 }
 
@@ -112,8 +115,15 @@ void world_format(struct world *w, unsigned sessions)
 {
     static const uint8_t sixteen[16] = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16};
     struct member_info member = {.id = 1, .endpoint = wire_str_of("tcp://m1:1")};
-    struct genesis g = {.cluster = {sixteen, 16}, .n = 3, .w = 2, .r = 2, .pg_count = 8, .siphash_key = {sixteen, 16},
-                        .time = START, .stores = 3, .root_mode = 0755};
+    struct genesis g = {.cluster = {sixteen, 16},
+                        .n = 3,
+                        .w = 2,
+                        .r = 2,
+                        .pg_count = 8,
+                        .siphash_key = {sixteen, 16},
+                        .time = START,
+                        .stores = 3,
+                        .root_mode = 0755};
 
     g.members.items = &member;
     g.members.n = 1;
@@ -133,14 +143,23 @@ uint64_t world_session(struct world *w)
 struct req_ctx world_ctx(struct world *w)
 {
     w->seq++;
-    return (struct req_ctx){.session = w->session, .incarnation = 1, .seq = w->seq,
+    return (struct req_ctx){.session = w->session,
+                            .incarnation = 1,
+                            .seq = w->seq,
                             .watermark = w->watermark ? w->watermark : w->seq - 1};
 }
 
 int w_make(struct world *w, uint64_t parent, const char *name, uint32_t mode, uint32_t want)
 {
-    struct make_req req = {.ctx = world_ctx(w), .parent = parent, .name = wire_str_of(name), .mode = mode, .umask = 022,
-                           .uid = 10, .gid = 20, .excl = true, .want = want};
+    struct make_req req = {.ctx = world_ctx(w),
+                           .parent = parent,
+                           .name = wire_str_of(name),
+                           .mode = mode,
+                           .umask = 022,
+                           .uid = 10,
+                           .gid = 20,
+                           .excl = true,
+                           .want = want};
 
     if (S_ISLNK(mode))
         req.target = wire_str_of("to/there");
@@ -149,22 +168,29 @@ int w_make(struct world *w, uint64_t parent, const char *name, uint32_t mode, ui
 
 int w_link(struct world *w, uint64_t ino, uint64_t parent, const char *name)
 {
-    struct link_req req = {.ctx = world_ctx(w), .ino = ino, .parent = parent, .name = wire_str_of(name)};
+    struct link_req req = {
+        .ctx = world_ctx(w), .ino = ino, .parent = parent, .name = wire_str_of(name)};
 
     return world_apply(w, MSG_LINK, &link_req_schema, &req);
 }
 
 int w_unlink(struct world *w, uint64_t parent, const char *name, bool dir)
 {
-    struct unlink_req req = {.ctx = world_ctx(w), .parent = parent, .name = wire_str_of(name), .dir = dir};
+    struct unlink_req req = {
+        .ctx = world_ctx(w), .parent = parent, .name = wire_str_of(name), .dir = dir};
 
     return world_apply(w, MSG_UNLINK, &unlink_req_schema, &req);
 }
 
-int w_rename(struct world *w, uint64_t p1, const char *n1, uint64_t p2, const char *n2, uint32_t flags)
+int w_rename(struct world *w, uint64_t p1, const char *n1, uint64_t p2, const char *n2,
+             uint32_t flags)
 {
-    struct rename_req req = {.ctx = world_ctx(w), .parent = p1, .name = wire_str_of(n1), .new_parent = p2,
-                             .new_name = wire_str_of(n2), .flags = flags};
+    struct rename_req req = {.ctx = world_ctx(w),
+                             .parent = p1,
+                             .name = wire_str_of(n1),
+                             .new_parent = p2,
+                             .new_name = wire_str_of(n2),
+                             .flags = flags};
 
     return world_apply(w, MSG_RENAME, &rename_req_schema, &req);
 }
@@ -177,12 +203,17 @@ int w_setattr(struct world *w, struct setattr_req req)
 
 int w_truncate(struct world *w, uint64_t ino, uint64_t size, uint64_t size_max)
 {
-    return w_setattr(w, (struct setattr_req){.ino = ino, .mask = SET_SIZE, .size = size, .size_max = size_max});
+    return w_setattr(
+        w, (struct setattr_req){.ino = ino, .mask = SET_SIZE, .size = size, .size_max = size_max});
 }
 
-int w_setxattr(struct world *w, uint64_t ino, const char *name, const void *value, size_t n, uint32_t flags)
+int w_setxattr(struct world *w, uint64_t ino, const char *name, const void *value, size_t n,
+               uint32_t flags)
 {
-    struct setxattr_req req = {.ctx = world_ctx(w), .ino = ino, .name = wire_str_of(name), .value = {value, (uint32_t)n},
+    struct setxattr_req req = {.ctx = world_ctx(w),
+                               .ino = ino,
+                               .name = wire_str_of(name),
+                               .value = {value, (uint32_t)n},
                                .flags = flags};
 
     return world_apply(w, MSG_SETXATTR, &setxattr_req_schema, &req);
@@ -216,7 +247,9 @@ int w_commit(struct world *w, struct commit_item it)
     req.items.items = &it;
     req.items.n = 1;
     ck_assert_int_eq(world_apply(w, MSG_COMMIT, &commit_req_schema, &req), 0);
-    ck_assert_int_eq(wire_decode(slice_of(w->res.body->data, w->res.body->len), &commit_res_schema, &w->a, &res), 0);
+    ck_assert_int_eq(
+        wire_decode(slice_of(w->res.body->data, w->res.body->len), &commit_res_schema, &w->a, &res),
+        0);
     ck_assert_uint_eq(res.items.n, 1);
     return tc_error_from_wire(res.items.items[0].status);
 }

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Random entries against the state machine: names against a simple model of a filesystem, and everything else for
- * determinism: the same entries give the same answers and the same state on both kinds of kv, across restarts.
+ * Random entries against the state machine: names against a simple model of a filesystem, and
+ * everything else for determinism: the same entries give the same answers and the same state on
+ * both kinds of kv, across restarts.
  */
 #include <check.h>
 #include <stdio.h>
@@ -29,7 +30,7 @@ static uint64_t seed_of(int i)
     return (s ? (uint64_t)strtoull(s, NULL, 0) : 1u) * UINT64_C(1000003) + (uint64_t)i;
 }
 
-/* ---- names against a model ------------------------------------------------------------------------------------------------ */
+/* ---- names against a model ------------------------------------------------------------------- */
 
 struct mnode {
     bool exists, dir;
@@ -167,7 +168,8 @@ static void m_move(struct model *m, struct mdent *d, uint64_t ino, uint64_t from
     }
 }
 
-static int m_rename(struct model *m, uint64_t p1, uint32_t n1, uint64_t p2, uint32_t n2, uint32_t flags)
+static int m_rename(struct model *m, uint64_t p1, uint32_t n1, uint64_t p2, uint32_t n2,
+                    uint32_t flags)
 {
     struct mdent *a, *b;
     uint64_t ino;
@@ -235,7 +237,8 @@ static void m_compare(struct model *m)
             do {
                 ck_assert_int_eq(fsm_readdir(w.f, 0, ino, cookie, 2, 0, false, &w.a, &res), 0);
                 for (uint32_t i = 0; i < res.entries.n; i++) {
-                    struct mdent *d = m_find(m, ino, (uint32_t)(res.entries.items[i].name.p[0] - 'a'));
+                    struct mdent *d =
+                        m_find(m, ino, (uint32_t)(res.entries.items[i].name.p[0] - 'a'));
 
                     ck_assert(d && d->ino == res.entries.items[i].ino);
                     cookie = res.entries.items[i].cookie;
@@ -255,7 +258,8 @@ static void name_of(uint32_t i, char *out)
 
 static void step(struct model *m)
 {
-    uint64_t p1 = 1 + roll((uint32_t)m->next - 1), p2 = 1 + roll((uint32_t)m->next - 1), ino = 1 + roll((uint32_t)m->next - 1);
+    uint64_t p1 = 1 + roll((uint32_t)m->next - 1), p2 = 1 + roll((uint32_t)m->next - 1),
+             ino = 1 + roll((uint32_t)m->next - 1);
     uint32_t n1 = roll(NAMES), n2 = roll(NAMES), flags = roll(3);
     char s1[2], s2[2];
     bool dir = roll(2);
@@ -270,7 +274,8 @@ static void step(struct model *m)
     switch (roll(8)) {
     case 0:
     case 1:
-        ck_assert_int_eq(w_make(&w, p2, s1, dir ? S_IFDIR : S_IFREG, roll(2) ? LEASE_X : 0), m_make(m, p2, n1, dir));
+        ck_assert_int_eq(w_make(&w, p2, s1, dir ? S_IFDIR : S_IFREG, roll(2) ? LEASE_X : 0),
+                         m_make(m, p2, n1, dir));
         break;
     case 2:
         ck_assert_int_eq(w_link(&w, ino, p2, s1), m_link(m, ino, p2, n1));
@@ -315,13 +320,13 @@ START_TEST(test_model)
 }
 END_TEST
 
-/* ---- determinism ------------------------------------------------------------------------------------------------------------ */
+/* ---- determinism ----------------------------------------------------------------------------- */
 
 struct record {
     struct buf *entry;
     int status;
     bool ignored, duplicate;
-    uint64_t body;    /* hash of the answer */
+    uint64_t body; /* hash of the answer */
     uint32_t effects;
 };
 
@@ -348,7 +353,11 @@ static void random_lease_op(uint64_t ino)
         break;
     case 2:
         if (have && l.dead) {
-            struct cmd_size_recovered cmd = {.ino = ino, .epoch = l.epoch, .found = roll(2), .size = roll(1u << 24), .vseq = roll(9)};
+            struct cmd_size_recovered cmd = {.ino = ino,
+                                             .epoch = l.epoch,
+                                             .found = roll(2),
+                                             .size = roll(1u << 24),
+                                             .vseq = roll(9)};
 
             world_apply(&w, CMD_SIZE_RECOVERED, &cmd_size_recovered_schema, &cmd);
         }
@@ -363,8 +372,13 @@ static void random_lease_op(uint64_t ino)
         if (have && roll(4))
             w.session = l.session;
         if (fsm_session_live(w.f, w.session))
-            w_commit(&w, (struct commit_item){.ino = ino, .has_size = roll(2), .size = roll(1u << 24), .mtime = w.now - roll(1000),
-                                              .vseq = roll(20), .blocks = (int64_t)roll(100) - 20, .action = roll(4),
+            w_commit(&w, (struct commit_item){.ino = ino,
+                                              .has_size = roll(2),
+                                              .size = roll(1u << 24),
+                                              .mtime = w.now - roll(1000),
+                                              .vseq = roll(20),
+                                              .blocks = (int64_t)roll(100) - 20,
+                                              .action = roll(4),
                                               .data_state = roll(20) ? roll(2) : DATA_UNCLEAN});
         break;
     }
@@ -384,8 +398,12 @@ static void random_cluster_op(void)
         break;
     }
     case 2: {
-        struct store_register_req req = {.store = 1 + roll(6), .start = 1 + roll(4), .node = 1 + roll(3), .endpoint = wire_str_of("tcp://s:1"),
-                                         .empty = roll(2), .run = roll(3)};
+        struct store_register_req req = {.store = 1 + roll(6),
+                                         .start = 1 + roll(4),
+                                         .node = 1 + roll(3),
+                                         .endpoint = wire_str_of("tcp://s:1"),
+                                         .empty = roll(2),
+                                         .run = roll(3)};
 
         world_apply(&w, CMD_STORE_REGISTER, &store_register_req_schema, &req);
         break;
@@ -416,7 +434,9 @@ static void random_entry(void)
     switch (roll(12)) {
     case 0:
     case 1:
-        w_make(&w, dir, name, (const uint32_t[]){S_IFREG | 0644, S_IFDIR | 0755, S_IFLNK, S_IFREG | 0600}[roll(4)], roll(2) ? LEASE_X : 0);
+        w_make(&w, dir, name,
+               (const uint32_t[]){S_IFREG | 0644, S_IFDIR | 0755, S_IFLNK, S_IFREG | 0600}[roll(4)],
+               roll(2) ? LEASE_X : 0);
         break;
     case 2:
         w_unlink(&w, dir, name, roll(2));
@@ -428,7 +448,10 @@ static void random_entry(void)
         w_link(&w, ino, dir, name);
         break;
     case 5:
-        w_setattr(&w, (struct setattr_req){.ino = ino, .mask = roll(512) & ~(uint32_t)SET_SIZE, .mode = roll(07777), .mtime = roll(99)});
+        w_setattr(&w, (struct setattr_req){.ino = ino,
+                                           .mask = roll(512) & ~(uint32_t)SET_SIZE,
+                                           .mode = roll(07777),
+                                           .mtime = roll(99)});
         break;
     case 6:
         if (roll(2))
@@ -467,8 +490,8 @@ static uint64_t run_recording(struct record *rec, uint32_t *ret_n)
         random_entry();
         if (w.index == index)
             continue;
-        rec[n++] = (struct record){buf_ref(w.entry_bytes), w.res.status, w.res.ignored, w.res.duplicate, body_hash(&w.res),
-                                   w.res.n_effects};
+        rec[n++] = (struct record){buf_ref(w.entry_bytes), w.res.status,      w.res.ignored,
+                                   w.res.duplicate,        body_hash(&w.res), w.res.n_effects};
     }
     *ret_n = n;
     hash = fsm_state_hash(w.f);
@@ -515,22 +538,32 @@ START_TEST(test_determinism)
 }
 END_TEST
 
-/* ---- any content ------------------------------------------------------------------------------------------------------------ */
+/* ---- any content ----------------------------------------------------------------------------- */
 
 static const struct {
     uint32_t type;
     const struct wire_schema *schema;
 } kinds[] = {
-    {MSG_SESSION_OPEN, &session_open_req_schema},     {MSG_MAKE, &make_req_schema},
-    {MSG_LINK, &link_req_schema},                     {MSG_UNLINK, &unlink_req_schema},
-    {MSG_RENAME, &rename_req_schema},                 {MSG_SETATTR, &setattr_req_schema},
-    {MSG_SETXATTR, &setxattr_req_schema},             {MSG_REMOVEXATTR, &removexattr_req_schema},
-    {MSG_LEASE_GET_X, &lease_get_req_schema},         {MSG_COMMIT, &commit_req_schema},
-    {CMD_SESSION_EXPIRE, &cmd_sessions_schema},       {CMD_REAP, &cmd_reap_schema},
-    {CMD_SIZE_RECOVERED, &cmd_size_recovered_schema}, {CMD_RECONCILED, &cmd_reconciled_schema},
-    {CMD_PG_UPDATE, &cmd_pg_update_schema},           {CMD_STORE_STATE, &store_info_schema},
-    {CMD_GC_TRIM, &cmd_gc_trim_schema},               {CMD_SESSION_FORGET, &cmd_sessions_schema},
-    {CMD_STORE_REGISTER, &store_register_req_schema}, {MSG_SESSION_CLOSE, &session_close_req_schema},
+    {MSG_SESSION_OPEN, &session_open_req_schema},
+    {MSG_MAKE, &make_req_schema},
+    {MSG_LINK, &link_req_schema},
+    {MSG_UNLINK, &unlink_req_schema},
+    {MSG_RENAME, &rename_req_schema},
+    {MSG_SETATTR, &setattr_req_schema},
+    {MSG_SETXATTR, &setxattr_req_schema},
+    {MSG_REMOVEXATTR, &removexattr_req_schema},
+    {MSG_LEASE_GET_X, &lease_get_req_schema},
+    {MSG_COMMIT, &commit_req_schema},
+    {CMD_SESSION_EXPIRE, &cmd_sessions_schema},
+    {CMD_REAP, &cmd_reap_schema},
+    {CMD_SIZE_RECOVERED, &cmd_size_recovered_schema},
+    {CMD_RECONCILED, &cmd_reconciled_schema},
+    {CMD_PG_UPDATE, &cmd_pg_update_schema},
+    {CMD_STORE_STATE, &store_info_schema},
+    {CMD_GC_TRIM, &cmd_gc_trim_schema},
+    {CMD_SESSION_FORGET, &cmd_sessions_schema},
+    {CMD_STORE_REGISTER, &store_register_req_schema},
+    {MSG_SESSION_CLOSE, &session_close_req_schema},
 };
 
 /* Half of the numbers become small, half of the names short, so that they meet something. */
@@ -560,7 +593,8 @@ static void make_likely(const struct wire_schema *schema, void *out)
         } else if (f->kind == WIRE_u64) {
             *(uint64_t *)at %= 16;
         } else if (f->kind == WIRE_u32) {
-            *(uint32_t *)at = strcmp(f->name, "mode") ? *(uint32_t *)at % 8 : (roll(2) ? S_IFDIR : S_IFREG) | 0755;
+            *(uint32_t *)at = strcmp(f->name, "mode") ? *(uint32_t *)at % 8
+                                                      : (roll(2) ? S_IFDIR : S_IFREG) | 0755;
         } else if (f->kind == WIRE_str) {
             *(struct wire_str *)at = (struct wire_str){&"abcdef"[roll(NAMES)], 1};
         }

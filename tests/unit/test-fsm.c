@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The metadata state machine: every operation and its errors, exactly once, leases, epochs, horizons, sessions,
- * the map. Each test runs on the kv in memory.
+ * The metadata state machine: every operation and its errors, exactly once, leases, epochs,
+ * horizons, sessions, the map. Each test runs on the kv in memory.
  */
 #include <check.h>
 #include <stdio.h>
@@ -36,11 +36,16 @@ static uint64_t file_x(const char *name)
 
 static int release(uint64_t ino, uint64_t size, enum data_state state)
 {
-    return w_commit(&w, (struct commit_item){.ino = ino, .has_size = true, .size = size, .mtime = w.now, .vseq = 1,
-                                             .action = COMMIT_RELEASE, .data_state = state});
+    return w_commit(&w, (struct commit_item){.ino = ino,
+                                             .has_size = true,
+                                             .size = size,
+                                             .mtime = w.now,
+                                             .vseq = 1,
+                                             .action = COMMIT_RELEASE,
+                                             .data_state = state});
 }
 
-/* ---- names ---------------------------------------------------------------------------------------------------------- */
+/* ---- names ----------------------------------------------------------------------------------- */
 
 START_TEST(test_make)
 {
@@ -79,7 +84,8 @@ END_TEST
 
 START_TEST(test_make_existing)
 {
-    struct make_req req = {.parent = INO_ROOT, .name = wire_str_of("f"), .mode = S_IFREG | 0644, .want = LEASE_X};
+    struct make_req req = {
+        .parent = INO_ROOT, .name = wire_str_of("f"), .mode = S_IFREG | 0644, .want = LEASE_X};
     uint64_t ino = file_x("f");
 
     req.ctx = world_ctx(&w);
@@ -135,11 +141,11 @@ END_TEST
 
 START_TEST(test_rename)
 {
-    ck_assert_int_eq(w_make(&w, INO_ROOT, "a", S_IFDIR | 0755, 0), 0);  /* 2 */
-    ck_assert_int_eq(w_make(&w, 2, "b", S_IFDIR | 0755, 0), 0);         /* 3 */
-    ck_assert_int_eq(w_make(&w, 3, "c", S_IFDIR | 0755, 0), 0);         /* 4 */
-    ck_assert_int_eq(w_make(&w, INO_ROOT, "f", S_IFREG | 0644, 0), 0);  /* 5 */
-    ck_assert_int_eq(w_make(&w, INO_ROOT, "g", S_IFREG | 0644, 0), 0);  /* 6 */
+    ck_assert_int_eq(w_make(&w, INO_ROOT, "a", S_IFDIR | 0755, 0), 0); /* 2 */
+    ck_assert_int_eq(w_make(&w, 2, "b", S_IFDIR | 0755, 0), 0);        /* 3 */
+    ck_assert_int_eq(w_make(&w, 3, "c", S_IFDIR | 0755, 0), 0);        /* 4 */
+    ck_assert_int_eq(w_make(&w, INO_ROOT, "f", S_IFREG | 0644, 0), 0); /* 5 */
+    ck_assert_int_eq(w_make(&w, INO_ROOT, "g", S_IFREG | 0644, 0), 0); /* 6 */
     ck_assert_int_eq(w_rename(&w, INO_ROOT, "a", 4, "x", 0), -TC_E_INVAL);
     ck_assert_int_eq(w_rename(&w, INO_ROOT, "a", 2, "x", 0), -TC_E_INVAL);
     ck_assert_int_eq(w_rename(&w, INO_ROOT, "none", 2, "x", 0), -TC_E_NOENT);
@@ -159,7 +165,8 @@ START_TEST(test_rename)
     ck_assert_uint_eq(w.entry.dir.nlink, 2);
     ck_assert_uint_eq(w_attr(&w, 4).parent, INO_ROOT);
     ck_assert_int_eq(w_rename(&w, INO_ROOT, "c", INO_ROOT, "a", 0), -TC_E_NOTEMPTY);
-    ck_assert_int_eq(w_rename(&w, INO_ROOT, "g", 2, "b", 2), 0); /* exchange of a file and a directory */
+    ck_assert_int_eq(w_rename(&w, INO_ROOT, "g", 2, "b", 2),
+                     0); /* exchange of a file and a directory */
     ck_assert_uint_eq(w_find(&w, "g"), 3);
     ck_assert_uint_eq(w_find(&w, "a/b"), 5);
     ck_assert_uint_eq(w_attr(&w, 2).nlink, 2);
@@ -168,7 +175,8 @@ START_TEST(test_rename)
     ck_assert_int_eq(w_link(&w, 5, 2, "b2"), 0);
     ck_assert_int_eq(w_rename(&w, 2, "b", 2, "b2", 0), 0); /* the same inode: nothing happens */
     ck_assert_uint_eq(w_find(&w, "a/b"), 5);
-    ck_assert_int_eq(w_rename(&w, INO_ROOT, "g", INO_ROOT, "c", 0), 0); /* an empty directory is replaced */
+    ck_assert_int_eq(w_rename(&w, INO_ROOT, "g", INO_ROOT, "c", 0),
+                     0); /* an empty directory is replaced */
     ck_assert_uint_eq(w_attr(&w, INO_ROOT).nlink, 4);
     ck_assert_uint_eq(w_attr(&w, 4).nlink, 0);
     ck_assert_int_eq(w_rename(&w, INO_ROOT, "c", 4, "x", 0), -TC_E_NOENT);
@@ -187,6 +195,28 @@ START_TEST(test_rename_exchange_loop)
 }
 END_TEST
 
+START_TEST(test_lookup)
+{
+    struct attr attr, dir;
+    uint64_t ino = file_x("f");
+
+    ck_assert_int_eq(fsm_lookup(w.f, 1, INO_ROOT, wire_str_of("f"), &w.a, &attr, &dir), 0);
+    ck_assert_uint_eq(attr.ino, ino);
+    ck_assert_uint_eq(attr.flags, 0);
+    ck_assert_uint_eq(dir.change, w.index);
+    ck_assert_int_eq(fsm_lookup(w.f, 2, INO_ROOT, wire_str_of("f"), &w.a, &attr, NULL), 0);
+    ck_assert_uint_eq(attr.flags, ATTR_HELD);
+    dir.ino = 0;
+    ck_assert_int_eq(fsm_lookup(w.f, 1, INO_ROOT, wire_str_of("g"), &w.a, &attr, &dir),
+                     -TC_E_NOENT);
+    ck_assert_uint_eq(dir.ino, INO_ROOT);
+    ck_assert_int_eq(fsm_lookup(w.f, 1, ino, wire_str_of("g"), &w.a, &attr, NULL), -TC_E_NOTDIR);
+    ck_assert_int_eq(fsm_lookup(w.f, 1, 99, wire_str_of("g"), &w.a, &attr, NULL), -TC_E_STALE);
+    ck_assert_int_eq(fsm_lookup(w.f, 1, INO_ROOT, wire_str_of("a/b"), &w.a, &attr, NULL),
+                     -TC_E_INVAL);
+}
+END_TEST
+
 static void list(uint64_t ino, uint32_t max, bool plus, char *out, size_t size)
 {
     uint64_t cookie = 0;
@@ -198,8 +228,8 @@ static void list(uint64_t ino, uint32_t max, bool plus, char *out, size_t size)
         for (uint32_t i = 0; i < res.entries.n; i++) {
             ck_assert_uint_gt(res.entries.items[i].cookie, cookie);
             cookie = res.entries.items[i].cookie;
-            snprintf(out + strlen(out), size - strlen(out), "%.*s ", (int)res.entries.items[i].name.n,
-                     res.entries.items[i].name.p);
+            snprintf(out + strlen(out), size - strlen(out), "%.*s ",
+                     (int)res.entries.items[i].name.n, res.entries.items[i].name.p);
         }
     } while (!res.eof);
 }
@@ -221,13 +251,16 @@ START_TEST(test_readdir)
     ck_assert(res.eof);
     ck_assert_uint_eq(res.parent, INO_ROOT);
     for (uint32_t i = 0; i < 100; i++) /* what another holds in X comes without attributes */
-        ck_assert_int_eq(res.entries.items[i].has_attr, strncmp(res.entries.items[i].name.p, "name7", res.entries.items[i].name.n) != 0);
+        ck_assert_int_eq(
+            res.entries.items[i].has_attr,
+            strncmp(res.entries.items[i].name.p, "name7", res.entries.items[i].name.n) != 0);
     ck_assert_int_eq(fsm_readdir(w.f, 2, 2, 0, 10, 0, false, &w.a, &res), -TC_E_NOTDIR);
     ck_assert_int_eq(fsm_readdir(w.f, 2, 999, 0, 10, 0, false, &w.a, &res), -TC_E_STALE);
 }
 END_TEST
 
-/* With one bit of hash nearly all names collide: slots are pushed, removed, found again; pages stay exact. */
+/* With one bit of hash nearly all names collide: slots are pushed, removed, found again; pages stay
+ * exact. */
 START_TEST(test_cookie_collisions)
 {
     bool have[40] = {false};
@@ -256,7 +289,9 @@ START_TEST(test_cookie_collisions)
                 cookies[j] = 0;
             have[j] = true;
         } else {
-            ck_assert_int_eq(have[i] ? w_unlink(&w, INO_ROOT, name, false) : w_make(&w, INO_ROOT, name, S_IFREG, 0), 0);
+            ck_assert_int_eq(have[i] ? w_unlink(&w, INO_ROOT, name, false)
+                                     : w_make(&w, INO_ROOT, name, S_IFREG, 0),
+                             0);
             have[i] = !have[i];
             cookies[i] = 0;
         }
@@ -269,10 +304,12 @@ START_TEST(test_cookie_collisions)
             uint32_t id, mode;
             uint64_t ino;
 
-            snprintf(name, sizeof(name), "%.*s", (int)res.entries.items[k].name.n, res.entries.items[k].name.p);
+            snprintf(name, sizeof(name), "%.*s", (int)res.entries.items[k].name.n,
+                     res.entries.items[k].name.p);
             id = (uint32_t)atoi(name + 1);
             ck_assert(have[id]);
-            ck_assert(cookies[id] == 0 || cookies[id] == res.entries.items[k].cookie); /* never moves */
+            ck_assert(cookies[id] == 0 ||
+                      cookies[id] == res.entries.items[k].cookie); /* never moves */
             cookies[id] = res.entries.items[k].cookie;
             ck_assert_int_eq(fsm_dentry(w.f, INO_ROOT, res.entries.items[k].name, &ino, &mode), 0);
             ck_assert_uint_eq(ino, res.entries.items[k].ino);
@@ -283,7 +320,8 @@ END_TEST
 
 START_TEST(test_symlink)
 {
-    struct make_req req = {.parent = INO_ROOT, .name = wire_str_of("l"), .mode = S_IFLNK | 0777, .excl = true};
+    struct make_req req = {
+        .parent = INO_ROOT, .name = wire_str_of("l"), .mode = S_IFLNK | 0777, .excl = true};
     struct wire_bin target;
     char big[4097];
 
@@ -305,7 +343,7 @@ START_TEST(test_symlink)
 }
 END_TEST
 
-/* ---- attributes ------------------------------------------------------------------------------------------------------- */
+/* ---- attributes ------------------------------------------------------------------------------ */
 
 START_TEST(test_setattr)
 {
@@ -318,11 +356,18 @@ START_TEST(test_setattr)
     ck_assert_uint_eq(w.entry.attr.uid, 5);
     ck_assert_uint_gt(w.entry.attr.ctime, before.ctime);
     ck_assert_uint_eq(w.entry.attr.mtime, before.mtime);
-    ck_assert_int_eq(w_setattr(&w, (struct setattr_req){.ino = 2, .mask = SET_MODE, .mode = 06744}), 0);
+    ck_assert_int_eq(w_setattr(&w, (struct setattr_req){.ino = 2, .mask = SET_MODE, .mode = 06744}),
+                     0);
     ck_assert_uint_eq(w.entry.attr.mode, S_IFREG | 06744);
     ck_assert_int_eq(w_setattr(&w, (struct setattr_req){.ino = 2, .mask = SET_KILL_PRIV}), 0);
-    ck_assert_uint_eq(w.entry.attr.mode, S_IFREG | S_ISGID | 0744); /* not executable for the group: a mandatory lock bit */
-    ck_assert_int_eq(w_setattr(&w, (struct setattr_req){.ino = 2, .mask = SET_ATIME | SET_MTIME, .atime = 7, .mtime = 8}), 0);
+    ck_assert_uint_eq(w.entry.attr.mode,
+                      S_IFREG | S_ISGID |
+                          0744); /* not executable for the group: a mandatory lock bit */
+    ck_assert_int_eq(
+        w_setattr(
+            &w,
+            (struct setattr_req){.ino = 2, .mask = SET_ATIME | SET_MTIME, .atime = 7, .mtime = 8}),
+        0);
     ck_assert_uint_eq(w.entry.attr.atime, 7);
     ck_assert_uint_eq(w.entry.attr.mtime, 8);
     ck_assert_int_eq(w_setattr(&w, (struct setattr_req){.ino = 2, .mask = SET_MTIME_NOW}), 0);
@@ -354,7 +399,11 @@ START_TEST(test_truncate_horizon)
     uint64_t ino = file_x("f");
     struct gc_item gc[8];
 
-    ck_assert_int_eq(w_commit(&w, (struct commit_item){.ino = ino, .has_size = true, .size = 1 << 20, .vseq = 9, .blocks = 256}), 0);
+    ck_assert_int_eq(
+        w_commit(&w,
+                 (struct commit_item){
+                     .ino = ino, .has_size = true, .size = 1 << 20, .vseq = 9, .blocks = 256}),
+        0);
     ck_assert_int_eq(w_truncate(&w, ino, 4096, 0), 0);
     ck_assert_uint_eq(w.entry.attr.epoch, 2);
     ck_assert_uint_eq(w.entry.attr.size, 4096);
@@ -381,7 +430,10 @@ START_TEST(test_truncate_horizon)
         ck_assert_int_eq(w_truncate(&w, ino, i, 1000), 0);
     ck_assert_uint_eq(w.entry.attr.horizons.n, 16);
     ck_assert_int_eq(w_truncate(&w, ino, 16, 1000), -TC_E_LIMIT);
-    ck_assert_int_eq(w_commit(&w, (struct commit_item){.ino = ino, .rewritten = w_attr(&w, ino).horizons.items[3].epoch}), 0);
+    ck_assert_int_eq(
+        w_commit(&w, (struct commit_item){.ino = ino,
+                                          .rewritten = w_attr(&w, ino).horizons.items[3].epoch}),
+        0);
     ck_assert_int_eq(w_truncate(&w, ino, 16, 1000), 0);
     ck_assert_uint_eq(w.entry.attr.horizons.n, 16);
 }
@@ -400,7 +452,9 @@ START_TEST(test_truncate_takes_x)
     ck_assert_uint_eq(world_effect(&w, FSM_X_GRANTED)->session, 2);
     w.session = 1;
     ck_assert_int_eq(w_truncate(&w, ino, 5, 0), -TC_E_LEASE_CONFLICT);
-    ck_assert_int_eq(w_setattr(&w, (struct setattr_req){.ino = ino, .mask = SET_MODE, .mode = 0600}), -TC_E_LEASE_CONFLICT);
+    ck_assert_int_eq(
+        w_setattr(&w, (struct setattr_req){.ino = ino, .mask = SET_MODE, .mode = 0600}),
+        -TC_E_LEASE_CONFLICT);
     ck_assert_int_eq(w_setxattr(&w, ino, "user.a", "1", 1, 0), -TC_E_LEASE_CONFLICT);
     ck_assert_int_eq(w_truncate(&w, ino, UINT64_C(1) << 40, 0), -TC_E_LEASE_CONFLICT);
     w.session = 2;
@@ -450,32 +504,74 @@ END_TEST
 START_TEST(test_acl)
 {
     /* owner rwx, user 7 rw-, group r-x, mask rwx, others r-- */
-    static const uint8_t acl[] = {2, 0, 0, 0, 1, 0, 7, 0, 255, 255, 255, 255, 2, 0, 6, 0, 7, 0, 0, 0, 4, 0, 5, 0, 255, 255, 255, 255,
-                                  16, 0, 7, 0, 255, 255, 255, 255, 32, 0, 4, 0, 255, 255, 255, 255};
-    static const uint8_t plain[] = {2, 0, 0, 0, 1, 0, 6, 0, 255, 255, 255, 255, 4, 0, 4, 0, 255, 255, 255, 255,
-                                    32, 0, 0, 0, 255, 255, 255, 255};
+    static const uint8_t acl[] = {2, 0, 0,   0,   1,   0,   7,  0, 255, 255, 255, 255, 2,   0,  6,
+                                  0, 7, 0,   0,   0,   4,   0,  5, 0,   255, 255, 255, 255, 16, 0,
+                                  7, 0, 255, 255, 255, 255, 32, 0, 4,   0,   255, 255, 255, 255};
+    static const uint8_t plain[] = {2, 0, 0,   0,   1,   0,   6,  0, 255, 255, 255, 255, 4,   0,
+                                    4, 0, 255, 255, 255, 255, 32, 0, 0,   0,   255, 255, 255, 255};
     struct wire_bin v;
 
     ck_assert_int_eq(w_make(&w, INO_ROOT, "d", S_IFDIR | 0700, 0), 0);
     ck_assert_int_eq(w_setxattr(&w, 2, "system.posix_acl_default", acl, sizeof(acl), 0), 0);
-    ck_assert_int_eq(w_setxattr(&w, 2, "system.posix_acl_default", acl, sizeof(acl) - 1, 0), -TC_E_INVAL);
+    ck_assert_int_eq(w_setxattr(&w, 2, "system.posix_acl_default", acl, sizeof(acl) - 1, 0),
+                     -TC_E_INVAL);
     ck_assert_int_eq(w_make(&w, 2, "f", S_IFREG | 0666, 0), 0); /* umask does not count */
     ck_assert_uint_eq(w.entry.attr.mode, S_IFREG | 0664);
     ck_assert_uint_eq(w.entry.attr.xattrs, 1);
     ck_assert_int_eq(w_make(&w, 2, "s", S_IFDIR | 0777, 0), 0);
     ck_assert_uint_eq(w.entry.attr.mode, S_IFDIR | 0774);
     ck_assert_uint_eq(w.entry.attr.xattrs, 2);
-    ck_assert_int_eq(w_setattr(&w, (struct setattr_req){.ino = 3, .mask = SET_MODE, .mode = 0640}), 0);
+    ck_assert_int_eq(w_setattr(&w, (struct setattr_req){.ino = 3, .mask = SET_MODE, .mode = 0640}),
+                     0);
     ck_assert_int_eq(fsm_getxattr(w.f, 3, wire_str_of("system.posix_acl_access"), &w.a, &v), 0);
     ck_assert_uint_eq(v.p[30], 4); /* the mask follows the group bits */
     ck_assert_int_eq(w_setxattr(&w, 3, "system.posix_acl_access", plain, sizeof(plain), 0), 0);
     ck_assert_uint_eq(w.entry.attr.mode, S_IFREG | 0640);
     ck_assert_uint_eq(w.entry.attr.xattrs, 0);
-    ck_assert_int_eq(w_setxattr(&w, 3, "system.posix_acl_default", acl, sizeof(acl), 0), -TC_E_ACCES);
+    ck_assert_int_eq(w_setxattr(&w, 3, "system.posix_acl_default", acl, sizeof(acl), 0),
+                     -TC_E_ACCES);
 }
 END_TEST
 
-/* ---- exactly once -------------------------------------------------------------------------------------------------------- */
+START_TEST(test_capability)
+{
+    struct wire_bin v;
+
+    ck_assert_int_eq(w_make(&w, INO_ROOT, "f", S_IFREG | 0755, 0), 0);
+    ck_assert_int_eq(w_setxattr(&w, 2, "security.capability", "cap", 3, 0), 0);
+    ck_assert_int_eq(w_setattr(&w, (struct setattr_req){.ino = 2, .mask = SET_MODE, .mode = 0700}),
+                     0);
+    ck_assert_int_eq(fsm_getxattr(w.f, 2, wire_str_of("security.capability"), &w.a, &v), 0);
+    ck_assert_int_eq(w_setattr(&w, (struct setattr_req){.ino = 2, .mask = SET_KILL_PRIV}), 0);
+    ck_assert_int_eq(fsm_getxattr(w.f, 2, wire_str_of("security.capability"), &w.a, &v),
+                     -TC_E_NODATA);
+    ck_assert_uint_eq(w.entry.attr.xattrs, 0);
+    ck_assert_int_eq(w_make(&w, INO_ROOT, "l", S_IFLNK, 0), 0);
+    ck_assert_int_eq(w_setattr(&w, (struct setattr_req){.ino = 3, .mask = SET_MODE}),
+                     -TC_E_OPNOTSUPP);
+}
+END_TEST
+
+/* What the switches of the simulator turn off is what the rules do. */
+START_TEST(test_rules_off)
+{
+    uint64_t ino, epoch;
+
+    fsm_test_rules_off(w.f, FSM_RULE_ONCE | FSM_RULE_EPOCH | FSM_RULE_FENCE | FSM_RULE_HORIZON);
+    ino = file_x("f");
+    ck_assert_int_eq(world_again(&w), -TC_E_EXIST); /* applied twice */
+    ck_assert_int_eq(release(ino, 100, DATA_SETTLED), 0);
+    ck_assert_int_eq(w_get_x(&w, ino), 0);
+    ck_assert_uint_eq(w.entry.grant.epoch, 1);
+    ck_assert_int_eq(w_truncate(&w, ino, 5, 50), 0);
+    ck_assert_uint_eq(w.entry.attr.horizons.n, 0);
+    epoch = fsm_map_epoch(w.f);
+    ck_assert_int_eq(w_expire(&w, 1), 0);
+    ck_assert_uint_eq(fsm_map_epoch(w.f), epoch);
+}
+END_TEST
+
+/* ---- exactly once ---------------------------------------------------------------------------- */
 
 START_TEST(test_once)
 {
@@ -548,15 +644,17 @@ START_TEST(test_malformed)
 }
 END_TEST
 
-/* ---- sessions ------------------------------------------------------------------------------------------------------------ */
+/* ---- sessions -------------------------------------------------------------------------------- */
 
 START_TEST(test_session_open)
 {
-    struct session_open_req req = {.nonce = 5, .client = wire_str_of("h"), .root = wire_str_of("/a//b/")};
+    struct session_open_req req = {
+        .nonce = 5, .client = wire_str_of("h"), .root = wire_str_of("/a//b/")};
     struct fsm_session s;
     struct buf *first;
 
-    ck_assert_int_eq(world_apply(&w, MSG_SESSION_OPEN, &session_open_req_schema, &req), -TC_E_NOENT);
+    ck_assert_int_eq(world_apply(&w, MSG_SESSION_OPEN, &session_open_req_schema, &req),
+                     -TC_E_NOENT);
     ck_assert_int_eq(w_make(&w, INO_ROOT, "a", S_IFDIR | 0755, 0), 0);
     ck_assert_int_eq(w_make(&w, 2, "b", S_IFDIR | 0755, 0), 0);
     ck_assert_int_eq(w_make(&w, 3, "f", S_IFREG | 0755, 0), 0);
@@ -579,7 +677,8 @@ START_TEST(test_session_open)
     ck_assert_int_eq(world_apply(&w, MSG_SESSION_OPEN, &session_open_req_schema, &req), 0);
     ck_assert(!fsm_session_live(w.f, 3) && fsm_session_live(w.f, 4));
     req.nonce = 5;
-    ck_assert_int_eq(world_apply(&w, MSG_SESSION_OPEN, &session_open_req_schema, &req), -TC_E_SESSION_EXPIRED);
+    ck_assert_int_eq(world_apply(&w, MSG_SESSION_OPEN, &session_open_req_schema, &req),
+                     -TC_E_SESSION_EXPIRED);
 }
 END_TEST
 
@@ -628,12 +727,13 @@ START_TEST(test_session_end)
     ck_assert_int_eq(fsm_fate(w.f, 1, 1, NULL), FSM_KEPT);
     ck_assert_int_eq(world_apply(&w, CMD_SESSION_FORGET, &cmd_sessions_schema, &forget), 0);
     ck_assert_int_eq(fsm_fate(w.f, 1, 1, NULL), FSM_NO_SESSION);
-    ck_assert(w_attr(&w, ino).data_state == DATA_UNSIZED); /* still its X, of a session nobody knows */
+    ck_assert(w_attr(&w, ino).data_state ==
+              DATA_UNSIZED); /* still its X, of a session nobody knows */
     map_free(m);
 }
 END_TEST
 
-/* ---- leases -------------------------------------------------------------------------------------------------------------- */
+/* ---- leases ---------------------------------------------------------------------------------- */
 
 START_TEST(test_get_x)
 {
@@ -679,43 +779,81 @@ START_TEST(test_commit)
     struct attr attr;
 
     ck_assert(fsm_lease(w.f, ino, &l));
-    ck_assert_int_eq(w_commit(&w, (struct commit_item){.ino = ino, .has_size = true, .size = 5000, .mtime = w.now - 10,
-                                                       .vseq = 3, .blocks = 2}), 0);
+    ck_assert_int_eq(w_commit(&w, (struct commit_item){.ino = ino,
+                                                       .has_size = true,
+                                                       .size = 5000,
+                                                       .mtime = w.now - 10,
+                                                       .vseq = 3,
+                                                       .blocks = 2}),
+                     0);
     attr = w_attr(&w, ino);
     ck_assert_uint_eq(attr.size, 5000);
     ck_assert_uint_eq(attr.mtime, w.now - 1010);
     ck_assert_uint_eq(attr.blocks, 2);
     /* mtime never past the leader's clock; size within the reach */
-    ck_assert_int_eq(w_commit(&w, (struct commit_item){.ino = ino, .has_size = true, .size = 5000, .mtime = UINT64_MAX, .vseq = 4}), 0);
+    ck_assert_int_eq(
+        w_commit(&w,
+                 (struct commit_item){
+                     .ino = ino, .has_size = true, .size = 5000, .mtime = UINT64_MAX, .vseq = 4}),
+        0);
     ck_assert_uint_eq(w_attr(&w, ino).mtime, fsm_clock(w.f));
-    ck_assert_int_eq(w_commit(&w, (struct commit_item){.ino = ino, .has_size = true, .size = FSM_REACH_MIN + 1}), -TC_E_INVAL);
+    ck_assert_int_eq(
+        w_commit(&w, (struct commit_item){.ino = ino, .has_size = true, .size = FSM_REACH_MIN + 1}),
+        -TC_E_INVAL);
     ck_assert_int_eq(w_commit(&w, (struct commit_item){.ino = ino, .reach = 1 << 28}), 0);
-    ck_assert_int_eq(w_commit(&w, (struct commit_item){.ino = ino, .has_size = true, .size = FSM_REACH_MIN + 1}), 0);
+    ck_assert_int_eq(
+        w_commit(&w, (struct commit_item){.ino = ino, .has_size = true, .size = FSM_REACH_MIN + 1}),
+        0);
     /* explicit times are not moved by writes ordered before them */
-    ck_assert_int_eq(w_setattr(&w, (struct setattr_req){.ino = ino, .mask = SET_MTIME, .mtime = 77, .vseq = 10}), 0);
-    ck_assert_int_eq(w_commit(&w, (struct commit_item){.ino = ino, .has_size = true, .size = 1, .mtime = w.now, .vseq = 10}), 0);
+    ck_assert_int_eq(
+        w_setattr(&w, (struct setattr_req){.ino = ino, .mask = SET_MTIME, .mtime = 77, .vseq = 10}),
+        0);
+    ck_assert_int_eq(
+        w_commit(&w,
+                 (struct commit_item){
+                     .ino = ino, .has_size = true, .size = 1, .mtime = w.now, .vseq = 10}),
+        0);
     ck_assert_uint_eq(w_attr(&w, ino).mtime, 77);
-    ck_assert_int_eq(w_commit(&w, (struct commit_item){.ino = ino, .has_size = true, .size = 1, .mtime = w.now - 5, .vseq = 11}), 0);
+    ck_assert_int_eq(
+        w_commit(&w,
+                 (struct commit_item){
+                     .ino = ino, .has_size = true, .size = 1, .mtime = w.now - 5, .vseq = 11}),
+        0);
     ck_assert_uint_gt(w_attr(&w, ino).mtime, 77);
     /* not under another grant, epoch, session */
-    ck_assert_int_eq(w_commit(&w, (struct commit_item){.ino = ino, .epoch = 9, .gterm = l.gterm, .gcount = l.gcount}), -TC_E_LEASE_LOST);
-    ck_assert_int_eq(w_commit(&w, (struct commit_item){.ino = ino, .epoch = 1, .gterm = l.gterm, .gcount = l.gcount + 1}), -TC_E_LEASE_LOST);
+    ck_assert_int_eq(
+        w_commit(
+            &w, (struct commit_item){.ino = ino, .epoch = 9, .gterm = l.gterm, .gcount = l.gcount}),
+        -TC_E_LEASE_LOST);
+    ck_assert_int_eq(
+        w_commit(
+            &w,
+            (struct commit_item){.ino = ino, .epoch = 1, .gterm = l.gterm, .gcount = l.gcount + 1}),
+        -TC_E_LEASE_LOST);
     w.session = 2;
     ck_assert_int_eq(w_commit(&w, (struct commit_item){.ino = ino}), -TC_E_LEASE_LOST);
     w.session = 1;
-    ck_assert_int_eq(w_commit(&w, (struct commit_item){.ino = ino, .action = COMMIT_DOWNGRADE, .data_state = DATA_SETTLED, .recall = 4}), 0);
+    ck_assert_int_eq(w_commit(&w, (struct commit_item){.ino = ino,
+                                                       .action = COMMIT_DOWNGRADE,
+                                                       .data_state = DATA_SETTLED,
+                                                       .recall = 4}),
+                     0);
     ck_assert_uint_eq(world_effect(&w, FSM_X_ENDED)->keep, LEASE_S);
     ck_assert_uint_eq(world_effect(&w, FSM_X_ENDED)->gcount, l.gcount);
     ck_assert_uint_eq(world_effect(&w, FSM_X_ENDED)->gcount2, w.index);
     ck_assert_uint_eq(world_effect(&w, FSM_X_ENDED)->recall, 4);
     ck_assert_int_eq(w_attr(&w, ino).data_state, DATA_SETTLED);
-    ck_assert_int_eq(w_commit(&w, (struct commit_item){.ino = ino, .epoch = 1, .gterm = l.gterm, .gcount = l.gcount}), -TC_E_LEASE_LOST);
+    ck_assert_int_eq(
+        w_commit(
+            &w, (struct commit_item){.ino = ino, .epoch = 1, .gterm = l.gterm, .gcount = l.gcount}),
+        -TC_E_LEASE_LOST);
 }
 END_TEST
 
 static int recovered(uint64_t ino, uint64_t epoch, bool found, uint64_t size)
 {
-    struct cmd_size_recovered cmd = {.ino = ino, .epoch = epoch, .found = found, .size = size, .mtime = w.now, .vseq = 8};
+    struct cmd_size_recovered cmd = {
+        .ino = ino, .epoch = epoch, .found = found, .size = size, .mtime = w.now, .vseq = 8};
 
     return world_apply(&w, CMD_SIZE_RECOVERED, &cmd_size_recovered_schema, &cmd);
 }
@@ -735,7 +873,9 @@ START_TEST(test_dead_holder)
     struct attr attr;
 
     ck_assert_uint_eq(fsm_unclean(w.f, &c, inos, 4), 0);
-    ck_assert_int_eq(w_commit(&w, (struct commit_item){.ino = ino, .has_size = true, .size = 5000, .vseq = 1}), 0);
+    ck_assert_int_eq(
+        w_commit(&w, (struct commit_item){.ino = ino, .has_size = true, .size = 5000, .vseq = 1}),
+        0);
     ck_assert_int_eq(recovered(ino, 1, false, 0), -TC_E_STALE_EPOCH); /* its holder lives */
     ck_assert_int_eq(w_expire(&w, 1), 0);
     ck_assert(fsm_lease(w.f, ino, &l) && l.dead);
@@ -751,7 +891,7 @@ START_TEST(test_dead_holder)
     ck_assert_int_eq(w_get_x(&w, ino), -TC_E_LEASE_CONFLICT);
     ck_assert_int_eq(w_truncate(&w, ino, 0, 0), -TC_E_LEASE_CONFLICT);
     ck_assert_int_eq(w_link(&w, ino, INO_ROOT, "g"), 0); /* names are the leader's */
-    ck_assert_int_eq(reconciled(ino, 1), 0); /* no mark yet: nothing to clear */
+    ck_assert_int_eq(reconciled(ino, 1), 0);             /* no mark yet: nothing to clear */
     ck_assert_int_eq(recovered(ino, 1, true, 9000), 0);
     attr = w_attr(&w, ino);
     ck_assert_uint_eq(attr.size, 9000);
@@ -793,7 +933,8 @@ START_TEST(test_gave_up)
     ck_assert_int_eq(w_attr(&w, ino).data_state, DATA_UNSIZED);
     ck_assert_int_eq(w_get_x(&w, ino), -TC_E_LEASE_CONFLICT);
     ck_assert_int_eq(reconciled(ino, 1), -TC_E_STALE_EPOCH);
-    ck_assert_int_eq(w_commit(&w, (struct commit_item){.ino = other, .has_size = true, .size = 7}), 0); /* goes on */
+    ck_assert_int_eq(w_commit(&w, (struct commit_item){.ino = other, .has_size = true, .size = 7}),
+                     0); /* goes on */
     world_reopen(&w);
     ck_assert_uint_eq(fsm_unclean(w.f, &c, inos, 4), 1);
     ck_assert_int_eq(recovered(ino, 1, false, 0), 0);
@@ -816,7 +957,9 @@ START_TEST(test_reap)
     struct gc_item gc[4];
 
     ck_assert_int_eq(w_setxattr(&w, ino, "user.a", "1", 1, 0), 0);
-    ck_assert_int_eq(w_commit(&w, (struct commit_item){.ino = ino, .has_size = true, .size = 5000, .blocks = 2}), 0);
+    ck_assert_int_eq(
+        w_commit(&w, (struct commit_item){.ino = ino, .has_size = true, .size = 5000, .blocks = 2}),
+        0);
     fsm_usage(w.f, &used, &blocks);
     ck_assert_uint_eq(used, 2);
     ck_assert_uint_eq(blocks, 2);
@@ -860,7 +1003,7 @@ START_TEST(test_reap)
 }
 END_TEST
 
-/* ---- the cluster --------------------------------------------------------------------------------------------------------- */
+/* ---- the cluster ----------------------------------------------------------------------------- */
 
 static struct store_register_res do_register(struct store_register_req req, int expect)
 {
@@ -869,13 +1012,16 @@ static struct store_register_res do_register(struct store_register_req req, int 
     req.endpoint = wire_str_of("tcp://s:1");
     ck_assert_int_eq(world_apply(&w, CMD_STORE_REGISTER, &store_register_req_schema, &req), expect);
     if (expect == 0)
-        ck_assert_int_eq(wire_decode(slice_of(w.res.body->data, w.res.body->len), &store_register_res_schema, &w.a, &res), 0);
+        ck_assert_int_eq(wire_decode(slice_of(w.res.body->data, w.res.body->len),
+                                     &store_register_res_schema, &w.a, &res),
+                         0);
     return res;
 }
 
 static void make_table(uint64_t *stores)
 {
-    struct placement_store ps[3] = {{stores[0], NULL, 0}, {stores[1], NULL, 0}, {stores[2], NULL, 0}};
+    struct placement_store ps[3] = {
+        {stores[0], NULL, 0}, {stores[1], NULL, 0}, {stores[2], NULL, 0}};
     struct cmd_pg_update cmd = {0};
     struct pg_move moves[8];
     uint64_t voters[24], pgs[8];
@@ -896,7 +1042,8 @@ static void make_table(uint64_t *stores)
 
 static void move(uint64_t pg, struct wire_u64s voters, struct wire_u64s next, uint64_t expected)
 {
-    struct pg_move m = {.pgs = {&pg, 1}, .voters = voters, .next = next, .expected = {&expected, expected ? 1 : 0}};
+    struct pg_move m = {
+        .pgs = {&pg, 1}, .voters = voters, .next = next, .expected = {&expected, expected ? 1 : 0}};
     struct cmd_pg_update cmd = {.moves = {&m, 1}};
 
     ck_assert_int_eq(world_apply(&w, CMD_PG_UPDATE, &cmd_pg_update_schema, &cmd), 0);
@@ -911,28 +1058,55 @@ START_TEST(test_stores)
     uint32_t n;
 
     for (uint32_t i = 0; i < 3; i++)
-        ck_assert(!do_register((struct store_register_req){.store = ids[i], .start = 1, .node = i + 1, .empty = true, .run = 9}, 0).rolled_back);
+        ck_assert(!do_register(
+                       (struct store_register_req){
+                           .store = ids[i], .start = 1, .node = i + 1, .empty = true, .run = 9},
+                       0)
+                       .rolled_back);
     ck_assert_ptr_eq(fsm_stores(w.f, &n), fsm_store(w.f, 101));
     ck_assert_uint_eq(n, 3);
     m = map_now(m);
     make_table(ids);
     m = map_now(m);
     ck_assert_ptr_nonnull(m->pgs);
-    /* a restart raises no epoch; an older start is a rollback; so is the same one from another process once it served */
+    /* a restart raises no epoch; an older start is a rollback; so is the same one from another
+     * process once it served */
     epoch = fsm_map_epoch(w.f);
-    ck_assert(!do_register((struct store_register_req){.store = 102, .start = 2, .node = 2, .run = 10}, 0).rolled_back);
-    ck_assert(!do_register((struct store_register_req){.store = 102, .start = 2, .node = 2, .run = 11}, 0).rolled_back);
-    ck_assert(do_register((struct store_register_req){.store = 102, .start = 1, .node = 2, .run = 12}, 0).rolled_back);
-    ck_assert_int_eq(world_apply(&w, CMD_STORE_STATE, &store_info_schema, &(struct store_info){.store = 102, .start = 2, .endpoint = {"", 0}}), 0);
+    ck_assert(
+        !do_register((struct store_register_req){.store = 102, .start = 2, .node = 2, .run = 10}, 0)
+             .rolled_back);
+    ck_assert(
+        !do_register((struct store_register_req){.store = 102, .start = 2, .node = 2, .run = 11}, 0)
+             .rolled_back);
+    ck_assert(
+        do_register((struct store_register_req){.store = 102, .start = 1, .node = 2, .run = 12}, 0)
+            .rolled_back);
+    ck_assert_int_eq(
+        world_apply(&w, CMD_STORE_STATE, &store_info_schema,
+                    &(struct store_info){.store = 102, .start = 2, .endpoint = {"", 0}}),
+        0);
     ck_assert(fsm_store(w.f, 102)->served);
-    ck_assert(!do_register((struct store_register_req){.store = 102, .start = 2, .node = 2, .run = 11}, 0).rolled_back);
-    ck_assert(do_register((struct store_register_req){.store = 102, .start = 2, .node = 2, .run = 12}, 0).rolled_back);
-    ck_assert(do_register((struct store_register_req){.store = 999, .start = 2, .node = 2, .run = 12}, 0).rolled_back);
+    ck_assert(
+        !do_register((struct store_register_req){.store = 102, .start = 2, .node = 2, .run = 11}, 0)
+             .rolled_back);
+    ck_assert(
+        do_register((struct store_register_req){.store = 102, .start = 2, .node = 2, .run = 12}, 0)
+            .rolled_back);
+    ck_assert(
+        do_register((struct store_register_req){.store = 999, .start = 2, .node = 2, .run = 12}, 0)
+            .rolled_back);
     do_register((struct store_register_req){.store = 102, .start = 3, .node = 1}, -TC_E_CONFIG);
-    do_register((struct store_register_req){.store = 102, .start = 3, .node = 2, .cluster = {(const uint8_t *)"0123456789abcdef", 16}}, -TC_E_WRONG_CLUSTER);
+    do_register((struct store_register_req){.store = 102,
+                                            .start = 3,
+                                            .node = 2,
+                                            .cluster = {(const uint8_t *)"0123456789abcdef", 16}},
+                -TC_E_WRONG_CLUSTER);
     ck_assert_uint_eq(fsm_map_epoch(w.f), epoch);
     /* an empty store takes the place of a lost one: every group begins its transition */
-    ck_assert(!do_register((struct store_register_req){.store = 50, .start = 1, .node = 2, .empty = true}, 0).rolled_back);
+    ck_assert(
+        !do_register((struct store_register_req){.store = 50, .start = 1, .node = 2, .empty = true},
+                     0)
+             .rolled_back);
     ck_assert_uint_eq(fsm_map_epoch(w.f), epoch + 1);
     ck_assert_uint_eq(fsm_store(w.f, 102)->state, STORE_REPLACED);
     m = map_now(m);
@@ -949,7 +1123,8 @@ START_TEST(test_stores)
         ck_assert(had == 1 && has == 1);
         ck_assert_int_eq(memcmp(pg, &m->pgs[i], sizeof(*pg)), 0);
     }
-    ck_assert(do_register((struct store_register_req){.store = 102, .start = 3, .node = 2}, 0).rolled_back);
+    ck_assert(do_register((struct store_register_req){.store = 102, .start = 3, .node = 2}, 0)
+                  .rolled_back);
     /* moves: only at the expected epoch, only allowed ones */
     {
         struct map_pg p = *fsm_pg(w.f, 0);
@@ -982,8 +1157,9 @@ END_TEST
 
 START_TEST(test_placement)
 {
-    struct placement_store s[6] = {{1, "a", UINT64_C(1) << 40}, {2, "a", UINT64_C(1) << 40}, {3, "b", UINT64_C(1) << 40},
-                                   {4, "b", UINT64_C(1) << 40}, {5, "c", UINT64_C(1) << 40}, {6, "c", UINT64_C(2) << 40}};
+    struct placement_store s[6] = {{1, "a", UINT64_C(1) << 40}, {2, "a", UINT64_C(1) << 40},
+                                   {3, "b", UINT64_C(1) << 40}, {4, "b", UINT64_C(1) << 40},
+                                   {5, "c", UINT64_C(1) << 40}, {6, "c", UINT64_C(2) << 40}};
     uint64_t voters[256 * 3];
     uint32_t count[7] = {0}, first[7] = {0};
 
@@ -1004,7 +1180,8 @@ START_TEST(test_placement)
     ck_assert(count[6] >= 168 && count[6] <= 172 && count[5] + count[6] == 256);
     for (int i = 1; i <= 6; i++)
         ck_assert(first[i] >= 30 && first[i] <= 60);
-    ck_assert_int_eq(placement_compute(s, 3, 3, 8, voters), 0); /* two zones only: still three stores */
+    ck_assert_int_eq(placement_compute(s, 3, 3, 8, voters),
+                     0); /* two zones only: still three stores */
     for (int pg = 0; pg < 8; pg++)
         ck_assert_uint_eq(voters[3 * pg] + voters[3 * pg + 1] + voters[3 * pg + 2], 6);
 }
@@ -1013,7 +1190,11 @@ END_TEST
 START_TEST(test_genesis)
 {
     struct world other = {0};
-    struct genesis g = {.cluster = {(const uint8_t *)"0123456789abcdef", 16}, .n = 3, .w = 1, .r = 2, .pg_count = 8,
+    struct genesis g = {.cluster = {(const uint8_t *)"0123456789abcdef", 16},
+                        .n = 3,
+                        .w = 1,
+                        .r = 2,
+                        .pg_count = 8,
                         .siphash_key = {(const uint8_t *)"0123456789abcdef", 16}};
     struct member_info member = {.id = 1, .endpoint = wire_str_of("tcp://m1:1")};
 
@@ -1023,7 +1204,8 @@ START_TEST(test_genesis)
     ck_assert(!fsm_formatted(other.f));
     ck_assert_ptr_null(fsm_genesis(other.f));
     ck_assert_int_eq(w_make(&other, INO_ROOT, "f", S_IFREG, 0), -TC_E_NO_GENESIS);
-    ck_assert_int_eq(world_apply(&other, CMD_GENESIS, &genesis_schema, &g), -TC_E_INVAL); /* W + R = N */
+    ck_assert_int_eq(world_apply(&other, CMD_GENESIS, &genesis_schema, &g),
+                     -TC_E_INVAL); /* W + R = N */
     g.w = 2;
     ck_assert_int_eq(world_apply(&other, CMD_GENESIS, &genesis_schema, &g), 0);
     ck_assert_int_eq(world_again(&other), -TC_E_ALREADY_FORMATTED);
@@ -1050,6 +1232,7 @@ int main(void)
     tcase_add_test(tc, test_link_unlink);
     tcase_add_test(tc, test_rename);
     tcase_add_test(tc, test_rename_exchange_loop);
+    tcase_add_test(tc, test_lookup);
     tcase_add_test(tc, test_readdir);
     tcase_add_test(tc, test_cookie_collisions);
     tcase_add_test(tc, test_symlink);
@@ -1059,6 +1242,8 @@ int main(void)
     tcase_add_test(tc, test_truncate_takes_x);
     tcase_add_test(tc, test_xattrs);
     tcase_add_test(tc, test_acl);
+    tcase_add_test(tc, test_capability);
+    tcase_add_test(tc, test_rules_off);
     tcase_add_test(tc, test_once);
     tcase_add_test(tc, test_malformed);
     tcase_add_test(tc, test_session_open);
