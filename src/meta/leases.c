@@ -129,6 +129,13 @@ struct lease_ref *lease_find(struct leases *l, const struct lease_session *s, ui
     return i ? ref_of(i, s) : NULL;
 }
 
+const struct lease_ref *lease_refs_of(struct leases *l, uint64_t ino)
+{
+    struct lease_inode *i = lease_inode_find(l, ino);
+
+    return i ? i->refs : NULL;
+}
+
 bool lease_any_ref(struct leases *l, uint64_t ino)
 {
     struct lease_inode *i = lease_inode_find(l, ino);
@@ -165,7 +172,16 @@ void lease_x_granted(struct leases *l, struct lease_session *s, uint64_t ino, ui
 {
     struct lease_inode *i = lease_inode_get(l, ino);
     struct lease_ref *r = ref_of(i, s);
+    struct lease_recall *c;
 
+    DL_FOREACH(s->recalls, c)
+    {
+        if (c->ino != ino || !c->of_x)
+            continue;
+        c->gterm = gterm; /* granted anew under a recall of the one before */
+        c->gcount = gcount;
+        c->sent_at = c->disowned_at = 0;
+    }
     if (!r)
         r = ref_new(l, i, s);
     r->kinds |= LEASE_O; /* also above LEASE_REFS_MAX: the state machine bounds X */
@@ -184,7 +200,7 @@ void lease_x_ended(struct leases *l, struct lease_session *s, uint64_t ino, uint
 
     DL_FOREACH_SAFE(s->recalls, c, tmp)
     {
-        if (c->ino == ino && c->of_x && c->gterm == gterm && c->gcount == gcount)
+        if (c->ino == ino && c->of_x) /* whatever its id: a session holds one X of an inode */
             lease_recall_complete(l, c);
     }
     i = lease_inode_find(l, ino);

@@ -145,6 +145,8 @@ void lease_x_ended(struct leases *l, struct lease_session *s, uint64_t ino, uint
 void lease_release(struct leases *l, struct lease_session *s, const struct lease_item *item);
 struct lease_ref *lease_find(struct leases *l, const struct lease_session *s, uint64_t ino);
 bool lease_any_ref(struct leases *l, uint64_t ino);
+/* The references of an inode, linked by next; NULL: none. */
+const struct lease_ref *lease_refs_of(struct leases *l, uint64_t ino);
 /* A recall or a change of this inode is under way: no counter, no S. */
 bool lease_changing(struct leases *l, uint64_t ino);
 /* The counter that an answer read now bears. */

@@ -78,6 +78,11 @@ static void session_gone(struct meta_server *s, struct meta_session *x)
     free(x);
 }
 
+bool session_silent(const struct meta_server *s, const struct meta_session *x)
+{
+    return env_now(s->env) - x->heard_at > ttl_ns(s);
+}
+
 void session_expire(struct meta_server *s, struct meta_session *x, const char *why)
 {
     struct dead_session dead = {x->lease.id, x->incarnation};
@@ -391,7 +396,7 @@ static void session_tick(struct meta_server *s, struct meta_session *x, uint64_t
     }
     DL_FOREACH(x->lease.recalls, c)
     {
-        if (now - x->heard_at > ttl_ns(s)) {
+        if (session_silent(s, x)) {
             session_expire(s, x, "silent, and something waits for it");
             return;
         }

@@ -421,6 +421,41 @@ static void reap_applied(struct meta_server *s, struct meta_op *op, int status)
     s->lead->reaping = false;
 }
 
+/* An orphan waits for whoever may hold it: those who are silent for a TTL need not be waited for. */
+static void reap_held(struct meta_server *s, uint64_t ino)
+{
+    const struct lease_ref *r, *next;
+    struct meta_session *holder;
+    struct fsm_lease f;
+
+    if (fsm_lease(s->fsm, ino, &f) && !f.dead) {
+        holder = lead_session(s, f.session);
+        if (holder && session_silent(s, holder))
+            session_expire(s, holder, "silent, and holds a removed file");
+    }
+    for (r = lease_refs_of(s->lead->leases, ino); r; r = next) {
+        struct meta_session *x = container_of(r->session, struct meta_session, lease);
+
+        next = r->next;
+        if (session_silent(s, x))
+            session_expire(s, x, "silent, and holds a removed file");
+    }
+}
+
+static void reap_unsettled(struct meta_server *s)
+{
+    struct meta_session *x, *tmp;
+    uint64_t any;
+
+    if (fsm_orphans(s->fsm, 0, &any, 1) == 0)
+        return;
+    HASH_ITER(hh, s->lead->sessions, x, tmp)
+    {
+        if (x->old && session_silent(s, x))
+            session_expire(s, x, "silent, and may hold a removed file");
+    }
+}
+
 static void reap(struct meta_server *s)
 {
     struct lead *l = s->lead;
@@ -429,6 +464,8 @@ static void reap(struct meta_server *s)
     struct fsm_lease f;
     uint32_t n;
 
+    if (!l->settled)
+        reap_unsettled(s);
     if (!l->settled || l->reaping)
         return;
     n = fsm_orphans(s->fsm, l->reap_after, inos, REAP_BATCH);
@@ -438,6 +475,8 @@ static void reap(struct meta_server *s)
 
         if (!held || (s->cfg.rules_off & META_RULE_REAP_REFS))
             go[cmd.inos.n++] = inos[i];
+        else
+            reap_held(s, inos[i]);
     }
     if (!cmd.inos.n)
         return;
