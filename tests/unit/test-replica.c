@@ -753,7 +753,8 @@ START_TEST(random_runs)
                                         .reorder_ns = 50 * NS_PER_MS};
 
         keep_entries = 20;
-        fprintf(stderr, "# seed %" PRIu64 "\n", seed);
+        if (getenv("TC_VERBOSE"))
+            fprintf(stderr, "# seed %" PRIu64 "\n", seed);
         world_new(seed, true);
         sim_net_set(sim, &rough);
         for (int k = 0; k < 60; k++) {
@@ -782,6 +783,7 @@ int main(void)
 {
     Suite *s = suite_create("replica");
     TCase *tc = tcase_create("sim");
+    TCase *random = tcase_create("random");
     SRunner *sr;
 
     if (!getenv("TC_VERBOSE"))
@@ -797,8 +799,10 @@ int main(void)
     tcase_add_test(tc, wrong_directory);
     tcase_add_test(tc, full_disk);
     tcase_add_test(tc, failed_disk);
-    tcase_add_test(tc, random_runs);
+    tcase_add_test(random, random_runs);
+    tcase_set_timeout(random, 120);
     suite_add_tcase(s, tc);
+    suite_add_tcase(s, random);
     sr = srunner_create(s);
     srunner_run_all(sr, CK_ENV);
     srunner_free(sr);
