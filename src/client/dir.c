@@ -3,8 +3,8 @@
  * Directories: entries known under the directory's S, and reading them in pages.
  *
  * A dentry, positive or negative, bears the directory's change it was read at or made by; an older one never
- * replaces a newer. A page of a listing serves from its start only while the directory's S holds and nobody,
- * ourselves included, has changed the directory; a stream that has begun may go on in it for a while.
+ * replaces a newer. A page of a listing serves only while the directory's S holds. A name that we remove
+ * ourselves is taken out of the pages; one that we add has a place that only the leader knows, so the pages go.
  */
 #include "client/internal.h"
 
@@ -12,12 +12,13 @@
 
 #define DENTRIES_MAX 262144u
 #define PAGES_MAX 16 /* per directory */
-#define PAGE_STREAM_NS (2 * NS_PER_S)
+#define READDIR_MIN 64u
 
 struct page_entry {
     struct wire_str name;
     uint64_t cookie, ino;
     uint32_t mode;
+    bool removed; /* by us, after the page was read */
 };
 
 struct dirpage {
@@ -25,7 +26,6 @@ struct dirpage {
     unsigned refs;
     uint64_t start;
     bool current; /* as the directory's S */
-    uint64_t until; /* not current: streams may go on till then */
     bool eof;
     unsigned n;
     struct page_entry *entries;
@@ -121,17 +121,33 @@ void dir_drop_name(struct tc_client *c, struct inode *d, const char *name)
     d->dir->mutations++;
 }
 
+static void page_remove(struct tc_client *c, struct dir *d, struct dirpage *p)
+{
+    DL_DELETE(d->pages, p);
+    dirpage_unref(c, p);
+}
+
 void dir_drop_pages(struct tc_client *c, struct inode *d)
 {
+    while (d->dir && d->dir->pages)
+        page_remove(c, d->dir, d->dir->pages);
+}
+
+void dir_remove_from_pages(struct inode *d, const char *name)
+{
+    size_t len = strlen(name);
     struct dirpage *p;
 
     if (!d->dir)
         return;
     DL_FOREACH(d->dir->pages, p)
     {
-        if (p->current)
-            p->until = env_now(c->env) + PAGE_STREAM_NS;
-        p->current = false;
+        for (unsigned k = 0; k < p->n; k++) {
+            struct page_entry *e = &p->entries[k];
+
+            if (e->name.n == len && memcmp(e->name.p, name, len) == 0)
+                e->removed = true;
+        }
     }
 }
 
@@ -142,12 +158,6 @@ void dirpage_unref(struct tc_client *c TC_UNUSED, struct dirpage *p)
     free(p->entries);
     free(p->names);
     free(p);
-}
-
-static void page_remove(struct tc_client *c, struct dir *d, struct dirpage *p)
-{
-    DL_DELETE(d->pages, p);
-    dirpage_unref(c, p);
 }
 
 void dir_drop(struct tc_client *c, struct inode *d)
@@ -180,32 +190,24 @@ static bool page_position(const struct dirpage *p, uint64_t cookie, unsigned *re
 
 static struct dirpage *page_find(struct tc_client *c, struct inode *d, uint64_t cookie, unsigned *ret_at)
 {
-    struct dirpage *p, *tmp;
-    uint64_t now = env_now(c->env);
-    bool s_ok = lease_s_ok(c, d);
+    struct dirpage *p;
 
-    if (!d->dir)
+    if (!d->dir || !lease_s_ok(c, d))
         return NULL;
-    DL_FOREACH_SAFE(d->dir->pages, p, tmp)
+    DL_FOREACH(d->dir->pages, p)
     {
-        bool current = p->current && s_ok;
-
-        if (!current && now >= p->until && !p->current) {
-            page_remove(c, d->dir, p);
-            continue;
-        }
-        if ((current || (cookie != 0 && !p->current)) && page_position(p, cookie, ret_at))
+        if (p->current && page_position(p, cookie, ret_at))
             return p;
     }
     return NULL;
 }
 
+/* One reference: the caller's. */
 static struct dirpage *page_new(struct tc_client *c, struct inode *d, const struct readdir_res *res, uint64_t start)
 {
     struct dirpage *p = tc_calloc(1, sizeof(*p));
-    unsigned extra = start == 0 ? 2 : 0, held = 0;
+    unsigned extra = start == 0 ? 2 : 0;
     size_t bytes = 4;
-    struct dirpage *o;
     char *to;
 
     for (uint32_t k = 0; k < res->entries.n; k++)
@@ -218,24 +220,32 @@ static struct dirpage *page_new(struct tc_client *c, struct inode *d, const stru
     p->names = to = tc_malloc(bytes);
     if (extra) {
         memcpy(to, "...", 3);
-        p->entries[0] = (struct page_entry){{to, 1}, 1, d->ino, S_IFDIR};
-        p->entries[1] = (struct page_entry){{to, 2}, 2, d->ino == c->root || !res->parent ? d->ino : res->parent, S_IFDIR};
+        p->entries[0] = (struct page_entry){{to, 1}, 1, d->ino, S_IFDIR, false};
+        p->entries[1] = (struct page_entry){{to, 2}, 2, d->ino == c->root || !res->parent ? d->ino : res->parent, S_IFDIR, false};
         to += 3;
     }
     for (uint32_t k = 0; k < res->entries.n; k++) {
         const struct dirent_item *it = &res->entries.items[k];
 
         memcpy(to, it->name.p, it->name.n);
-        p->entries[extra + k] = (struct page_entry){{to, it->name.n}, it->cookie, it->ino, it->mode};
+        p->entries[extra + k] = (struct page_entry){{to, it->name.n}, it->cookie, it->ino, it->mode, false};
         to += it->name.n;
     }
+    return p;
+}
+
+static void page_keep(struct tc_client *c, struct inode *d, struct dirpage *p)
+{
+    struct dirpage *o;
+    unsigned held = 0;
+
     DL_FOREACH(dir_of(d)->pages, o)
     held++;
     if (held >= PAGES_MAX)
         page_remove(c, d->dir, d->dir->pages);
-    p->until = env_now(c->env) + PAGE_STREAM_NS;
+    p->current = true;
+    p->refs++;
     DL_APPEND(d->dir->pages, p);
-    return p;
 }
 
 static void readdir_tick(struct tc_call *call);
@@ -261,7 +271,8 @@ static void readdir_done(struct rpc *r, int status, const void *res)
     /* Nothing of ours may have crossed it. */
     cacheable = cacheable && rd->change >= d->min_change && dir_of(d)->mutations == call->target_seq;
     p = page_new(c, d, rd, call->id);
-    p->current = cacheable;
+    if (cacheable)
+        page_keep(c, d, p);
     for (uint32_t k = 0; k < rd->entries.n; k++) {
         const struct dirent_item *it = &rd->entries.items[k];
         struct inode *i;
@@ -278,7 +289,6 @@ static void readdir_done(struct rpc *r, int status, const void *res)
     }
     if (cacheable && call->id == 0 && rd->eof)
         d->dir->complete = true;
-    p->refs++;
     call->page = p;
     if (!page_position(p, call->cookie, &p->from))
         p->from = p->n; /* nothing behind it any more */
@@ -292,8 +302,15 @@ static void readdir_tick(struct tc_call *call)
     struct inode *d = call->ino;
     struct readdir_req req = {.ino = d->ino, .max = READDIR_PAGE, .plus = true, .want = LEASE_S, .want_dir = LEASE_S};
     unsigned at;
-    struct dirpage *p = page_find(c, d, call->cookie, &at);
+    struct dirpage *p;
 
+    while ((p = page_find(c, d, call->cookie, &at))) {
+        while (at < p->n && p->entries[at].removed)
+            at++;
+        if (at < p->n || p->eof || p->n == 0)
+            break;
+        call->cookie = p->entries[p->n - 1].cookie; /* all the rest of it is gone: on to the next */
+    }
     if (p) {
         p->refs++;
         call->page = p;
@@ -304,6 +321,8 @@ static void readdir_tick(struct tc_call *call)
     call->id = call->cookie <= 2 ? 0 : call->cookie; /* "." and ".." are ours */
     req.cookie = call->id;
     req.plus = call->plus;
+    if (call->id && !lease_s_ok(c, d))
+        req.max = MAX((unsigned)call->len, READDIR_MIN); /* it will not be kept: what is read now, and little more */
     call->target_seq = dir_of(d)->mutations;
     call->busy = true;
     RPC(c, MSG_READDIR, RPC_READ, readdir_req, &req, readdir_res, readdir_done, call);
@@ -313,22 +332,26 @@ void dirpage_deliver(struct tc_call *call)
 {
     struct tc_client *c = call->c;
     struct dirpage *p = call->page;
-    unsigned from = (unsigned)call->target_epoch, n = MIN(p->n - from, (unsigned)call->len), k;
-    struct tc_dirent *out = tc_calloc(n, sizeof(*out));
-    struct tc_entry *entries = call->plus ? tc_calloc(n, sizeof(*entries)) : NULL;
+    unsigned from = (unsigned)call->target_epoch, n = p->n - from, k, out_n = 0;
+    unsigned room = MIN(n, (unsigned)call->len);
+    struct tc_dirent *out = tc_calloc(room, sizeof(*out));
+    struct tc_entry *entries = call->plus ? tc_calloc(room, sizeof(*entries)) : NULL;
 
-    for (k = 0; k < n; k++) {
+    for (k = 0; k < n && out_n < room; k++) {
         const struct page_entry *e = &p->entries[from + k];
         struct inode *i = call->plus && e->cookie > 2 ? inode_find(c, e->ino) : NULL;
 
-        out[k] = (struct tc_dirent){.name = e->name, .cookie = e->cookie, .ino = e->ino, .mode = e->mode};
+        if (e->removed)
+            continue;
+        out[out_n] = (struct tc_dirent){.name = e->name, .cookie = e->cookie, .ino = e->ino, .mode = e->mode};
         if (i && i->attr_cached && lease_s_ok(c, i)) {
-            inode_entry(i, &entries[k]);
-            out[k].entry = &entries[k];
+            inode_entry(i, &entries[out_n]);
+            out[out_n].entry = &entries[out_n];
             i->lookups++;
         }
+        out_n++;
     }
-    call->fn.readdir(call->arg, 0, out, n, p->eof && from + n == p->n);
+    call->fn.readdir(call->arg, 0, out, out_n, p->eof && k == n);
     free(out);
     free(entries);
 }

@@ -557,6 +557,7 @@ void dir_drop_name(struct tc_client *c, struct inode *d, const char *name);
 void dir_drop(struct tc_client *c, struct inode *d); /* everything cached under its S */
 void dirpage_unref(struct tc_client *c, struct dirpage *p);
 void dir_drop_pages(struct tc_client *c, struct inode *d);
+void dir_remove_from_pages(struct inode *d, const char *name);
 void dirpage_deliver(struct tc_call *call);
 
 /* ---- dirty.c -------------------------------------------------------------------------------------------------------- */

@@ -168,7 +168,10 @@ struct tc_call *tc_getattr(struct tc_client *c, uint64_t ino, tc_entry_fn *fn, v
 /* A name of @d has changed by our own hand. */
 static void name_changed(struct tc_client *c, struct inode *d, const char *name, uint64_t ino, uint64_t change)
 {
-    dir_drop_pages(c, d);
+    if (ino)
+        dir_drop_pages(c, d);
+    else
+        dir_remove_from_pages(d, name);
     if (d->dir)
         d->dir->mutations++;
     if (change)
@@ -361,7 +364,8 @@ static void rename_done(struct rpc *r, int status, const void *res)
             name_changed(c, to, call->name2, e->attr.ino, change);
         else
             dir_drop_name(c, to, call->name2);
-        dir_drop_pages(c, from);
+        if (call->flags & 2)
+            dir_drop_pages(c, from);
         dir_drop_pages(c, to);
     }
     call_finish(call, status);
