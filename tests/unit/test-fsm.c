@@ -850,6 +850,29 @@ START_TEST(test_commit)
 }
 END_TEST
 
+/* The leader ends what its holder disowns: without a number, so once is what the grant's id makes it. */
+START_TEST(test_disowned)
+{
+    uint64_t ino = file_x("f");
+    struct fsm_lease l;
+    struct commit_item it = {
+        .ino = ino, .action = COMMIT_RELEASE, .data_state = DATA_SETTLED, .epoch = 1, .gterm = 1};
+    struct commit_req req = {.ctx = {.session = 1}, .items = {&it, 1}};
+    struct unlink_req other = {
+        .ctx = {.session = 1}, .parent = INO_ROOT, .name = wire_str_of("f")};
+
+    ck_assert(fsm_lease(w.f, ino, &l));
+    it.gcount = l.gcount;
+    ck_assert_int_eq(world_apply(&w, MSG_COMMIT, &commit_req_schema, &req), 0);
+    ck_assert_uint_eq(world_effect(&w, FSM_X_ENDED)->ino, ino);
+    ck_assert(!fsm_lease(w.f, ino, &l));
+    ck_assert_int_eq(world_again(&w), 0);
+    ck_assert_ptr_null(world_effect(&w, FSM_X_ENDED));
+    ck_assert_int_eq(world_apply(&w, MSG_UNLINK, &unlink_req_schema, &other), -TC_E_DUPLICATE);
+    ck_assert(w.res.ignored);
+}
+END_TEST
+
 static int recovered(uint64_t ino, uint64_t epoch, bool found, uint64_t size)
 {
     struct cmd_size_recovered cmd = {
@@ -1250,6 +1273,7 @@ int main(void)
     tcase_add_test(tc, test_session_end);
     tcase_add_test(tc, test_get_x);
     tcase_add_test(tc, test_commit);
+    tcase_add_test(tc, test_disowned);
     tcase_add_test(tc, test_dead_holder);
     tcase_add_test(tc, test_gave_up);
     tcase_add_test(tc, test_reap);
