@@ -37,6 +37,15 @@ static void on_signal(void *arg, int signo)
     d->stopping = true;
 }
 
+static void on_failed(void *arg, int err, const char *what)
+{
+    struct daemon *d = arg;
+
+    (void)err;
+    (void)what; /* logged */
+    os_env_stop(d->env, 1);
+}
+
 static int serve(struct cli *cli, const struct config *config, const struct config_node *own)
 {
     struct meta_member members[CONFIG_METAS_MAX];
@@ -56,11 +65,13 @@ static int serve(struct cli *cli, const struct config *config, const struct conf
     r = cli_daemon_env(cli, config, &d.env);
     if (r < 0)
         return cli_failed(cli, "cannot start: %s", tc_strerror(r));
+    os_env_on_signal(d.env, SIGTERM, on_signal, &d); /* before the store's threads exist: they inherit the mask */
+    os_env_on_signal(d.env, SIGINT, on_signal, &d);
+    mc.failed = on_failed;
+    mc.arg = &d;
     r = meta_server_open(d.env, &mc, why, sizeof why, &d.server);
     if (r < 0)
         return cli_failed(cli, "[meta.%u] cannot start: %s", own->id, why[0] ? why : tc_strerror(r));
-    os_env_on_signal(d.env, SIGTERM, on_signal, &d);
-    os_env_on_signal(d.env, SIGINT, on_signal, &d);
     LOG_INFO("main", "tercet-meta runs", "id=%u version=%s endpoint=%s data=%s", own->id, TC_VERSION,
              own->endpoint, own->data);
     return os_env_run(d.env);

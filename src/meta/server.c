@@ -157,6 +157,27 @@ static void peer_seen(struct meta_server *s, uint64_t peer)
     p->heard_at = env_now(s->env);
 }
 
+/* Tell whoever spoke to this member who leads: a client need not wait for a silence to end. */
+void server_announce(struct meta_server *s)
+{
+    struct wire_header h = {.kind = WIRE_NOTICE, .type = MSG_LEADER, .cluster = s->cluster_tag};
+    struct meta_peer *p, *tmp;
+    struct leader_msg m;
+    struct buf *b;
+
+    server_leader_msg(s, &m);
+    b = wire_encode_frame(&h, &leader_msg_schema, &m);
+    HASH_ITER(hh, s->peers, p, tmp)
+    {
+        if (env_now(s->env) - p->heard_at > 60 * NS_PER_S ||
+            env_send(s->port, p->peer, buf_ref(b), NULL) == -TC_E_UNREACHABLE) {
+            HASH_DEL(s->peers, p);
+            free(p);
+        }
+    }
+    buf_unref(b);
+}
+
 static bool type_is_mutation(uint16_t type)
 {
     return type >= MSG_SESSION_OPEN && type <= MSG_COMMIT;
@@ -341,6 +362,8 @@ static void on_leader_changed(void *arg, uint64_t term, uint32_t leader, bool se
         lead_end(s);
     s->leads = self;
     s->leads_term = term;
+    if (leader && !self)
+        server_announce(s); /* the new one does it itself, when it is ready */
     server_turn(s);
 }
 
@@ -556,7 +579,9 @@ static void stop_tick(struct env_timer *t)
     struct meta_server *s = container_of(t, struct meta_server, stop_timer);
     uint64_t now = env_now(s->env);
 
-    if (!replica_leads(s->replica) || now >= s->stop_deadline || s->failed) {
+    if (!replica_leads(s->replica) && replica_leader(s->replica)) /* redirect for a moment what is under way */
+        s->stop_deadline = MIN(s->stop_deadline, now + 50 * NS_PER_MS);
+    if (now >= s->stop_deadline || s->failed) {
         s->stop_done(s->stop_arg);
         return;
     }
@@ -571,8 +596,8 @@ void meta_server_stop(struct meta_server *s, uint64_t timeout_ms, void (*done)(v
     s->stop_arg = arg;
     s->stop_deadline = now + timeout_ms * NS_PER_MS;
     s->stop_timer.fn = stop_tick;
-    if (replica_leads(s->replica) && replica_transfer(s->replica, 0) < 0)
-        s->stop_deadline = now; /* nobody to take over */
+    if (!replica_leads(s->replica) || replica_transfer(s->replica, 0) < 0)
+        s->stop_deadline = now; /* nothing to hand over, or nobody to take it */
     env_timer_set(s->env, &s->stop_timer, now);
 }
 

@@ -235,6 +235,7 @@ void server_reply(struct meta_server *s, uint64_t peer, uint64_t id, uint16_t ty
 void server_reply_body(struct meta_server *s, uint64_t peer, uint64_t id, uint16_t type, int status, struct slice body);
 void server_reply_not_leader(struct meta_server *s, uint64_t peer, uint64_t id, uint16_t type);
 void server_leader_msg(struct meta_server *s, struct leader_msg *m);
+void server_announce(struct meta_server *s);
 bool server_ready(struct meta_server *s); /* leads, has its lease, and lead */
 /* Propose a command; @cookie comes back with its entry. */
 TC_MUST_CHECK int server_propose(struct meta_server *s, uint32_t type, struct slice body, void *cookie);

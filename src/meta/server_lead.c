@@ -118,26 +118,6 @@ struct meta_session *session_of(struct meta_server *s, const struct request *q)
 
 /* ---- the term ---- */
 
-static void announce(struct meta_server *s)
-{
-    struct wire_header h = {.kind = WIRE_NOTICE, .type = MSG_LEADER, .cluster = s->cluster_tag};
-    struct meta_peer *p, *tmp;
-    struct leader_msg m;
-    struct buf *b;
-
-    server_leader_msg(s, &m);
-    b = wire_encode_frame(&h, &leader_msg_schema, &m);
-    HASH_ITER(hh, s->peers, p, tmp)
-    {
-        if (env_now(s->env) - p->heard_at > 60 * NS_PER_S ||
-            env_send(s->port, p->peer, buf_ref(b), NULL) == -TC_E_UNREACHABLE) {
-            HASH_DEL(s->peers, p);
-            free(p);
-        }
-    }
-    buf_unref(b);
-}
-
 void lead_begin(struct meta_server *s)
 {
     struct lead *l = tc_calloc(1, sizeof(*l));
@@ -156,7 +136,7 @@ void lead_begin(struct meta_server *s)
     }
     l->grace = l->unasserted > 0 && !(s->cfg.rules_off & META_RULE_GRACE);
     l->settled = l->unasserted == 0;
-    announce(s);
+    server_announce(s);
 }
 
 void lead_end(struct meta_server *s)
