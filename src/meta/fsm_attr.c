@@ -24,7 +24,7 @@ static void answer_attr(struct fsm *f, uint64_t session, const struct inode *in,
 /* What every change of attributes needs. */
 static int attr_begin(struct fsm *f, uint64_t ino, uint64_t session, struct inode **ret)
 {
-    struct inode *in = inode_get(f, ino);
+    struct inode *in = fsm_inode_get(f, ino);
 
     if (!in)
         return -TC_E_STALE;

@@ -167,8 +167,8 @@ struct kv_iter *row_iter(struct fsm *f, struct row_bounds *bounds, struct key fr
 void row_iter_end(struct fsm *f, struct kv_iter *it);
 
 /* The row in the cache; NULL if there is none. Valid until the next entry or read call. */
-struct inode *inode_get(struct fsm *f, uint64_t ino);
-/* As inode_get, but a row not cached is decoded into *room (for long scans). */
+struct inode *fsm_inode_get(struct fsm *f, uint64_t ino);
+/* As fsm_inode_get, but a row not cached is decoded into *room (for long scans). */
 const struct inode *inode_peek(struct fsm *f, uint64_t ino, struct inode *room);
 struct inode *inode_new(struct fsm *f, uint64_t ino);
 void inode_dirty(struct fsm *f, struct inode *in);

@@ -148,7 +148,7 @@ static void mark_unclean(struct fsm *f, struct inode *in, uint64_t epoch)
 
 int op_lease_get_x(struct fsm *f, const struct lease_get_req *req)
 {
-    struct inode *in = inode_get(f, req->ino);
+    struct inode *in = fsm_inode_get(f, req->ino);
     struct entry_res res = {.has_attr = true, .has_grant = true, .replica_time = f->now};
     int r;
 
@@ -240,7 +240,7 @@ static void commit_end(struct fsm *f, struct inode *in, struct session *s,
 static int commit_one(struct fsm *f, struct session *s, const struct commit_item *it,
                       struct commit_result *res)
 {
-    struct inode *in = inode_get(f, it->ino);
+    struct inode *in = fsm_inode_get(f, it->ino);
     uint64_t reach;
 
     if (!in || !lease_own(f, in, s->id) || in->lease.epoch != it->epoch ||
@@ -292,7 +292,7 @@ int op_commit(struct fsm *f, const struct commit_req *req)
 
 int op_size_recovered(struct fsm *f, const struct cmd_size_recovered *cmd)
 {
-    struct inode *in = inode_get(f, cmd->ino);
+    struct inode *in = fsm_inode_get(f, cmd->ino);
     struct inode_lease ended;
     struct fsm_effect *e;
 
@@ -325,7 +325,7 @@ int op_size_recovered(struct fsm *f, const struct cmd_size_recovered *cmd)
 
 int op_reconciled(struct fsm *f, const struct cmd_reconciled *cmd)
 {
-    struct inode *in = inode_get(f, cmd->ino);
+    struct inode *in = fsm_inode_get(f, cmd->ino);
 
     if (!in)
         return -TC_E_NOENT;

@@ -155,7 +155,7 @@ int op_make(struct fsm *f, const struct make_req *req)
     if (slot.found) {
         if (req->excl || !S_ISREG(req->mode))
             return -TC_E_EXIST;
-        in = inode_get(f, slot.ino);
+        in = fsm_inode_get(f, slot.ino);
         if (!in)
             return -TC_E_DAMAGED;
         res.existed = true;
@@ -194,7 +194,7 @@ int op_link(struct fsm *f, const struct link_req *req)
     r = dir_get(f, req->parent, &dir);
     if (r < 0)
         return r;
-    in = inode_get(f, req->ino);
+    in = fsm_inode_get(f, req->ino);
     if (!in)
         return -TC_E_STALE;
     if (S_ISDIR(in->mode))
@@ -235,7 +235,7 @@ int op_unlink(struct fsm *f, const struct unlink_req *req)
         return r;
     if (!slot.found)
         return -TC_E_NOENT;
-    in = inode_get(f, slot.ino);
+    in = fsm_inode_get(f, slot.ino);
     if (!in)
         return -TC_E_DAMAGED;
     if (req->dir && !S_ISDIR(in->mode))
@@ -272,7 +272,7 @@ static int check_loop(struct fsm *f, uint64_t ino, const struct inode *dir)
     while (dir->ino != INO_ROOT) {
         if (dir->ino == ino)
             return -TC_E_INVAL;
-        dir = inode_get(f, dir->parent);
+        dir = fsm_inode_get(f, dir->parent);
         if (!dir)
             return -TC_E_DAMAGED;
     }
@@ -314,8 +314,8 @@ static int rename_find(struct fsm *f, struct rename_op *op)
         return r;
     if (!op->from.found)
         return -TC_E_NOENT;
-    op->in = inode_get(f, op->from.ino);
-    op->old = op->to.found ? inode_get(f, op->to.ino) : NULL;
+    op->in = fsm_inode_get(f, op->from.ino);
+    op->old = op->to.found ? fsm_inode_get(f, op->to.ino) : NULL;
     if (!op->in || (op->to.found && !op->old))
         return -TC_E_DAMAGED;
     return 0;
@@ -426,7 +426,7 @@ static void reap_rows(struct fsm *f, struct inode *in)
 int op_reap(struct fsm *f, const struct cmd_reap *cmd)
 {
     for (uint32_t i = 0; i < cmd->inos.n; i++) {
-        struct inode *in = inode_get(f, cmd->inos.items[i]);
+        struct inode *in = fsm_inode_get(f, cmd->inos.items[i]);
         uint64_t reach;
 
         if (!in || in->nlink > 0 || (in->has_lease && !lease_dead(f, in)))

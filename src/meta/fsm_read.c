@@ -64,7 +64,7 @@ int fsm_getattr(struct fsm *f, uint64_t session, uint64_t ino, struct wire_arena
     const struct inode *in;
 
     inode_cache_trim(f);
-    in = inode_get(f, ino);
+    in = fsm_inode_get(f, ino);
     if (!in)
         return io_error_take(f, -TC_E_NOENT);
     attr_fill(f, session, in, a, ret_attr);
@@ -80,7 +80,7 @@ static int lookup(struct fsm *f, uint64_t parent, struct wire_str name, struct i
     r = name_check(name);
     if (r < 0)
         return r;
-    *ret_dir = inode_get(f, parent);
+    *ret_dir = fsm_inode_get(f, parent);
     if (!*ret_dir)
         return -TC_E_STALE;
     if (!S_ISDIR((*ret_dir)->mode))
@@ -102,7 +102,7 @@ int fsm_lookup(struct fsm *f, uint64_t session, uint64_t parent, struct wire_str
         attr_fill(f, session, dir, a, ret_dir);
     if (r < 0)
         return io_error_take(f, r);
-    in = inode_get(f, slot.ino);
+    in = fsm_inode_get(f, slot.ino);
     if (!in)
         return io_error_take(f, -TC_E_DAMAGED);
     attr_fill(f, session, in, a, ret_attr);
@@ -158,7 +158,7 @@ int fsm_readdir(struct fsm *f, uint64_t session, uint64_t ino, uint64_t cookie, 
     int r = 0;
 
     inode_cache_trim(f);
-    dir = inode_get(f, ino);
+    dir = fsm_inode_get(f, ino);
     if (!dir)
         return io_error_take(f, -TC_E_STALE);
     if (!S_ISDIR(dir->mode))
@@ -211,7 +211,7 @@ static int get_bytes(struct fsm *f, struct key k, int absent, struct wire_arena 
 
 int fsm_readlink(struct fsm *f, uint64_t ino, struct wire_arena *a, struct wire_bin *ret_target)
 {
-    const struct inode *in = inode_get(f, ino);
+    const struct inode *in = fsm_inode_get(f, ino);
 
     if (!in)
         return io_error_take(f, -TC_E_NOENT);
@@ -223,7 +223,7 @@ int fsm_readlink(struct fsm *f, uint64_t ino, struct wire_arena *a, struct wire_
 int fsm_getxattr(struct fsm *f, uint64_t ino, struct wire_str name, struct wire_arena *a,
                  struct wire_bin *ret_value)
 {
-    const struct inode *in = inode_get(f, ino);
+    const struct inode *in = fsm_inode_get(f, ino);
 
     if (!in)
         return io_error_take(f, -TC_E_NOENT);
@@ -236,7 +236,7 @@ int fsm_getxattr(struct fsm *f, uint64_t ino, struct wire_str name, struct wire_
 
 int fsm_listxattr(struct fsm *f, uint64_t ino, struct wire_arena *a, struct wire_bin *ret_names)
 {
-    const struct inode *in = inode_get(f, ino);
+    const struct inode *in = fsm_inode_get(f, ino);
     struct row_bounds bounds;
     struct kv_iter *it;
     uint8_t *out;
@@ -294,7 +294,7 @@ bool fsm_lease(struct fsm *f, uint64_t ino, struct fsm_lease *ret_lease)
     const struct inode *in;
 
     inode_cache_trim(f);
-    in = inode_get(f, ino);
+    in = fsm_inode_get(f, ino);
     f->io_error = 0;
     if (!in || !in->has_lease)
         return false;

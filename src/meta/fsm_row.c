@@ -190,7 +190,7 @@ static bool inode_load(struct fsm *f, uint64_t ino, struct inode *in)
     return ok;
 }
 
-struct inode *inode_get(struct fsm *f, uint64_t ino)
+struct inode *fsm_inode_get(struct fsm *f, uint64_t ino)
 {
     struct inode *in;
 
@@ -448,7 +448,7 @@ void dslot_del(struct fsm *f, uint64_t parent, uint64_t cookie, uint64_t taken)
 
 int dir_get(struct fsm *f, uint64_t ino, struct inode **ret)
 {
-    struct inode *in = inode_get(f, ino);
+    struct inode *in = fsm_inode_get(f, ino);
 
     if (!in)
         return -TC_E_STALE;

@@ -297,7 +297,7 @@ bool lease_recovering(struct leases *l, uint64_t ino)
     return i && i->recovery;
 }
 
-struct lease_recall *lease_ack(struct leases *l, struct lease_session *s, const struct lease_item *item)
+struct lease_recall *leases_ack(struct leases *l, struct lease_session *s, const struct lease_item *item)
 {
     struct lease_recall *c;
     struct lease_ref *r;

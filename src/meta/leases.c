@@ -219,7 +219,7 @@ void lease_x_ended(struct leases *l, struct lease_session *s, uint64_t ino, uint
     r->request_id = 0;
 }
 
-void lease_release(struct leases *l, struct lease_session *s, const struct lease_item *item)
+void leases_release(struct leases *l, struct lease_session *s, const struct lease_item *item)
 {
     struct lease_ref *r = lease_find(l, s, item->ino);
 

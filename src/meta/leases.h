@@ -142,7 +142,7 @@ void lease_x_granted(struct leases *l, struct lease_session *s, uint64_t ino, ui
 void lease_x_ended(struct leases *l, struct lease_session *s, uint64_t ino, uint64_t gterm, uint64_t gcount,
                    uint32_t keep, uint64_t new_gcount);
 /* Release S or O: only the id named. */
-void lease_release(struct leases *l, struct lease_session *s, const struct lease_item *item);
+void leases_release(struct leases *l, struct lease_session *s, const struct lease_item *item);
 struct lease_ref *lease_find(struct leases *l, const struct lease_session *s, uint64_t ino);
 bool lease_any_ref(struct leases *l, uint64_t ino);
 /* The references of an inode, linked by next; NULL: none. */
@@ -195,7 +195,7 @@ bool lease_recovering(struct leases *l, uint64_t ino);
  * An acknowledgement of recall item->recall. Returns the recall if it is one of X that this does not complete
  * (the session says that it does not hold X: the server ends it in the state machine); else NULL.
  */
-struct lease_recall *lease_ack(struct leases *l, struct lease_session *s, const struct lease_item *item);
+struct lease_recall *leases_ack(struct leases *l, struct lease_session *s, const struct lease_item *item);
 /* The session committed under its X of @ino: an ASK with number <= @number completes; others see progress. */
 void lease_committed(struct leases *l, struct lease_session *s, uint64_t ino, uint64_t number, uint64_t now);
 /* Recalls of S of sessions whose caching right has run out by @now are given up, as in lease_recall_s(). */

@@ -190,7 +190,7 @@ static void dispatch_leader(struct meta_server *s, struct request *q)
         keepalive(s, q);
         break;
     case MSG_LEASE_LIST:
-        lease_list(s, q);
+        leases_list(s, q);
         break;
     case MSG_LEASE_RELEASE:
         lease_release_msg(s, q);

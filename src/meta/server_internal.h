@@ -257,7 +257,7 @@ struct meta_session *session_of(struct meta_server *s, const struct request *q);
 bool session_silent(const struct meta_server *s, const struct meta_session *x);
 void session_expire(struct meta_server *s, struct meta_session *x, const char *why);
 void keepalive(struct meta_server *s, const struct request *q);
-void lease_list(struct meta_server *s, const struct request *q);
+void leases_list(struct meta_server *s, const struct request *q);
 void lease_release_msg(struct meta_server *s, const struct request *q);
 void recall_ack(struct meta_server *s, const struct request *q);
 

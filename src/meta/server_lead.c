@@ -249,7 +249,7 @@ void keepalive(struct meta_server *s, const struct request *q)
     server_reply(s, q->peer, q->id, q->type, 0, &keepalive_res_schema, &res);
 }
 
-void lease_list(struct meta_server *s, const struct request *q)
+void leases_list(struct meta_server *s, const struct request *q)
 {
     const struct lease_list_req *req = q->msg;
     struct meta_session *x = session_of(s, q);
@@ -275,7 +275,7 @@ void lease_release_msg(struct meta_server *s, const struct request *q)
     if (!x)
         return;
     for (uint32_t i = 0; i < req->items.n; i++)
-        lease_release(s->lead->leases, &x->lease, &req->items.items[i]);
+        leases_release(s->lead->leases, &x->lease, &req->items.items[i]);
     server_reply(s, q->peer, q->id, q->type, 0, NULL, NULL);
 }
 
@@ -287,7 +287,7 @@ void recall_ack(struct meta_server *s, const struct request *q)
     if (!x)
         return;
     for (uint32_t i = 0; i < req->items.n; i++) {
-        struct lease_recall *c = lease_ack(s->lead->leases, &x->lease, &req->items.items[i]);
+        struct lease_recall *c = leases_ack(s->lead->leases, &x->lease, &req->items.items[i]);
 
         if (c && !c->disowned_at)
             c->disowned_at = env_now(s->env); /* the answer that granted it may be on its way: session_tick() */

@@ -60,6 +60,8 @@ struct checks {
     struct audit_peer peers[STORES_MAX];
     unsigned n_peers;
     uint64_t at_ino, id;
+    struct attr attr; /* of at_ino */
+    struct wire_arena attr_arena;
     uint32_t at_index;
     bool done;
 };
@@ -239,6 +241,19 @@ static bool newer(const struct answer *x, const struct answer *y, uint32_t b)
     return x->vepoch[b] != y->vepoch[b] ? x->vepoch[b] > y->vepoch[b] : x->vseq[b] > y->vseq[b];
 }
 
+/* Does the version count? Not past the end of the file, nor behind a horizon entry of a higher epoch. */
+static bool counts(struct checks *k, uint32_t b, uint64_t vepoch)
+{
+    uint64_t off = (uint64_t)k->at_index * CHUNK_SIZE + (uint64_t)b * BLOCK_SIZE;
+
+    if (off >= k->attr.size)
+        return false;
+    for (uint32_t i = 0; i < k->attr.horizons.n; i++)
+        if (off >= k->attr.horizons.items[i].size && vepoch < k->attr.horizons.items[i].epoch)
+            return false;
+    return true;
+}
+
 /* The newest version of each block must be on W voters. False: not so (yet). */
 static bool audit_agree(struct checks *k, uint32_t *ret_block, bool complain)
 {
@@ -262,7 +277,7 @@ static bool audit_agree(struct checks *k, uint32_t *ret_block, bool complain)
                 cluster_fail(k->c, "stores differ under one version: ino %" PRIu64 " chunk %u block %u", k->at_ino,
                              k->at_index, b);
         }
-        if (have < k->map->w) {
+        if (have < k->map->w && counts(k, b, best ? best->vepoch[b] : 0)) {
             *ret_block = b;
             return false;
         }
@@ -278,6 +293,13 @@ static bool audit_chunk(struct checks *k)
     uint64_t until = sim_now(c->s) + 60 * NS_PER_S;
 
     while (!c->failed && sim_now(c->s) < until) {
+        struct member *m = cluster_leader(c);
+
+        wire_arena_reset(&k->attr_arena);
+        if (!m || fsm_getattr(meta_server_fsm(m->server), 0, k->at_ino, &k->attr_arena, &k->attr) < 0) {
+            cluster_run_until(c, sim_now(c->s) + NS_PER_S);
+            continue;
+        }
         audit_ask(k, pg, pg_id);
         if (cluster_run(c, sim_now(c->s) + NS_PER_S, audit_come) && audit_agree(k, &block, true))
             return true;
@@ -365,6 +387,7 @@ void checks_free(struct checks *k)
         free(s);
     }
     wire_arena_fini(&k->arena);
+    wire_arena_fini(&k->attr_arena);
     map_free(k->map);
     free(k);
 }

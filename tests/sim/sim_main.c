@@ -212,7 +212,7 @@ static bool run_one(void)
             workload_say_who_waits(c, "after the faults");
         for (unsigned i = 0, files = workload_files(w, inos); i < files; i++)
             checks_add_file(k, inos[i], 2);
-        if (!c->failed && workload_verify(w) && checks_replicas(k) && (opt.faults & FAULT_ERASE)) {
+        if (!c->failed && workload_verify(w) && (!opt.n_store || checks_replicas(k)) && (opt.faults & FAULT_ERASE)) {
             if (opt.n_store > opt.w && sim_below(sim_rng(c->s), 2))
                 lose_store_disk(c, w);
             else if (opt.n_meta > 2)
@@ -222,6 +222,12 @@ static bool run_one(void)
             check_members(c);
     }
     ok = !c->failed;
+    if (!ok && cluster_leader(c)) {
+        char *json = meta_server_status_json(cluster_leader(c)->server);
+
+        fprintf(stderr, "%s\n", json);
+        free(json);
+    }
     printf("seed=%" PRIu64 " %s ops=%" PRIu64 " errors=%" PRIu64 " events=%" PRIu64 " sim_s=%.1f trace=%016" PRIx64 "%s%s\n",
            opt.seed, ok ? "ok" : "FAILED", c->n_ops, c->n_errors, sim_events(c->s), (double)sim_now(c->s) / 1e9,
            sim_trace(c->s), ok ? "" : " why=", ok ? "" : c->why);

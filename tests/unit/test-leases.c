@@ -57,10 +57,10 @@ START_TEST(grant_ids)
 
     ck_assert_uint_eq(lease_give(l, &a, 10, LEASE_O, 100)->gcount, first);
     ck_assert_uint_gt(lease_give(l, &a, 10, LEASE_O, 101)->gcount, first);
-    lease_release(l, &a, &old);
+    leases_release(l, &a, &old);
     ck_assert(lease_any_ref(l, 10));
     old.gcount = r->gcount;
-    lease_release(l, &a, &old);
+    leases_release(l, &a, &old);
     ck_assert(!lease_any_ref(l, 10));
     ck_assert_uint_eq(leases_refs(l), 0);
 }
@@ -80,10 +80,10 @@ START_TEST(recall_all)
     ck_assert_uint_eq(op.waits, 1);
     ack = ack_of(a.recalls, LEASE_O);
     ack.recall--;
-    ck_assert_ptr_null(lease_ack(l, &a, &ack)); /* another recall's: nothing */
+    ck_assert_ptr_null(leases_ack(l, &a, &ack)); /* another recall's: nothing */
     ck_assert_uint_eq(op.waits, 1);
     ack.recall++;
-    lease_ack(l, &a, &ack);
+    leases_ack(l, &a, &ack);
     ck_assert_uint_eq(op.waits, 0);
     ck_assert_ptr_eq(lease_ready_next(l), &op);
     ck_assert_uint_eq(lease_find(l, &a, 10)->kinds, LEASE_O);
@@ -139,7 +139,7 @@ START_TEST(recall_x)
     ENTER(op);
     lease_recall_x(l, &op, 10, &a, RECALL_ALL, TERM, 55, 0);
     ack = ack_of(a.recalls, 0);
-    ck_assert_ptr_eq(lease_ack(l, &a, &ack), a.recalls);
+    ck_assert_ptr_eq(leases_ack(l, &a, &ack), a.recalls);
     ck_assert_uint_eq(op.waits, 1);
     lease_x_ended(l, &a, 10, TERM, 55, LEASE_O, 60);
     ck_assert_uint_eq(op.waits, 0);
