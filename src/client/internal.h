@@ -486,6 +486,8 @@ bool session_valid(struct tc_client *c); /* by our own clock, now */
 bool session_caching(struct tc_client *c); /* the caching right of our generation runs */
 uint64_t session_time(struct tc_client *c); /* leader time, never backwards */
 void session_on_keepalive(struct tc_client *c, uint64_t id, int status, const struct keepalive_res *res);
+/* Another member leads now. */
+void session_followed(struct tc_client *c);
 void session_see_term(struct tc_client *c, uint64_t term);
 void session_ended(struct tc_client *c); /* the leader said it is expired */
 void session_listed(struct tc_client *c, int status); /* the list was answered */

@@ -253,6 +253,7 @@ static void follow(struct tc_client *c, unsigned member)
         if (r->member != member && (r->no_session || c->state == SESSION_VALID))
             rpc_transmit(r, member);
     }
+    session_followed(c);
 }
 
 /* Somebody says who leads. */

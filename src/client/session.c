@@ -49,6 +49,12 @@ void session_see_term(struct tc_client *c, uint64_t term)
         c->term_seen = term;
 }
 
+void session_followed(struct tc_client *c)
+{
+    if (c->state == SESSION_VALID) /* a new leader waits for our list before anything that may conflict goes on */
+        keepalive_send(c, false);
+}
+
 bool session_revalidate(struct tc_call *call)
 {
     if (session_valid(call->c))
