@@ -118,7 +118,9 @@ def main():
         same_tree(tree, m.path + '/tree')
         same_tree(tree, m.path + '/untar/tree')
         assert open(m.path + '/data', 'rb').read() == want
-        assert sqlite3.connect(m.path + '/db.sqlite').execute('select count(*) from t').fetchone() == (50,)
+        db = sqlite3.connect(m.path + '/db.sqlite')
+        assert db.execute('select count(*) from t').fetchone() == (50,)
+        db.close()
         sh('rm -rf %s/*' % m.path)
         assert os.listdir(m.path) == []
         m.umount()
