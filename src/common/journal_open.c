@@ -193,7 +193,9 @@ static int open_scan(struct opening *o, struct segment *s, uint64_t off, bool wi
 
         if (!frame_decode(o->j->id, s->id * S + off, o->bytes + off, &f))
             continue;
-        if (later || f.synced > o->cut) {
+        /* A frame's own sum has 32 bits, and a segment millions of places: among unused bytes one passes now and
+         * then. What was truly written in a later segment says that all before that segment was synced. */
+        if (later ? f.synced >= o->cut : f.synced > o->cut) {
             o->damage = o->cut;
             return -TC_E_DAMAGED;
         }
