@@ -20,6 +20,10 @@ static void request_free(struct request *q)
     struct storage_server *s = q->s;
 
     env_defer_cancel(s->env, &q->task);
+    if (q->type == MSG_WRITE)
+        env_defer_cancel(s->env, &q->op.write.task);
+    else if (q->type == MSG_READ)
+        env_defer_cancel(s->env, &q->op.read.task);
     DL_DELETE(s->requests, q);
     s->n_requests--;
     buf_unref(q->head);

@@ -24,6 +24,7 @@
 #define ITEMS_MAX 1024                 /* of one request */
 #define READ_BLOCKS_MAX 4096           /* data of one answer: 16 MiB */
 #define LINKS_MAX 256                  /* to peers */
+#define CUT_OFF_NS (2 * NS_PER_S)      /* silent for so long, writes may have been missed */
 
 struct storage_server;
 struct recovery;
@@ -105,6 +106,7 @@ struct storage_server {
     struct env_timer beat_timer;
     struct rpc_call leader_call; /* register or beat */
     uint32_t misses;
+    uint64_t last_beat; /* time of the last one answered */
     struct env_job id_job;
     struct identity id_new;
     int id_status;
@@ -167,6 +169,8 @@ void heal_cancel(struct heal *h); /* no done() comes */
 int recovery_open(struct storage_server *s);
 void recovery_close(struct storage_server *s);
 void recovery_map_changed(struct storage_server *s);
+/* This store was not heard for a while: it may have missed writes. */
+void recovery_cut_off(struct storage_server *s);
 uint64_t recovery_behind(const struct storage_server *s);
 /* Up to @max placement groups that this newcomer has complete. */
 uint32_t recovery_ready(struct storage_server *s, struct pg_ready *to, uint32_t max);

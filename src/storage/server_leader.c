@@ -404,6 +404,8 @@ static void id_job_done(struct env_job *j)
     s->id = s->id_new;
     s->cluster_tag = map_cluster_tag(s->id.cluster);
     s->registered = true;
+    if (!s->last_beat)
+        s->last_beat = env_now(s->env);
     s->empty = false;
     LOG_INFO("storage", "registered", "node=%u store=%016llx start=%llu", s->cfg.node, (unsigned long long)s->id.store,
              (unsigned long long)s->id.start);
@@ -479,6 +481,9 @@ static void beat_on_reply(struct rpc_call *c, const struct rpc_reply *reply)
 
     if (s->closing || call_failed(s, reply))
         return;
+    if (s->last_beat && env_now(s->env) > s->last_beat + CUT_OFF_NS)
+        recovery_cut_off(s);
+    s->last_beat = env_now(s->env);
     s->misses = 0;
     if (wire_decode(reply->body, &store_beat_res_schema, &a, &res) == 0) {
         if (res.unknown)
