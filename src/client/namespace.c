@@ -344,6 +344,7 @@ static void rename_done(struct rpc *r, int status, const void *res)
     struct inode *from = call->ino, *to = call->ino2;
     const struct entry_res *e = res;
     uint64_t change;
+    bool unmoved;
 
     call->busy = false;
     if (crossed(call, status))
@@ -355,8 +356,10 @@ static void rename_done(struct rpc *r, int status, const void *res)
         (void)take_entry(c, r, e, true);
         take_replaced(c, e);
         change = e->has_dir ? e->dir.change : 0;
+        /* Were both names of one inode, nothing happened: the old name may still be there. */
+        unmoved = !e->has_attr || (!S_ISDIR(e->attr.mode) && e->attr.nlink > 1);
         /* What the new name is now, if the answer tells; the other name of an exchange is asked for again. */
-        if (call->flags & 2)
+        if ((call->flags & 2) || unmoved)
             dir_drop_name(c, from, call->name);
         else
             name_changed(c, from, call->name, 0, change);
@@ -364,7 +367,7 @@ static void rename_done(struct rpc *r, int status, const void *res)
             name_changed(c, to, call->name2, e->attr.ino, change);
         else
             dir_drop_name(c, to, call->name2);
-        if (call->flags & 2)
+        if ((call->flags & 2) || unmoved)
             dir_drop_pages(c, from);
         dir_drop_pages(c, to);
     }

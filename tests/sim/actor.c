@@ -134,8 +134,9 @@ static int call_wait(struct actor *a)
     a->c->n_ops++;
     if (a->status < 0)
         a->c->n_errors++;
-    cluster_log(a->c, "actor %u client %u %s: %s", a->index, a->cl->index, a->doing,
-                a->status == ACTOR_KILLED ? "killed" : tc_error_name(a->status));
+    cluster_log(a->c, "actor %u client %u %s since %.6f: %s ino %llu size %llu off %llu len %zu", a->index, a->cl->index,
+                a->doing, (double)a->since / 1e9, a->status == ACTOR_KILLED ? "killed" : tc_error_name(a->status),
+                (unsigned long long)a->ino, (unsigned long long)a->size, (unsigned long long)a->off, a->len);
     return a->status;
 }
 

@@ -174,6 +174,8 @@ static void names_list(struct actor *a, struct names *n)
 /* Compare @r with what was expected; take @next as the state if it was done. */
 static bool judged(struct actor *a, struct names *n, int r, int expected, const struct state *next)
 {
+    cluster_log(a->c, "%s: %s: %s, expected %s", n->name, n->what, r == ACTOR_KILLED ? "killed" : tc_error_name(r),
+                tc_error_name(expected));
     if (outcome_unknown(a, r, n->what)) {
         n->before = n->now;
         n->unsure = true;
