@@ -80,13 +80,11 @@ static void recall_simple(struct tc_client *c, struct recall *rc)
         lease_ended(c, i, 0); /* its last name may be going: no reference of ours keeps it */
     }
     rc->pending = 1;
-    if (i->lookups > 0 && c->cfg.invalidate_inode) {
+    /* Names are given out without a time for which they may be cached (tc_entry.entry_until), so a change of one
+     * leaves nothing to drop outside. Attributes, too, but the kernel keeps ACLs with them until told. */
+    if (rc->kind != RECALL_ENTRY && i->lookups > 0 && c->cfg.invalidate_inode) {
         rc->pending++;
         c->cfg.invalidate_inode(c->cfg.arg, i->ino, 0, 0, simple_done, rc);
-    }
-    if (i->lookups > 0 && rc->kind == RECALL_ENTRY && c->cfg.invalidate_entry) {
-        rc->pending++;
-        c->cfg.invalidate_entry(c->cfg.arg, i->ino, rc->name, simple_done, rc);
     }
     simple_done(rc);
 }
