@@ -15,6 +15,7 @@
 #include "tercet.h"
 
 #define MEMBER_BEHIND 10000 /* entries */
+#define SILENT_MS_MAX (UINT64_C(1) << 40) /* beyond: never heard of */
 
 struct report {
     const struct tool_members *m;
@@ -124,14 +125,18 @@ static void check_store(struct report *r, const json_t *s)
 {
     uint64_t node = json_u64(s, "node", 0), behind = json_u64(s, "behind", 0);
     const char *state = json_text(s, "state", "?"), *endpoint = json_text(s, "endpoint", "?");
-    char *cure;
+    uint64_t silent = json_u64(s, "silent_ms", UINT64_MAX);
+    char *cure, since[64];
 
     if (strcmp(state, "down") == 0 || strcmp(state, "suspect") == 0) {
         cure = tc_asprintf("start it: tercet-storage --config=%s --id=%" PRIu64
                            "; if its disk is lost, start it with an empty data directory",
                            config_name(r), node);
-        problem(r, SEVERITY_WARNING, cure, "storage node %" PRIu64 " (%s) is %s: silent for %.1f s", node, endpoint, state,
-                (double)json_u64(s, "silent_ms", 0) / 1000);
+        if (silent < SILENT_MS_MAX)
+            snprintf(since, sizeof since, "silent for %.1f s", (double)silent / 1000);
+        else
+            snprintf(since, sizeof since, "not heard of since the leader began to lead");
+        problem(r, SEVERITY_WARNING, cure, "storage node %" PRIu64 " (%s) is %s: %s", node, endpoint, state, since);
         free(cure);
         return;
     }

@@ -256,13 +256,19 @@ static struct fuse_session *session_new(struct tc_mount *m, const char *source, 
     struct fuse_args args = FUSE_ARGS_INIT(0, NULL);
     struct fuse_lowlevel_ops ops = {.init = op_init};
     struct fuse_session *se = NULL;
-    char *opts = tc_asprintf("default_permissions,subtype=tercet,fsname=%s%s%s%s", source,
-                             geteuid() == 0 ? ",allow_other" : "", options && options[0] ? "," : "",
-                             options ? options : "");
+    char *fsname = tc_asprintf("fsname=%s", source), *opts = NULL;
+    int r = fuse_opt_add_opt(&opts, "default_permissions,subtype=tercet");
 
+    if (r == 0)
+        r = fuse_opt_add_opt_escaped(&opts, fsname); /* a list of servers has commas */
+    if (r == 0 && geteuid() == 0)
+        r = fuse_opt_add_opt(&opts, "allow_other");
+    if (r == 0 && options && options[0])
+        r = fuse_opt_add_opt(&opts, options);
+    free(fsname);
     names_set_ops(&ops);
     files_set_ops(&ops);
-    if (fuse_opt_add_arg(&args, "tercet") == 0 && fuse_opt_add_arg(&args, "-o") == 0 &&
+    if (r == 0 && fuse_opt_add_arg(&args, "tercet") == 0 && fuse_opt_add_arg(&args, "-o") == 0 &&
         fuse_opt_add_arg(&args, opts) == 0)
         se = fuse_session_new(&args, &ops, sizeof(ops), m);
     fuse_opt_free_args(&args);
