@@ -276,6 +276,7 @@ struct inode {
     unsigned purge_pass, purge_pending;
     uint64_t purge_read_gen;
     struct recall *recalls;
+    uint64_t recall_count; /* that have come */
     bool unasked; /* the machine runs for a release of our own */
     bool stepping; /* inside recall_progress() */
     bool kernel_pages; /* data was given out that may be cached outside */

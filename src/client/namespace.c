@@ -165,9 +165,22 @@ struct tc_call *tc_getattr(struct tc_client *c, uint64_t ino, tc_entry_fn *fn, v
 
 /* ---- mutations ------------------------------------------------------------------------------------------------------- */
 
-/* A name of @d has changed by our own hand. */
-static void name_changed(struct tc_client *c, struct inode *d, const char *name, uint64_t ino, uint64_t change)
+/* Grows with every recall of @d and every end of its lease. */
+static uint64_t name_stamp(const struct inode *d)
 {
+    return d->recall_count + d->breaks;
+}
+
+/* A name of @d has changed by our own hand, in a request sent at @stamp. If a recall has come since, or the lease is
+ * another, somebody else may have changed it later: then nothing is known of it. */
+static void name_changed(struct tc_client *c, struct inode *d, const char *name, uint64_t ino, uint64_t change,
+                         uint64_t stamp)
+{
+    if (name_stamp(d) != stamp) {
+        dir_drop_pages(c, d);
+        dir_drop_name(c, d, name);
+        return;
+    }
     if (ino)
         dir_drop_pages(c, d);
     else
@@ -210,7 +223,7 @@ static void make_done(struct rpc *r, int status, const void *res)
     (void)take_dir(c, r, d, e, true);
     i = take_entry(c, r, e, !e->existed);
     entry_call(call, i->ino);
-    name_changed(c, d, call->name, i->ino, e->has_dir ? e->dir.change : 0);
+    name_changed(c, d, call->name, i->ino, e->has_dir ? e->dir.change : 0, call->target_seq);
     if (S_ISDIR(i->attr.mode) && !e->existed && (i->held & LEASE_S))
         dir_of(i)->complete = true; /* new, so empty */
     call_finish_entry(call, i);
@@ -225,6 +238,7 @@ static void make_tick(struct tc_call *call)
 
     if (call->name2)
         req.target = wire_str_of(call->name2);
+    call->target_seq = name_stamp(call->ino);
     call->busy = true;
     RPC(call->c, MSG_MAKE, RPC_MUTATION, make_req, &req, entry_res, make_done, call);
 }
@@ -263,7 +277,7 @@ static void link_done(struct rpc *r, int status, const void *res)
     }
     (void)take_dir(c, r, call->ino, e, true);
     i = take_entry(c, r, e, true);
-    name_changed(c, call->ino, call->name, call->ino2->ino, e->has_dir ? e->dir.change : 0);
+    name_changed(c, call->ino, call->name, call->ino2->ino, e->has_dir ? e->dir.change : 0, call->target_seq);
     call_finish_entry(call, i ? i : call->ino2);
 }
 
@@ -271,6 +285,7 @@ static void link_tick(struct tc_call *call)
 {
     struct link_req req = {.ino = call->ino2->ino, .parent = call->ino->ino, .name = wire_str_of(call->name)};
 
+    call->target_seq = name_stamp(call->ino);
     call->busy = true;
     RPC(call->c, MSG_LINK, RPC_MUTATION, link_req, &req, entry_res, link_done, call);
 }
@@ -310,7 +325,7 @@ static void unlink_done(struct rpc *r, int status, const void *res)
         return;
     if (status == 0) {
         (void)take_dir(c, r, call->ino, e, true);
-        name_changed(c, call->ino, call->name, 0, e->has_dir ? e->dir.change : 0);
+        name_changed(c, call->ino, call->name, 0, e->has_dir ? e->dir.change : 0, call->target_seq);
         take_replaced(c, e);
     } else if (status == -TC_E_NOENT) {
         dir_drop_name(c, call->ino, call->name);
@@ -322,6 +337,7 @@ static void unlink_tick(struct tc_call *call)
 {
     struct unlink_req req = {.parent = call->ino->ino, .name = wire_str_of(call->name), .dir = call->dir};
 
+    call->target_seq = name_stamp(call->ino);
     call->busy = true;
     RPC(call->c, MSG_UNLINK, RPC_MUTATION, unlink_req, &req, entry_res, unlink_done, call);
 }
@@ -362,9 +378,9 @@ static void rename_done(struct rpc *r, int status, const void *res)
         if ((call->flags & 2) || unmoved)
             dir_drop_name(c, from, call->name);
         else
-            name_changed(c, from, call->name, 0, change);
+            name_changed(c, from, call->name, 0, change, call->target_seq);
         if (e->has_attr && change)
-            name_changed(c, to, call->name2, e->attr.ino, change);
+            name_changed(c, to, call->name2, e->attr.ino, change, call->target_epoch);
         else
             dir_drop_name(c, to, call->name2);
         if ((call->flags & 2) || unmoved)
@@ -379,6 +395,8 @@ static void rename_tick(struct tc_call *call)
     struct rename_req req = {.parent = call->ino->ino, .name = wire_str_of(call->name), .new_parent = call->ino2->ino,
                              .new_name = wire_str_of(call->name2), .flags = call->flags};
 
+    call->target_seq = name_stamp(call->ino);
+    call->target_epoch = name_stamp(call->ino2);
     call->busy = true;
     RPC(call->c, MSG_RENAME, RPC_MUTATION, rename_req, &req, entry_res, rename_done, call);
 }

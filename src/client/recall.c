@@ -380,6 +380,7 @@ void recall_item(struct tc_client *c, uint64_t term, const struct recall_item *i
             return; /* said again */
     }
     c->stats.recalls++;
+    i->recall_count++;
     if (term > i->recall_term) {
         i->recall_term = term;
         i->recall_seen = 0;
