@@ -209,7 +209,8 @@ bool lease_take_grant(struct tc_client *c, struct inode *i, const struct grant *
 {
     bool same = i->held && i->gterm == g->gterm && i->gcount == g->gcount;
     bool current = g->gen_term == c->gen_term && g->gen_n == c->gen_n && c->gen_term && !c->listing;
-    bool counter_ok = g->gen_term != i->recall_term || g->recall >= i->recall_seen;
+    /* No counter: a change is under way (PROTOCOL 3.2). */
+    bool counter_ok = g->recall && (g->gen_term != i->recall_term || g->recall >= i->recall_seen);
 
     if (g->ino != i->ino || !g->kind || (r && r->mutation && r->session != c->session))
         return false;
