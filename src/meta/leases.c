@@ -242,7 +242,7 @@ void lease_ref_recalled(struct leases *l, struct lease_ref *r, const struct leas
     ref_keep(l, r, keep);
 }
 
-bool lease_changing(struct leases *l, uint64_t ino)
+bool lease_changing(struct leases *l, uint64_t ino, const struct lease_op *own)
 {
     struct lease_inode *i = lease_inode_find(l, ino);
     struct lease_slot *q;
@@ -251,7 +251,7 @@ bool lease_changing(struct leases *l, uint64_t ino)
         return false;
     DL_FOREACH(i->queue, q)
     {
-        if (q->mode != LEASE_MODE_READ && q->op->state != LEASE_OP_QUEUED)
+        if (q->mode != LEASE_MODE_READ && q->op->state != LEASE_OP_QUEUED && q->op != own)
             return true;
     }
     return false;
@@ -353,7 +353,7 @@ bool lease_session_list(struct leases *l, struct lease_session *s, const struct 
             r->gcount = it->gcount;
         }
         /* S only on the first list of a term: later ones keep what they hold as O. */
-        r->kinds |= s->gen_n == 1 && !lease_changing(l, it->ino) ? kinds : LEASE_O;
+        r->kinds |= s->gen_n == 1 && !lease_changing(l, it->ino, NULL) ? kinds : LEASE_O;
         r->listed = true;
         r->gen_n = s->gen_n;
     }

@@ -147,8 +147,8 @@ struct lease_ref *lease_find(struct leases *l, const struct lease_session *s, ui
 bool lease_any_ref(struct leases *l, uint64_t ino);
 /* The references of an inode, linked by next; NULL: none. */
 const struct lease_ref *lease_refs_of(struct leases *l, uint64_t ino);
-/* A recall or a change of this inode is under way: no counter, no S. */
-bool lease_changing(struct leases *l, uint64_t ino);
+/* A recall or a change of this inode is under way, other than @own's (may be NULL): no counter, no S. */
+bool lease_changing(struct leases *l, uint64_t ino, const struct lease_op *own);
 /* The counter that an answer read now bears. */
 uint64_t lease_counter(const struct leases *l);
 /* From the proposal of a reap to its end nothing is granted. */

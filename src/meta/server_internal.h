@@ -285,9 +285,10 @@ bool op_wait_x(struct meta_op *op, uint64_t ino, uint32_t kind);
 /* ---- server_reads.c ---- */
 void read_request(struct meta_server *s, struct request *q);
 void read_ready(struct meta_op *op);
-/* Fill @g with a grant of @want to @x, or with what an answer without one bears. False: nothing to send. */
+/* Fill @g with a grant of @want to @x, or with the S that it has. The counter is of before the changes under way
+ * other than @own's (may be NULL): 0 if there are any. False: nothing to send. */
 bool grant_fill(struct meta_server *s, struct meta_session *x, uint64_t ino, uint32_t want, uint64_t request_id,
-                const struct attr *attr, struct grant *g);
+                const struct lease_op *own, struct grant *g);
 
 /* ---- server_stores.c ---- */
 void store_register(struct meta_server *s, const struct request *q);

@@ -473,49 +473,78 @@ void mutation(struct meta_server *s, const struct request *q)
 
 /* ---- applied ---- */
 
-/* What only the leader's memory knows goes into the grant of a fresh answer. */
-static void grant_patch(struct meta_server *s, const struct meta_session *x, struct grant *g)
+/* What only the leader's memory knows goes into the grant of a fresh answer: generation and counter. */
+static void grant_patch(struct meta_server *s, const struct meta_op *op, const struct meta_session *x, struct grant *g)
 {
+    struct leases *ls = s->lead->leases;
+
     g->gen_term = s->lead->term;
     g->gen_n = x->lease.gen_n;
-    g->recall = lease_counter(s->lead->leases);
+    g->recall = lease_changing(ls, g->ino, &op->lease) ? 0 : lease_counter(ls);
 }
 
-static struct buf *reply_patched(struct meta_server *s, const struct meta_session *x, uint16_t type,
+/* The X that @x goes on holding: so that it knows whether it may keep what the answer says of the leader's part. */
+static bool grant_of_x(struct meta_server *s, const struct meta_session *x, uint64_t ino, struct grant *g)
+{
+    struct fsm_lease f;
+
+    if (!fsm_lease(s->fsm, ino, &f) || f.dead || f.session != x->lease.id)
+        return false;
+    *g = (struct grant){.ino = ino,
+                        .kind = LEASE_X,
+                        .gterm = f.gterm,
+                        .gcount = f.gcount,
+                        .barrier = fsm_map_epoch(s->fsm),
+                        .epoch = f.epoch,
+                        .reach = f.reach,
+                        .was_clean = f.was_clean};
+    return true;
+}
+
+static struct buf *commit_patched(struct meta_server *s, const struct meta_op *op, const struct meta_session *x,
+                                  struct slice body)
+{
+    struct commit_res m;
+
+    if (wire_decode(body, &commit_res_schema, &s->arena, &m) < 0)
+        return NULL;
+    for (uint32_t i = 0; i < m.items.n; i++) {
+        struct commit_result *c = &m.items.items[i];
+
+        if (!c->has_grant && c->status == 0)
+            c->has_grant = grant_of_x(s, x, c->ino, &c->grant);
+        if (c->has_grant)
+            grant_patch(s, op, x, &c->grant);
+    }
+    return wire_encode(&commit_res_schema, &m);
+}
+
+static struct buf *reply_patched(struct meta_server *s, const struct meta_op *op, struct meta_session *x,
                                  const struct fsm_result *res)
 {
     struct slice body = slice_of(res->body->data, res->body->len);
-    union {
-        struct entry_res entry;
-        struct commit_res commit;
-    } m;
+    struct entry_res m;
 
-    if (type == MSG_COMMIT) {
-        bool any = false;
-
-        if (wire_decode(body, &commit_res_schema, &s->arena, &m.commit) < 0)
-            return NULL;
-        for (uint32_t i = 0; i < m.commit.items.n; i++) {
-            struct commit_result *c = &m.commit.items.items[i];
-
-            if (c->has_grant) {
-                grant_patch(s, x, &c->grant);
-                if (lease_changing(s->lead->leases, c->ino))
-                    c->grant.recall = 0;
-                any = true;
-            }
-        }
-        return any ? wire_encode(&commit_res_schema, &m.commit) : NULL;
-    }
-    if (wire_decode(body, &entry_res_schema, &s->arena, &m.entry) < 0 || !m.entry.has_grant)
+    if (op->type == MSG_COMMIT)
+        return commit_patched(s, op, x, body);
+    if (wire_decode(body, &entry_res_schema, &s->arena, &m) < 0)
         return NULL;
-    grant_patch(s, x, &m.entry.grant);
-    return wire_encode(&entry_res_schema, &m.entry);
+    if (m.has_attr && !m.has_grant)
+        m.has_grant = grant_of_x(s, x, m.attr.ino, &m.grant);
+    if (m.has_grant)
+        grant_patch(s, op, x, &m.grant);
+    else if (m.has_attr)
+        m.has_grant = grant_fill(s, x, m.attr.ino, 0, 0, &op->lease, &m.grant);
+    if (m.has_dir && !m.has_dir_grant)
+        m.has_dir_grant = grant_fill(s, x, m.dir.ino, 0, 0, &op->lease, &m.dir_grant);
+    if (!m.has_grant && !m.has_dir_grant)
+        return NULL;
+    return wire_encode(&entry_res_schema, &m);
 }
 
 static bool type_grants(uint16_t type)
 {
-    return type == MSG_MAKE || type == MSG_SETATTR || type == MSG_LEASE_GET_X || type == MSG_COMMIT;
+    return type >= MSG_MAKE && type <= MSG_COMMIT;
 }
 
 static void mutation_answer(struct meta_server *s, struct meta_op *op, const struct fsm_result *res)
@@ -529,7 +558,7 @@ static void mutation_answer(struct meta_server *s, struct meta_op *op, const str
         return;
     }
     if (x && res->status == 0 && res->body && !res->duplicate && type_grants(op->type))
-        patched = reply_patched(s, x, op->type, res);
+        patched = reply_patched(s, op, x, res);
     if (patched)
         body = slice_of(patched->data, patched->len);
     op_reply(op, res->status, body);

@@ -75,15 +75,14 @@ static bool attr_waits(struct meta_server *s, struct request *q, struct attr *at
 }
 
 bool grant_fill(struct meta_server *s, struct meta_session *x, uint64_t ino, uint32_t want, uint64_t request_id,
-                const struct attr *attr, struct grant *g)
+                const struct lease_op *own, struct grant *g)
 {
     struct leases *ls = s->lead->leases;
-    bool changing = lease_changing(ls, ino);
+    bool changing = lease_changing(ls, ino, own);
     struct lease_ref *r = NULL;
     struct fsm_lease f = {0};
     uint32_t kinds = want & LEASE_O;
 
-    (void)attr;
     if (lease_reaping(ls, ino))
         return false;
     if (fsm_lease(s->fsm, ino, &f)) {
@@ -132,8 +131,8 @@ static void lookup(struct meta_server *s, struct request *q, struct meta_session
     res.change = res.dir.change;
     res.replica_time = server_time(s);
     if (res.has_attr)
-        res.has_grant = grant_fill(s, x, res.attr.ino, req->want, q->id, &res.attr, &res.grant);
-    res.has_dir_grant = grant_fill(s, x, req->parent, req->want_dir, q->id, &res.dir, &res.dir_grant);
+        res.has_grant = grant_fill(s, x, res.attr.ino, req->want, q->id, NULL, &res.grant);
+    res.has_dir_grant = grant_fill(s, x, req->parent, req->want_dir, q->id, NULL, &res.dir_grant);
     read_done(s, q, 0, &entry_res_schema, &res);
 }
 
@@ -153,7 +152,7 @@ static void getattr(struct meta_server *s, struct request *q, struct meta_sessio
     if (attr_waits(s, q, &res.attr))
         return;
     res.replica_time = server_time(s);
-    res.has_grant = grant_fill(s, x, req->ino, req->want, q->id, &res.attr, &res.grant);
+    res.has_grant = grant_fill(s, x, req->ino, req->want, q->id, NULL, &res.grant);
     read_done(s, q, 0, &entry_res_schema, &res);
 }
 
@@ -201,7 +200,7 @@ static void readdir_grants(struct meta_server *s, struct request *q, struct meta
         struct dirent_item *d = &res->entries.items[i];
 
         if (d->has_attr)
-            d->has_grant = grant_fill(s, x, d->ino, req->want, q->id, &d->attr, &d->grant);
+            d->has_grant = grant_fill(s, x, d->ino, req->want, q->id, NULL, &d->grant);
     }
 }
 
@@ -219,7 +218,7 @@ static void readdir_run(struct meta_server *s, struct request *q, struct meta_se
     }
     if (req->plus && req->want)
         readdir_grants(s, q, x, &res);
-    res.has_dir_grant = grant_fill(s, x, req->ino, req->want_dir, q->id, &res.dir, &res.dir_grant);
+    res.has_dir_grant = grant_fill(s, x, req->ino, req->want_dir, q->id, NULL, &res.dir_grant);
     read_done(s, q, 0, &readdir_res_schema, &res);
 }
 

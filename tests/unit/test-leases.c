@@ -75,7 +75,7 @@ START_TEST(recall_all)
     op_on(&op, b.id, 10, LEASE_MODE_EXCLUSIVE);
     lease_give(l, &a, 10, LEASE_S | LEASE_O, 1);
     ENTER(op);
-    ck_assert(lease_changing(l, 10));
+    ck_assert(lease_changing(l, 10, NULL));
     lease_recall_s(l, &op, 10, b.id, RECALL_ALL, wire_str_of(""), 500);
     ck_assert_uint_eq(op.waits, 1);
     ack = ack_of(a.recalls, LEASE_O);
@@ -88,9 +88,9 @@ START_TEST(recall_all)
     ck_assert_ptr_eq(lease_ready_next(l), &op);
     ck_assert_uint_eq(lease_find(l, &a, 10)->kinds, LEASE_O);
     lease_op_proposed(l, &op);
-    ck_assert(lease_changing(l, 10));
+    ck_assert(lease_changing(l, 10, NULL));
     lease_op_finish(l, &op);
-    ck_assert(!lease_changing(l, 10));
+    ck_assert(!lease_changing(l, 10, NULL));
 }
 END_TEST
 
