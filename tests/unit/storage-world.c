@@ -42,8 +42,7 @@ static void on_register(struct fake_leader *f, uint64_t peer, const struct wire_
 {
     struct store_register_res res = {.start = req->start, .cluster = {f->cluster, 16}};
 
-    ck_assert_uint_ge(req->node, 1);
-    ck_assert_uint_le(req->node, STORES);
+    ASSERT(req->node >= 1 && req->node <= STORES);
     if (f->stores[req->node] != req->store)
         f->epoch++;
     else
@@ -88,21 +87,21 @@ static void on_msg(void *arg, uint64_t peer, struct buf *head, struct buf *paylo
         struct ino_check_req check;
     } u;
 
-    ck_assert_int_eq(wire_check_frame(slice_of(head->data, head->len), &h, &body), 0);
+    ASSERT(wire_check_frame(slice_of(head->data, head->len), &h, &body) == 0);
     switch (h.type) {
     case MSG_STORE_REGISTER:
-        ck_assert_int_eq(wire_decode(body, &store_register_req_schema, &a, &u), 0);
+        ASSERT(wire_decode(body, &store_register_req_schema, &a, &u) == 0);
         on_register(f, peer, &h, &u.reg);
         break;
     case MSG_STORE_BEAT:
-        ck_assert_int_eq(wire_decode(body, &store_beat_req_schema, &a, &u), 0);
+        ASSERT(wire_decode(body, &store_beat_req_schema, &a, &u) == 0);
         on_beat(f, peer, &h, &u.beat);
         break;
     case MSG_MAP_GET: {
         struct map *m = map_new();
         struct cluster_map msg;
 
-        ck_assert_int_eq(wire_decode(body, &map_get_req_schema, &a, &u), 0);
+        ASSERT(wire_decode(body, &map_get_req_schema, &a, &u) == 0);
         leader_map(f, m);
         map_to_msg(m, &a, &msg);
         leader_answer(f, peer, &h, 0, &cluster_map_schema, &msg);
@@ -113,7 +112,7 @@ static void on_msg(void *arg, uint64_t peer, struct buf *head, struct buf *paylo
         struct ino_check_res res;
         uint8_t states[1024];
 
-        ck_assert_int_eq(wire_decode(body, &ino_check_req_schema, &a, &u), 0);
+        ASSERT(wire_decode(body, &ino_check_req_schema, &a, &u) == 0);
         for (uint32_t i = 0; i < u.check.inos.n; i++)
             states[i] = u.check.inos.items[i] == f->dead_ino ? 2 : 1;
         res.states = (struct wire_bin){states, u.check.inos.n};
@@ -121,7 +120,7 @@ static void on_msg(void *arg, uint64_t peer, struct buf *head, struct buf *paylo
         break;
     }
     default:
-        ck_abort_msg("type %u to the leader", h.type);
+        ASSERT(!"such a request to the leader");
     }
     wire_arena_fini(&a);
 }
