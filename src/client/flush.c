@@ -64,7 +64,7 @@ void x_new(struct tc_client *c, struct inode *i, const struct grant *g, const st
     x->all_acked = true;
     x->flushed_at = env_now(c->env);
     i->x = x;
-    i->attr_cached = true; /* the attributes of this answer follow */
+    i->attr_cached = i->recall_count == i->get_stamp; /* the attributes of this answer follow */
     lease_x_used(c, i);
 }
 

@@ -277,6 +277,7 @@ struct inode {
     uint64_t purge_read_gen;
     struct recall *recalls;
     uint64_t recall_count; /* that have come */
+    uint64_t get_stamp;    /* of them when X was asked for: none may be crossed */
     bool unasked; /* the machine runs for a release of our own */
     bool stepping; /* inside recall_progress() */
     bool kernel_pages; /* data was given out that may be cached outside */

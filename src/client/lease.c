@@ -180,6 +180,7 @@ static void lease_get(struct tc_client *c, struct inode *i, uint32_t kind)
     struct lease_get_req req = {.ino = i->ino, .want = kind};
 
     i->getting = kind;
+    i->get_stamp = i->recall_count;
     inode_pin(i);
     if (kind == LEASE_X)
         RPC(c, MSG_LEASE_GET_X, RPC_MUTATION, lease_get_req, &req, entry_res, lease_get_done, i);
@@ -401,6 +402,7 @@ static void commit_result(struct tc_client *c, struct inode *i, const struct com
                           const struct commit_result *res, const struct rpc *r)
 {
     struct xlease *x = i->x;
+    bool cacheable = false; /* under an X that goes on, what was cached still is */
 
     i->commit_inflight = false;
     if (x && x->epoch == it->epoch && i->gterm == it->gterm && i->gcount == it->gcount) {
@@ -420,18 +422,13 @@ static void commit_result(struct tc_client *c, struct inode *i, const struct com
             x->meta_dirty = x->size != x->committed_size || x->mtime != x->committed_mtime;
             if (it->action != COMMIT_KEEP) {
                 x_end(c, i);
-                lease_ended(c, i, 0);
-                if (it->action == COMMIT_RELEASE_KEEP_O)
-                    i->held = LEASE_O;
+                lease_ended(c, i, it->action == COMMIT_RELEASE_KEEP_O ? LEASE_O : 0);
+                i->phase = RECALL_IDLE;
                 if (res && res->has_grant)
-                    (void)lease_take_grant(c, i, &res->grant, r, NULL); /* below, with the attributes */
+                    cacheable = lease_take_grant(c, i, &res->grant, r, NULL);
             }
-            if (res && res->has_attr) {
-                bool cacheable = i->x || (res->has_grant && holds_s_now(c, i) && res->grant.gcount == i->gcount &&
-                                          !i->recalls);
-
+            if (res && res->has_attr)
                 inode_take_attr(c, i, &res->attr, cacheable, true);
-            }
             if (it->action != COMMIT_KEEP)
                 recall_commit_done(c, i);
         }

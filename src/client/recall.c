@@ -221,7 +221,6 @@ static void machine_commit(struct tc_client *c, struct inode *i)
 
 void recall_commit_done(struct tc_client *c, struct inode *i)
 {
-    ASSERT(i->phase == RECALL_COMMIT);
     machine_finish(c, i);
 }
 

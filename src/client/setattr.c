@@ -76,7 +76,7 @@ static void setattr_done(struct rpc *r, int status, const void *res)
                 i->x->mtime = e->attr.mtime;
             i->x->meta_dirty = i->x->size != i->x->committed_size || i->x->mtime != i->x->committed_mtime;
         }
-        inode_take_attr(c, i, &e->attr, cacheable || i->x, true);
+        inode_take_attr(c, i, &e->attr, cacheable, true);
     } else if (truncate && i->x && i->x->epoch == call->target_epoch) {
         i->x->truncating = false;
     }
@@ -107,6 +107,7 @@ static bool truncate_ready(struct tc_call *call)
     }
     if (!i->x) {
         i->getting = LEASE_X; /* nobody else asks meanwhile */
+        i->get_stamp = i->recall_count;
         call->target_epoch = 0;
         return false;
     }
