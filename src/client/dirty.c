@@ -124,6 +124,12 @@ static void ext_cut(struct tc_client *c, struct inode *i, uint64_t first, uint64
     }
 }
 
+/* A later version of @block landed before this flight's. */
+static bool flight_stale(const struct flight *f, uint64_t block)
+{
+    return f->stale[(block - f->first) / 8] & (1u << (block - f->first) % 8);
+}
+
 static const struct flight *flight_of(const struct inode *i, uint64_t block)
 {
     const struct flight *f;
@@ -131,7 +137,7 @@ static const struct flight *flight_of(const struct inode *i, uint64_t block)
     if (!i->flights)
         return NULL;
     for (f = i->flights->prev;; f = f->prev) { /* the newest is last */
-        if (block >= f->first && block < f->first + f->w.count)
+        if (block >= f->first && block < f->first + f->w.count && !flight_stale(f, block))
             return f;
         if (f == i->flights)
             return NULL;
@@ -330,6 +336,7 @@ static void clean_trim(struct tc_client *c)
         unsigned at = ext_index(e->ino, e->first);
 
         ASSERT(e->ino->ext[at] == e);
+        e->ino->data_gen++;
         ext_remove(c, e->ino, at);
         ext_free(e);
     }
@@ -359,6 +366,10 @@ void clean_keep(struct tc_client *c, struct inode *i, const struct flight *f)
 
     if (f->w.count > CLEAN_KEEP_BLOCKS || f->w.zero || !i->x)
         return;
+    for (uint64_t b = f->first; b < f->first + f->w.count; b++) {
+        if (flight_stale(f, b))
+            return;
+    }
     if (at < i->n_ext && i->ext[at]->first < f->first + f->w.count)
         return;
     for (const struct flight *o = i->flights; o; o = o->next) {
@@ -384,6 +395,7 @@ void clean_drop(struct tc_client *c, struct inode *i)
         ext_remove(c, i, at);
         ext_free(e);
     }
+    i->data_gen++;
 }
 
 void dirty_drop(struct tc_client *c, struct inode *i)

@@ -112,6 +112,20 @@ static void quiet_check(struct tc_client *c, struct inode *i)
     f->dirtied = false;
 }
 
+/* @f landed: earlier versions of its blocks that are still under way are not what the blocks hold. */
+static void flight_outdates(struct inode *i, const struct flight *f)
+{
+    struct flight *o;
+
+    DL_FOREACH(i->flights, o)
+    {
+        uint64_t from = MAX(o->first, f->first), to = MIN(o->first + o->w.count, f->first + f->w.count);
+
+        for (uint64_t b = from; o->w.vseq < f->w.vseq && b < to; b++)
+            o->stale[(b - o->first) / 8] |= (uint8_t)(1u << (b - o->first) % 8);
+    }
+}
+
 static void flight_done(struct qwrite *w, int status)
 {
     struct flight *f = container_of(w, struct flight, w);
@@ -129,9 +143,11 @@ static void flight_done(struct qwrite *w, int status)
         x->data_end = MAX(x->data_end, (f->first + w->count) * BLOCK_SIZE);
         x->new_blocks += w->new_blocks;
         clean_keep(c, i, f);
+        flight_outdates(i, f);
     }
     DL_DELETE(i->flights, f);
     i->n_flights--;
+    i->data_gen++; /* what was fetched while it was here may be older */
     DL_APPEND(i->tails, f);
     i->n_tails++;
     if (status == -TC_E_FENCED || status == -TC_E_SESSION_EXPIRED) {

@@ -171,6 +171,7 @@ struct flight {
     bool done;
     int status;
     struct flight *prev, *next; /* ino->flights, ascending seq; after done: ino->tails */
+    uint8_t stale[BLOCKS_PER_CHUNK / 8]; /* blocks of which a later version landed first: not to be read from here */
     uint64_t sums[];
 };
 
@@ -301,7 +302,7 @@ struct inode {
     struct inode *x_prev, *x_next;
     struct flight *flights, *tails; /* not yet at W; at W, not yet at N */
     unsigned n_flights, n_tails;
-    uint64_t data_gen; /* changes of local data: a fetched block older than one is not kept */
+    uint64_t data_gen; /* changes of local data, and its leaving: a fetched block older than one is not kept */
     bool fetching;
     struct waitq fetch_wq;
 

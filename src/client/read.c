@@ -46,6 +46,10 @@ struct read_op {
     int n_iov, cap_iov;
     size_t len;
     struct buf *copy; /* of local bytes */
+    uint64_t base;    /* block of the file that bit 0 below stands for */
+    /* Blocks that were local when the fetches began. One that is not any more was flushed meanwhile: what was fetched
+     * of it, or around it, may be older. */
+    uint8_t local[READ_PARTS_MAX * BLOCKS_PER_CHUNK / 8];
 };
 
 /* ---- fetches ------------------------------------------------------------------------------------------------ */
@@ -312,8 +316,16 @@ static void rewrite(struct tc_client *c, struct inode *i, const struct qblock *b
     buf_unref(copy);
 }
 
-/* Build the answer. False: unclean blocks are being rewritten, look again when that is done. */
-static bool compose(struct tc_call *call, size_t n)
+static bool was_local(const struct read_op *r, uint64_t block)
+{
+    return r->local[(block - r->base) / 8] & (1u << (block - r->base) % 8);
+}
+
+enum composed { COMPOSED, COMPOSE_REWRITTEN, COMPOSE_FETCH };
+
+/* Build the answer. REWRITTEN: unclean blocks are being rewritten, look again when that is done. FETCH: a block went
+ * from here to the stores while the others came. */
+static enum composed compose(struct tc_call *call, size_t n)
 {
     struct tc_client *c = call->c;
     struct inode *i = call->ino;
@@ -335,6 +347,8 @@ static bool compose(struct tc_call *call, size_t n)
             off += want;
             continue;
         }
+        if (was_local(r, block))
+            return COMPOSE_FETCH;
         for (unsigned k = 0; k < r->n && !b; k++)
             b = fetched(r->part[k], block);
         if (b && needs_rewrite(i, b)) {
@@ -352,7 +366,7 @@ static bool compose(struct tc_call *call, size_t n)
         }
         off += want;
     }
-    return !again;
+    return again ? COMPOSE_REWRITTEN : COMPOSED;
 }
 
 /* Fetch what is not here. False: something was started. */
@@ -365,12 +379,18 @@ static bool gather(struct tc_call *call, size_t n)
     uint64_t data_end = i->x ? (i->x->data_end + BLOCK_SIZE - 1) / BLOCK_SIZE : UINT64_MAX;
     const uint8_t *p;
 
+    r->base = block & ~(uint64_t)(BLOCKS_PER_CHUNK - 1);
+    memset(r->local, 0, sizeof(r->local));
     while (block <= last && r->n < READ_PARTS_MAX) {
         uint64_t chunk_last = block | (BLOCKS_PER_CHUNK - 1), from = UINT64_MAX, to = 0;
         struct fetch *f;
 
-        for (uint64_t b = block; b <= MIN(chunk_last, last) && b < data_end; b++) {
-            if (local_block(i, b, &p))
+        for (uint64_t b = block; b <= MIN(chunk_last, last); b++) {
+            if (local_block(i, b, &p)) {
+                r->local[(b - r->base) / 8] |= (uint8_t)(1u << (b - r->base) % 8);
+                continue;
+            }
+            if (b >= data_end)
                 continue;
             from = MIN(from, b);
             to = b;
@@ -406,6 +426,7 @@ static void read_tick(struct tc_call *call)
     struct tc_client *c = call->c;
     struct inode *i = call->ino;
     struct read_op *r = call->read;
+    enum composed composed;
     uint64_t size;
     size_t n;
 
@@ -477,7 +498,13 @@ static void read_tick(struct tc_call *call)
             if (!gather(call, n))
                 continue;
         }
-        if (!compose(call, n)) {
+        composed = compose(call, n);
+        if (composed == COMPOSE_FETCH) {
+            parts_drop(c, r);
+            call->stage = READ_START;
+            continue;
+        }
+        if (composed == COMPOSE_REWRITTEN) {
             parts_drop(c, r);
             call->stage = READ_START;
             (void)flush_all(c, i);

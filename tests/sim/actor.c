@@ -238,6 +238,8 @@ int a_getattr(struct actor *a, uint64_t ino)
 
 int a_truncate(struct actor *a, uint64_t ino, uint64_t size)
 {
+    cluster_log(a->c, "actor %u client %u truncate begins: ino %llu size %llu", a->index, a->cl->index,
+                (unsigned long long)ino, (unsigned long long)size);
     struct setattr_req set = {.ino = ino, .mask = SET_SIZE, .size = size};
 
     CALL(a, "truncate", tc_setattr(a->cl->tc, &set, on_entry, a));
@@ -308,6 +310,7 @@ void a_release(struct actor *a, struct tc_file *f, uint64_t kills)
 int a_read(struct actor *a, struct tc_file *f, uint64_t off, size_t len)
 {
     ASSERT(len <= ACTOR_READ_MAX);
+    cluster_log(a->c, "actor %u client %u read begins: off %llu len %zu", a->index, a->cl->index, (unsigned long long)off, len);
     CALL(a, "read", tc_read(a->cl->tc, f, off, len, on_read, a));
     return call_wait(a);
 }
@@ -322,6 +325,8 @@ int a_write(struct actor *a, struct tc_file *f, const void *data, size_t len, ui
     b = buf_new((uint32_t)len + lead);
     memcpy(b->data + lead, data, len);
     b->len = (uint32_t)len + lead;
+    cluster_log(a->c, "actor %u client %u write begins: off %llu len %zu append %d", a->index, a->cl->index,
+                (unsigned long long)off, len, append);
     call_begin(a, "write");
     (void)tc_write(a->cl->tc, f, b, lead, len, off, append, false, on_write, a);
     buf_unref(b);
