@@ -59,13 +59,14 @@ static int run(const struct cli *c, const struct config *config, uint32_t id)
     cfg.pending_bytes = config->limits.memory_max / 4;
     cfg.fatal = on_fatal;
     cfg.fatal_arg = &d;
+    /* Before the store's own threads exist: they would not have the signals blocked. */
+    os_env_on_signal(d.env, SIGTERM, on_signal, &d);
+    os_env_on_signal(d.env, SIGINT, on_signal, &d);
     r = storage_server_open(d.env, &cfg, &server);
     if (r == -TC_E_ADDRINUSE)
         return cli_failed(c, "cannot listen on %s: %s", cfg.listen, tc_strerror(r));
     if (r < 0)
         return cli_failed(c, "cannot open %s: %s", cfg.dir, tc_strerror(r));
-    os_env_on_signal(d.env, SIGTERM, on_signal, &d);
-    os_env_on_signal(d.env, SIGINT, on_signal, &d);
     r = os_env_run(d.env);
     if (d.err)
         r = cli_failed(c, "ended: %s", tc_strerror(d.err));
