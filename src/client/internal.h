@@ -524,6 +524,8 @@ bool lease_x_ok(struct tc_client *c, struct inode *i); /* X, may change data */
 bool lease_need_s(struct tc_call *call, struct inode *i);
 bool lease_need_x(struct tc_call *call, struct inode *i);
 /* A grant in an answer; @r: the request it answers. True: what the answer says may be cached under the lease held now. */
+/* May what an answer with this grant says be kept, as far as recalls go? */
+bool lease_counter_ok(const struct inode *i, const struct grant *g);
 bool lease_take_grant(struct tc_client *c, struct inode *i, const struct grant *g, const struct rpc *r, const struct attr *a);
 void lease_on_recall(struct tc_client *c, const struct recall_msg *m); /* recall.c */
 void lease_drop_s(struct tc_client *c, struct inode *i, bool purge); /* locally: S ends, O stays while open */

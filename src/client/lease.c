@@ -206,18 +206,23 @@ static void x_decline(struct tc_client *c, const struct grant *g)
     RPC(c, MSG_COMMIT, RPC_MUTATION | RPC_URGENT, commit_req, &req, commit_res, items_done, it);
 }
 
+bool lease_counter_ok(const struct inode *i, const struct grant *g)
+{
+    /* No counter: a change is under way (PROTOCOL 3.2). */
+    return g->ino == i->ino && g->recall && (g->gen_term != i->recall_term || g->recall >= i->recall_seen);
+}
+
 bool lease_take_grant(struct tc_client *c, struct inode *i, const struct grant *g, const struct rpc *r, const struct attr *a)
 {
     bool same = i->held && i->gterm == g->gterm && i->gcount == g->gcount;
     bool current = g->gen_term == c->gen_term && g->gen_n == c->gen_n && c->gen_term && !c->listing;
-    /* No counter: a change is under way (PROTOCOL 3.2). */
-    bool counter_ok = g->recall && (g->gen_term != i->recall_term || g->recall >= i->recall_seen);
+    bool counter_ok = lease_counter_ok(i, g);
 
     if (g->ino != i->ino || !g->kind || (r && r->mutation && r->session != c->session))
         return false;
     if (g->kind == LEASE_X) {
         if (i->x && (i->x->epoch >= g->epoch || !a))
-            return same;
+            return same && counter_ok;
         if (is_refused(i, g->gterm, g->gcount) || !a) {
             x_decline(c, g);
             return false;
@@ -232,10 +237,10 @@ bool lease_take_grant(struct tc_client *c, struct inode *i, const struct grant *
         i->barrier = g->barrier;
         x_new(c, i, g, a);
         map_need(c, g->barrier);
-        return true;
+        return counter_ok;
     }
     if (i->x)
-        return same || g->kind == LEASE_X; /* the leader's part of the attributes is taken anyway */
+        return false;
     if (is_refused(i, g->gterm, g->gcount) || g->gterm < c->term_seen)
         return false;
     if (g->kind == LEASE_S && (!current || i->phase != RECALL_IDLE))
