@@ -121,7 +121,7 @@ def check_spelling():
     if not shutil.which('codespell'):
         return
     tops = [t for t in ('src', 'tests', 'tools', 'docs', 'README.md', 'meson.build') if os.path.exists(t)]
-    out = subprocess.run(['codespell', '--ignore-words-list=acces,upto,inflight,inout,fo,ans', *tops],
+    out = subprocess.run(['codespell', '--ignore-words-list=acces,upto,inflight,inout,fo,fro,ans', *tops],
                          capture_output=True, text=True).stdout
     for line in out.split('\n'):
         if line:
