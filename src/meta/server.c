@@ -336,8 +336,10 @@ static void on_apply(void *arg, uint64_t index, uint64_t term, struct slice data
         server_fail(s, r, "the store does not take an entry");
         return;
     }
-    if (!s->cluster_tag)
+    if (!s->cluster_tag) {
         formatted(s);
+        s->genesis_new = true; /* into a checkpoint soon: a restart then knows at once whose directory it is */
+    }
     if (s->lead) {
         wire_arena_reset(&s->arena);
         if (data.len && wire_decode(data, &command_schema, &s->arena, &cmd) < 0)
@@ -491,6 +493,10 @@ void server_checkpoint_tick(struct meta_server *s)
 {
     uint64_t now = env_now(s->env);
 
+    if (s->genesis_new && !s->flush) {
+        s->genesis_new = false;
+        meta_server_checkpoint(s);
+    }
     if (now - s->flush_at >= s->cfg.checkpoint_ms * NS_PER_MS ||
         (replica_log_bytes(s->replica) >= s->cfg.checkpoint_bytes && now - s->flush_at >= 2 * NS_PER_S))
         meta_server_checkpoint(s);
@@ -617,6 +623,7 @@ static void config_copy(struct meta_server *s, const struct meta_server_config *
     c->members = m;
     c->dir = s->dir;
     c->listen = NULL;
+    c->cluster = NULL;
 #define DEFAULT(field, value) c->field = c->field ? c->field : (value)
     DEFAULT(heartbeat_ms, 50);
     DEFAULT(election_min_ms, 300);
@@ -700,6 +707,27 @@ static int open_replica(struct meta_server *s, char *why, size_t why_size)
     return r;
 }
 
+static int check_cluster(const struct meta_server *s, const char *name, char *why, size_t why_size)
+{
+    const struct genesis *g = fsm_genesis(s->fsm);
+    bool member = false;
+
+    if (!g)
+        return 0;
+    if (name && (g->name.n != strlen(name) || memcmp(g->name.p, name, g->name.n) != 0)) {
+        snprintf(why, why_size, "the data directory %s belongs to cluster \"%.*s\", the configuration is of \"%s\"", s->dir,
+                 (int)g->name.n, g->name.p, name);
+        return -TC_E_WRONG_CLUSTER;
+    }
+    for (uint32_t i = 0; i < g->members.n; i++)
+        member = member || g->members.items[i].id == s->cfg.id;
+    if (!member) {
+        snprintf(why, why_size, "the cluster of the data directory %s has no member %u", s->dir, s->cfg.id);
+        return -TC_E_WRONG_CLUSTER;
+    }
+    return 0;
+}
+
 static int open_port(struct meta_server *s, const char *endpoint, char *why, size_t why_size)
 {
     int r;
@@ -744,6 +772,8 @@ int meta_server_open(struct env *env, const struct meta_server_config *cfg, char
         r = open_port(s, own_endpoint(s, cfg), why, why_size);
     if (r == 0)
         r = open_replica(s, why, why_size);
+    if (r == 0)
+        r = check_cluster(s, cfg->cluster, why, why_size);
     if (r == 0) {
         formatted(s);
         s->checkpoint_index = fsm_applied(s->fsm);

@@ -29,6 +29,7 @@ struct meta_server_config {
     unsigned n_members;
     const char *listen; /* NULL: own endpoint of members */
     const char *dir;    /* data directory; created if absent */
+    const char *cluster; /* name in the configuration: a directory of another is refused; NULL: not checked */
     bool kv_mem;        /* kv_open_mem() on the env's vfs instead of RocksDB */
     uint64_t kv_cache_bytes;
     /* Times in ms; 0 takes the default in parentheses. */

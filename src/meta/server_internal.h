@@ -206,7 +206,7 @@ struct meta_server {
     uint64_t stop_deadline;
 
     /* format */
-    bool formatting;
+    bool formatting, genesis_new;
     uint64_t data_total, data_free; /* of the data directory's disk, as measured last */
     struct space_job *space; /* running */
     uint64_t space_at;

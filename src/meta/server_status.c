@@ -75,6 +75,9 @@ static void status_member(struct meta_server *s, json_t *j, const struct replica
         problem(problems, "error", "look at its log, replace the disk if it is at fault, and start it again",
                 "member %u: %s", s->cfg.id, s->failed ? "a disk failed" : r->damage);
     }
+    if (r->wrong_cluster)
+        problem(problems, "error", "look which data directory or configuration is in the wrong place",
+                "member %u is spoken to by members of another cluster", s->cfg.id);
     if (NEARLY_FULL(s->data_total, s->data_free))
         problem(problems, "warning", "free space on its data directory's file system, or move it to a larger one",
                 "member %u: disk nearly full, %llu MiB free", s->cfg.id, (unsigned long long)(s->data_free >> 20));
