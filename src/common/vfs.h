@@ -33,6 +33,8 @@ struct vfs_ops {
     void (*close)(struct vfs_file *f);
     /* Reads up to @len bytes; short only at the end of the file. Returns the count. */
     int64_t (*pread)(struct vfs_file *f, void *data, size_t len, uint64_t off);
+    /* The same without waiting for a disk: AGAIN if not all of it is in memory. May be NULL: always AGAIN. */
+    int64_t (*pread_nowait)(struct vfs_file *f, void *data, size_t len, uint64_t off);
     /* Writes all of it or fails. */
     int (*pwritev)(struct vfs_file *f, const struct iovec *iov, int n, uint64_t off);
     int (*sync)(struct vfs_file *f); /* fdatasync: bytes and size */
@@ -74,6 +76,12 @@ static inline void vfs_close(struct vfs_file *f)
 TC_MUST_CHECK static inline int64_t vfs_pread(struct vfs_file *f, void *data, size_t len, uint64_t off)
 {
     return f->vfs->ops->pread(f, data, len, off);
+}
+
+/* What is at hand in memory may be read on the loop: AGAIN says to use a job instead. */
+TC_MUST_CHECK static inline int64_t vfs_pread_nowait(struct vfs_file *f, void *data, size_t len, uint64_t off)
+{
+    return f->vfs->ops->pread_nowait ? f->vfs->ops->pread_nowait(f, data, len, off) : -TC_E_AGAIN;
 }
 
 TC_MUST_CHECK static inline int vfs_pwritev(struct vfs_file *f, const struct iovec *iov, int n, uint64_t off)

@@ -81,6 +81,14 @@ static int64_t posix_pread(struct vfs_file *f, void *data, size_t len, uint64_t 
     return (int64_t)n;
 }
 
+static int64_t posix_pread_nowait(struct vfs_file *f, void *data, size_t len, uint64_t off)
+{
+    struct iovec iov = {data, len};
+    ssize_t r = preadv2(fd_of(f), &iov, 1, (off_t)off, RWF_NOWAIT);
+
+    return r == (ssize_t)len ? r : -TC_E_AGAIN; /* short, not in memory, not supported: the job finds out */
+}
+
 /* Write @n iovecs whole (at most PWRITEV_BATCH; the array is consumed). */
 static int write_batch(int fd, struct iovec *iov, int n, uint64_t off)
 {
@@ -277,6 +285,7 @@ static const struct vfs_ops posix_ops = {
     .open = posix_open,
     .close = posix_close,
     .pread = posix_pread,
+    .pread_nowait = posix_pread_nowait,
     .pwritev = posix_pwritev,
     .sync = posix_sync,
     .truncate = posix_truncate,

@@ -26,7 +26,8 @@
 #define PACKED_BLOCKS 16          /* chunks up to this many blocks stay in the kv */
 #define DIRECT_BLOCKS 16          /* writes of at least this many fresh blocks go straight to the file */
 #define FILE_DIRS 16              /* directories under data/ */
-#define FILES_OPEN_MAX 512        /* handles kept */
+#define FILES_OPEN_MAX 2048       /* handles kept */
+#define NOWAIT_BLOCKS 16          /* reads up to this size are tried on the loop first: a thread costs more */
 #define SYNC_JOBS_MAX 8           /* file syncs at once */
 #define MERGE_JOBS_MAX 4          /* merging chunks at once */
 #define RECORD_BYTES_MAX (2u << 20) /* data of one journal record, about */

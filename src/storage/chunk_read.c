@@ -240,6 +240,29 @@ static bool gather(struct chunk_store *cs, struct chunk_read *rd, struct chunk *
     return damaged;
 }
 
+/* From the page cache, on the loop. False: not all of it is there, or it does not match: let a job see. */
+static bool read_nowait(struct chunk_read *rd, struct chunk *c, const struct file_read *fr)
+{
+    uint32_t blocks = 0;
+
+    for (uint32_t i = 0; i < fr->n; i++)
+        blocks += fr->extents[i].count;
+    if (!c->fh || blocks > NOWAIT_BLOCKS)
+        return false;
+    for (uint32_t i = 0; i < fr->n; i++) {
+        const struct extent *x = &fr->extents[i];
+        size_t len = (size_t)x->count * BLOCK_SIZE;
+
+        if (vfs_pread_nowait(c->fh->f, x->to, len, (uint64_t)(rd->first + x->first) * BLOCK_SIZE) != (int64_t)len)
+            return false;
+        for (uint32_t k = 0; k < x->count; k++) {
+            if (XXH3_64bits(x->to + (size_t)k * BLOCK_SIZE, BLOCK_SIZE) != rd->blocks[x->first + k].sum)
+                return false;
+        }
+    }
+    return true;
+}
+
 /* false: the layout changed under it (a damaged block was found). */
 static bool start_item(struct chunk_read_op *op, struct chunk_read *rd)
 {
@@ -254,7 +277,7 @@ static bool start_item(struct chunk_read_op *op, struct chunk_read *rd)
         return false;
     fr = tc_calloc(1, sizeof(*fr) + rd->count * sizeof(struct extent));
     damaged = gather(cs, rd, c, op->payload->data + rd->payload_off, fr);
-    if (damaged || !fr->n) {
+    if (damaged || !fr->n || read_nowait(rd, c, fr)) {
         free(fr);
         chunk_put(cs, c);
         return !damaged;
