@@ -67,7 +67,8 @@ static bool append_makes_sense(const struct raft_msg *m)
     for (uint32_t i = 0; i < m->append.n; i++) {
         const struct raft_entry *e = &m->append.entries[i];
 
-        if (e->index != m->append.prev_index + 1 + i || e->term < term || e->term > m->term)
+        if (e->index != m->append.prev_index + 1 + i || e->term < term || e->term > m->term ||
+            e->term == 0)
             return false;
         if (e->type == RAFT_ENTRY_CONFIG && raft_config_decode(e->data, e->len, &c) < 0)
             return false;
@@ -98,6 +99,8 @@ void on_append(struct raft *r, const struct raft_msg *m)
         follower_reject(r, m);
         return;
     }
+    if (skip > 0 && skip < m->append.n && m->append.entries[skip].term < raft_term_at(r, r->commit))
+        return; /* no leader has such a log */
     for (uint32_t i = skip; i < m->append.n; i++)
         follower_take(r, &m->append.entries[i]);
     added = end > r->persisted;

@@ -95,6 +95,7 @@ void log_truncate(struct raft *r, uint64_t index)
     }
     r->saved = MIN(r->saved, index - 1);
     r->persisted = MIN(r->persisted, index - 1);
+    r->verified = MIN(r->verified, index - 1); /* no true leader contradicts itself */
     config_pop_from(r, index);
 }
 

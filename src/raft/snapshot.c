@@ -135,7 +135,8 @@ void on_snapshot(struct raft *r, const struct raft_msg *m)
 {
     uint64_t index = m->snapshot.index;
 
-    if (r->role == RAFT_LEADER || m->snapshot.id == 0 || !m->snapshot.config)
+    if (r->role == RAFT_LEADER || m->snapshot.id == 0 || !m->snapshot.config || index == 0 ||
+        m->snapshot.index_term == 0 || m->snapshot.index_term > m->term)
         return;
     follower_heard(r, m, m->snapshot.sent_at);
     if (r->snap.busy)
