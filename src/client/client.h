@@ -121,6 +121,9 @@ struct tc_call *tc_open(struct tc_client *c, uint64_t ino, uint32_t flags, struc
                         tc_entry_fn *fn, void *arg);
 /* The file that tc_make(open) made: call from its callback. */
 struct tc_file *tc_file_new(struct tc_client *c, uint64_t ino, uint32_t flags);
+uint32_t tc_file_flags(const struct tc_file *f); /* as it was opened */
+/* May data of @ino be cached outside (it was read or written through here under the present lease)? */
+bool tc_data_outside(struct tc_client *c, uint64_t ino);
 /* Reports a pending error once; flushes nothing (data stays under the lease). For close(2). */
 struct tc_call *tc_flush(struct tc_client *c, struct tc_file *f, tc_status_fn *fn, void *arg);
 /* Last reference gone. */

@@ -49,6 +49,18 @@ struct tc_file *tc_file_new(struct tc_client *c, uint64_t ino, uint32_t flags)
     return file_new(c, inode_get(c, ino), flags);
 }
 
+uint32_t tc_file_flags(const struct tc_file *f)
+{
+    return f->flags;
+}
+
+bool tc_data_outside(struct tc_client *c, uint64_t ino)
+{
+    const struct inode *i = inode_find(c, ino);
+
+    return i && i->kernel_pages;
+}
+
 void tc_release(struct tc_client *c, struct tc_file *f)
 {
     file_unref(c, f);
@@ -275,7 +287,6 @@ static void write_changed(struct tc_client *c, struct inode *i, uint64_t end)
     }
     x->mtime = session_time(c);
     x->meta_dirty = true;
-    i->kernel_pages = true;
     lease_x_used(c, i);
 }
 
@@ -321,6 +332,8 @@ static void write_tick(struct tc_call *call)
     write_changed(c, i, end);
     if (call->file)
         call->file->dirtied = true;
+    /* What appends is not cached outside: the kernel does not know where it goes. */
+    i->kernel_pages = i->kernel_pages || !call->file || !(call->file->flags & TC_OPEN_APPEND);
     c->stats.writes++;
     c->stats.write_bytes += call->len;
     call->off = off;

@@ -42,6 +42,7 @@ struct read_op {
     struct fetch *part[READ_PARTS_MAX];
     unsigned n;
     uint64_t breaks;
+    size_t bytes; /* that were there when it was gathered: what is added later is not looked at */
     struct iovec *iov;
     int n_iov, cap_iov;
     size_t len;
@@ -495,9 +496,11 @@ static void read_tick(struct tc_call *call)
             if (call->file)
                 ra_plan(c, call->file, i, call->off, n);
             call->stage = READ_FETCHING;
+            r->bytes = n;
             if (!gather(call, n))
                 continue;
         }
+        n = MIN(n, r->bytes);
         composed = compose(call, n);
         if (composed == COMPOSE_FETCH) {
             parts_drop(c, r);

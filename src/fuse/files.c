@@ -199,15 +199,43 @@ static void op_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, stru
     op->call = tc_read(op->m->client, op->file, op->off, size, reply_read, op);
 }
 
-static void reply_write(void *arg, int status, size_t len, uint64_t off TC_UNUSED)
+static void append_purged(void *arg)
 {
     struct fop *op = arg;
 
+    fuse_reply_write(op->req, op->len);
+    fop_end(op);
+}
+
+static void nothing(void *arg TC_UNUSED)
+{
+}
+
+static void reply_write(void *arg, int status, size_t len, uint64_t off)
+{
+    struct fop *op = arg;
+    struct tc_mount *m = op->m;
+    uint64_t ino = op->ino, meant = op->off;
+    bool moved = status == 0 && op->append && off != op->off;
+
+    if (status == 0 && op->direct && tc_data_outside(m->client, ino)) {
+        /* The pages that others have of the true place: no page is locked under a direct WRITE. */
+        op->call = NULL;
+        io_end(op);
+        op->kind = FOP_PLAIN;
+        op->len = len;
+        invalidate_inode(m, ino, off, len, append_purged, op);
+        return;
+    }
     if (status < 0)
         fuse_reply_err(op->req, tc_error_to_errno(status));
     else
         fuse_reply_write(op->req, len);
     fop_end(op);
+    if (moved) { /* O_APPEND came by fcntl(): the kernel keeps the bytes where it thought the end was */
+        invalidate_inode(m, ino, meant, len, nothing, NULL);
+        invalidate_inode(m, ino, off, len, nothing, NULL);
+    }
 }
 
 /* FUSE_WRITE_KILL_SUIDGID, which libfuse does not pass on. */
@@ -234,6 +262,8 @@ static void op_write(fuse_req_t req, fuse_ino_t ino, const char *data, size_t si
     op->off = (uint64_t)off;
     op->len = size;
     op->file = file_of(fi);
+    op->append = (fi->flags & O_APPEND) && !fi->writepage;
+    op->direct = op->append && (tc_file_flags(op->file) & TC_OPEN_APPEND);
     if (size >= FUSE_KEEP_MIN && b && p >= b->data && p + size <= b->data + b->len) {
         buf_ref(b);
         data_off = (size_t)(p - b->data);
@@ -245,7 +275,7 @@ static void op_write(fuse_req_t req, fuse_ino_t ino, const char *data, size_t si
     if (fi->writepage)
         op->call = tc_write_mapped(m->client, op->ino, b, data_off, size, op->off, reply_write, op);
     else
-        op->call = tc_write(m->client, op->file, b, data_off, size, op->off, (fi->flags & O_APPEND) != 0,
+        op->call = tc_write(m->client, op->file, b, data_off, size, op->off, op->append,
                             raw_write_kill(m), reply_write, op);
     buf_unref(b);
 }

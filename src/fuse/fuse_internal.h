@@ -66,7 +66,8 @@ struct fop {
     uint32_t flags;
     size_t size;   /* readdir: room; xattr: size asked */
     bool plus;
-    bool direct;
+    bool direct; /* the file is not in the page cache */
+    bool append;
     struct fop *prev, *next;
     struct fop *io_prev, *io_next; /* among the reads and writes of its inode */
 };

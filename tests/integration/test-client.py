@@ -7,7 +7,7 @@ from cluster import BUILD, Cluster
 
 
 def main():
-    driver = os.path.join(BUILD, 'tests', 'client-driver')
+    driver = os.path.join(BUILD, 'tests', 'integration', 'client-driver')
     nemesis = '--nemesis' in sys.argv
     with Cluster() as c:
         c.start()
