@@ -29,6 +29,7 @@ struct turns {
     uint32_t n_images;
     uint32_t life;  /* that wrote images[1..] */
     bool uncertain; /* an operation of it had no answer */
+    uint64_t ghost_until; /* a truncate of a dead client may be done until then: nobody works here */
     bool unread;    /* the next to come must read it all before anything else */
 };
 
@@ -218,6 +219,7 @@ static void do_truncate(struct actor *a, struct turns *t)
     } else {
         cut(push(t), size);
         t->uncertain = true;
+        t->ghost_until = sim_now(a->c->s) + 60 * NS_PER_S;
         if (!outcome_unknown(a, r, "truncate"))
             cluster_fail(a->c, "%s: truncate failed: %s", t->name, tc_error_name(r));
     }
@@ -305,7 +307,7 @@ static void turns_work(struct actor *a, struct turns *t)
 
 void turns_turn(struct actor *a, struct turns *t)
 {
-    if (t->busy)
+    if (t->busy || sim_now(a->c->s) < t->ghost_until)
         return;
     t->busy = true;
     turns_work(a, t);
@@ -315,7 +317,11 @@ void turns_turn(struct actor *a, struct turns *t)
 void turns_verify(struct actor *a, struct turns *t)
 {
     struct handle h;
-    int r = handle_open(a, &h, t->ino, TC_OPEN_READ);
+    int r;
+
+    if (sim_now(a->c->s) < t->ghost_until)
+        actor_sleep(a, t->ghost_until - sim_now(a->c->s));
+    r = handle_open(a, &h, t->ino, TC_OPEN_READ);
 
     if (r) {
         cluster_fail(a->c, "%s: open at the end: %s", t->name, tc_error_name(r));
