@@ -122,15 +122,14 @@ struct tc_call *tc_open(struct tc_client *c, uint64_t ino, uint32_t flags, struc
 /* The file that tc_make(open) made: call from its callback. */
 struct tc_file *tc_file_new(struct tc_client *c, uint64_t ino, uint32_t flags);
 uint32_t tc_file_flags(const struct tc_file *f); /* as it was opened */
-/* May data of @ino be cached outside (it was read or written through here under the present lease)? */
-bool tc_data_outside(struct tc_client *c, uint64_t ino);
 /* Reports a pending error once; flushes nothing (data stays under the lease). For close(2). */
 struct tc_call *tc_flush(struct tc_client *c, struct tc_file *f, tc_status_fn *fn, void *arg);
 /* Last reference gone. */
 void tc_release(struct tc_client *c, struct tc_file *f);
 struct tc_call *tc_read(struct tc_client *c, struct tc_file *f, uint64_t off, size_t len, tc_read_fn *fn, void *arg);
 /* @data: shared (the call takes a reference, keeps it until flushed): [data_off, data_off+len) of it. With
- * TC_OPEN_APPEND, or @append, it goes to the true end of file. kill_priv: clear suid and sgid as write(2) does. */
+ * TC_OPEN_APPEND, or @append, it goes to the true end of file. A file opened with TC_OPEN_APPEND is taken not to be
+ * cached outside through this descriptor: what others have cached there is dropped before the write is seen to be done. kill_priv: clear suid and sgid as write(2) does. */
 struct tc_call *tc_write(struct tc_client *c, struct tc_file *f, struct buf *data, size_t data_off, size_t len,
                          uint64_t off, bool append, bool kill_priv, tc_write_fn *fn, void *arg);
 /* A page written back by the kernel for a shared mapping: never waits (FUSE.md 2.1). */

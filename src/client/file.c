@@ -54,13 +54,6 @@ uint32_t tc_file_flags(const struct tc_file *f)
     return f->flags;
 }
 
-bool tc_data_outside(struct tc_client *c, uint64_t ino)
-{
-    const struct inode *i = inode_find(c, ino);
-
-    return i && i->kernel_pages;
-}
-
 void tc_release(struct tc_client *c, struct tc_file *f)
 {
     file_unref(c, f);
@@ -290,6 +283,43 @@ static void write_changed(struct tc_client *c, struct inode *i, uint64_t end)
     lease_x_used(c, i);
 }
 
+static void write_finish(struct tc_call *call)
+{
+    call_leave(call);
+    if (call->file && (call->file->flags & TC_OPEN_SYNC)) {
+        call->stage = SYNC_START;
+        call->tick(call);
+        return;
+    }
+    call_finish(call, 0);
+}
+
+static void append_purged(void *arg)
+{
+    struct tc_call *call = arg;
+
+    ASSERT(call->ino->hidden > 0);
+    call->ino->hidden--;
+    call->busy = false;
+    write_finish(call);
+}
+
+/* Others may have the page of the old end cached outside, with zeros behind it. It has to go before anybody is told of
+ * the new size, so until then the old one is shown. True: under way. */
+static bool append_purge(struct tc_call *call, uint64_t old_size)
+{
+    struct tc_client *c = call->c;
+    struct inode *i = call->ino;
+
+    if (!call->append || !call->file || !(call->file->flags & TC_OPEN_APPEND) || !i->kernel_pages || !c->cfg.invalidate_inode)
+        return false;
+    if (i->hidden++ == 0)
+        i->shown_size = old_size;
+    call->busy = true;
+    c->cfg.invalidate_inode(c->cfg.arg, i->ino, call->off, call->len, append_purged, call);
+    return true;
+}
+
 static void write_tick(struct tc_call *call)
 {
     struct tc_client *c = call->c;
@@ -343,13 +373,8 @@ static void write_tick(struct tc_call *call)
         (void)flush_launch(c, i, off / CHUNK_SIZE * BLOCKS_PER_CHUNK, end / CHUNK_SIZE * BLOCKS_PER_CHUNK - 1);
     if (c->dirty_bytes > c->dirty_max / 2)
         flush_pressure(c);
-    call_leave(call);
-    if (call->file && (call->file->flags & TC_OPEN_SYNC)) {
-        call->stage = SYNC_START;
-        write_tick(call);
-        return;
-    }
-    call_finish(call, 0);
+    if (!append_purge(call, off))
+        write_finish(call);
 }
 
 struct tc_call *tc_write(struct tc_client *c, struct tc_file *f, struct buf *data, size_t data_off, size_t len, uint64_t off,

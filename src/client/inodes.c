@@ -151,7 +151,7 @@ void inode_attr(const struct inode *i, struct attr *ret)
     ret->horizons.items = NULL;
     ret->horizons.n = 0;
     if (i->x) {
-        ret->size = i->x->size;
+        ret->size = i->hidden ? MIN(i->x->size, i->shown_size) : i->x->size;
         if (i->x->meta_dirty) {
             ret->mtime = i->x->mtime;
             if (i->x->mtime > ret->ctime)

@@ -281,6 +281,8 @@ struct inode {
     uint64_t get_stamp;    /* of them when X was asked for: none may be crossed */
     bool unasked; /* the machine runs for a release of our own */
     bool stepping; /* inside recall_progress() */
+    unsigned hidden;     /* appends whose place is being dropped outside: attributes show shown_size */
+    uint64_t shown_size;
     bool kernel_pages; /* data was given out that may be cached outside */
     uint32_t end_action; /* enum commit_action under way */
 

@@ -42,7 +42,7 @@ struct read_op {
     struct fetch *part[READ_PARTS_MAX];
     unsigned n;
     uint64_t breaks;
-    size_t bytes; /* that were there when it was gathered: what is added later is not looked at */
+    uint64_t end; /* what was to be read when it was gathered: the file may have grown since */
     struct iovec *iov;
     int n_iov, cap_iov;
     size_t len;
@@ -350,8 +350,11 @@ static enum composed compose(struct tc_call *call, size_t n)
         }
         if (was_local(r, block))
             return COMPOSE_FETCH;
-        for (unsigned k = 0; k < r->n && !b; k++)
+        for (unsigned k = 0; k < r->n && !b && block < r->end / BLOCK_SIZE + (end <= r->end); k++)
             b = fetched(r->part[k], block);
+        /* Neither here nor fetched, or fetched when the file ended in it and was shorter. */
+        if (!b && (!i->x || block * BLOCK_SIZE < i->x->data_end))
+            return COMPOSE_FETCH;
         if (b && needs_rewrite(i, b)) {
             rewrite(c, i, b, block);
             again = true;
@@ -496,11 +499,10 @@ static void read_tick(struct tc_call *call)
             if (call->file)
                 ra_plan(c, call->file, i, call->off, n);
             call->stage = READ_FETCHING;
-            r->bytes = n;
+            r->end = call->off + n;
             if (!gather(call, n))
                 continue;
         }
-        n = MIN(n, r->bytes);
         composed = compose(call, n);
         if (composed == COMPOSE_FETCH) {
             parts_drop(c, r);

@@ -199,14 +199,6 @@ static void op_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, stru
     op->call = tc_read(op->m->client, op->file, op->off, size, reply_read, op);
 }
 
-static void append_purged(void *arg)
-{
-    struct fop *op = arg;
-
-    fuse_reply_write(op->req, op->len);
-    fop_end(op);
-}
-
 static void nothing(void *arg TC_UNUSED)
 {
 }
@@ -216,17 +208,8 @@ static void reply_write(void *arg, int status, size_t len, uint64_t off)
     struct fop *op = arg;
     struct tc_mount *m = op->m;
     uint64_t ino = op->ino, meant = op->off;
-    bool moved = status == 0 && op->append && off != op->off;
+    bool moved = status == 0 && op->append && !op->direct && off != op->off;
 
-    if (status == 0 && op->direct && tc_data_outside(m->client, ino)) {
-        /* The pages that others have of the true place: no page is locked under a direct WRITE. */
-        op->call = NULL;
-        io_end(op);
-        op->kind = FOP_PLAIN;
-        op->len = len;
-        invalidate_inode(m, ino, off, len, append_purged, op);
-        return;
-    }
     if (status < 0)
         fuse_reply_err(op->req, tc_error_to_errno(status));
     else
@@ -271,7 +254,10 @@ static void op_write(fuse_req_t req, fuse_ino_t ino, const char *data, size_t si
         b = buf_copy(data, (uint32_t)size);
         data_off = 0;
     }
-    io_begin(op);
+    if (op->direct)
+        op->kind = FOP_PLAIN; /* no page is locked under it; the client drops what others have cached there */
+    else
+        io_begin(op);
     if (fi->writepage)
         op->call = tc_write_mapped(m->client, op->ino, b, data_off, size, op->off, reply_write, op);
     else
