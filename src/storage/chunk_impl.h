@@ -105,7 +105,6 @@ struct unlink_work { /* a file that is no chunk's any more; gone before the kv's
 };
 
 struct merge;
-struct trim_work;
 
 struct chunk_store {
     struct env *env;
@@ -133,8 +132,6 @@ struct chunk_store {
 
     uint64_t applied; /* every record below is applied */
     uint64_t gc_cursor;
-    struct trim_work *trims;
-    struct env_task trim_task;
 
     struct chunk **dirty;
     uint32_t n_dirty, cap_dirty;
@@ -169,7 +166,6 @@ struct chunk_store {
 /* chunk_store.c */
 void cs_fail(struct chunk_store *cs, int err, const char *why);
 void cs_apply_pos(struct chunk_store *cs, uint64_t end);
-uint64_t cs_safe_pos(const struct chunk_store *cs);
 bool cs_no_space(struct chunk_store *cs, uint64_t bytes);
 
 /* chunk_index.c */
@@ -237,9 +233,5 @@ void merge_timer_fire(struct env_timer *t);
 void merge_free(struct chunk_store *cs);
 
 /* chunk_trim.c */
-void trim_apply(struct chunk_store *cs, uint64_t pos, const struct chunk_trim_op *op);
-void trim_run(struct env_task *t);
-void trim_free(struct chunk_store *cs);
-/* Apply now, whole: replay. */
-int trim_apply_sync(struct chunk_store *cs, const struct chunk_trim_op *op);
+int trim_apply(struct chunk_store *cs, const struct chunk_trim_op *op);
 int trim_parse(const uint8_t *p, size_t n, struct chunk_trim_op *ret_op);

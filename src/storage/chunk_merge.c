@@ -413,7 +413,7 @@ static void merge_start(struct chunk_store *cs)
 
     m->cs = cs;
     m->state = MERGE_FILES;
-    m->pos = cs_safe_pos(cs);
+    m->pos = cs->applied;
     m->chunks = cs->dirty;
     m->n = cs->n_dirty;
     m->task.fn = merge_task;
@@ -429,7 +429,7 @@ static void merge_start(struct chunk_store *cs)
 
 static bool merge_due(const struct chunk_store *cs)
 {
-    if (!cs->n_dirty && !cs->unlinks && cs_safe_pos(cs) == cs->flushed)
+    if (!cs->n_dirty && !cs->unlinks && cs->applied == cs->flushed)
         return false;
     return cs->stalled || cs->pending_bytes > cs->opt.pending_bytes / 2 ||
            cs->n_dirty * (uint64_t)2048 > cs->opt.cache_bytes / 2 || cs->checkpoint_wanted || flush_due(cs);

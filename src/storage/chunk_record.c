@@ -203,20 +203,21 @@ size_t rec_put_trim(uint8_t *p, const struct chunk_trim_op *op)
     put(p + 8, op->ino, 8);
     put(p + 16, op->size, 8);
     put(p + 24, op->epoch, 8);
-    put(p + 32, op->reach, 8);
-    put(p + 40, op->gc_id, 8);
-    put(p + 48, op->pg_count, 4);
-    return 52;
+    put(p + 32, op->from, 8);
+    put(p + 40, op->to, 8);
+    put(p + 48, op->gc_id, 8);
+    put(p + 56, op->pg_count, 4);
+    return 60;
 }
 
 int trim_parse(const uint8_t *p, size_t n, struct chunk_trim_op *op)
 {
-    if (n != 52)
+    if (n != 60)
         return -TC_E_DAMAGED;
     *op = (struct chunk_trim_op){.ino = get(p + 8, 8), .size = get(p + 16, 8), .epoch = get(p + 24, 8),
-                                 .reach = get(p + 32, 8), .gc_id = get(p + 40, 8),
-                                 .pg_count = (uint32_t)get(p + 48, 4)};
-    return op->pg_count ? 0 : -TC_E_DAMAGED;
+                                 .from = get(p + 32, 8), .to = get(p + 40, 8),
+                                 .gc_id = get(p + 48, 8), .pg_count = (uint32_t)get(p + 56, 4)};
+    return op->pg_count && op->to <= UINT32_MAX ? 0 : -TC_E_DAMAGED;
 }
 
 size_t rec_put_drop(uint8_t *p, const struct chunk_key *key)
@@ -300,7 +301,7 @@ int rec_replay(void *arg, uint64_t pos, struct slice rec)
         return replay_write(cs, p, rec.len);
     case REC_TRIM:
         r = trim_parse(p, rec.len, &trim);
-        return r < 0 ? r : trim_apply_sync(cs, &trim);
+        return r < 0 ? r : trim_apply(cs, &trim);
     case REC_DROP:
         return replay_drop(cs, p, rec.len);
     default:

@@ -132,7 +132,6 @@ static void init(struct chunk_store *cs, struct env *env, const struct chunk_sto
     cs->journal_dir = tc_asprintf("%s/journal", cs->dir);
     cs->sync_tail = &cs->sync_head;
     cs->fail_task.fn = fail_task;
-    cs->trim_task.fn = trim_run;
     cs->merge_timer.fn = merge_timer_fire;
     cs->space_timer.fn = space_fire;
     for (int i = 0; i < FILE_DIRS; i++)
@@ -201,7 +200,6 @@ void chunk_store_close(struct chunk_store *cs)
     env_timer_cancel(cs->env, &cs->merge_timer);
     env_timer_cancel(cs->env, &cs->space_timer);
     env_defer_cancel(cs->env, &cs->fail_task);
-    trim_free(cs);
     merge_free(cs);
     journal_close(cs->journal);
     chunk_free_all(cs);

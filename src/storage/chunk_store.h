@@ -124,9 +124,11 @@ void chunk_read_op_fini(struct chunk_read_op *op);
 
 /* ---- removing ----------------------------------------------------------------------------------- */
 
-/* Blocks wholly at or past size, with a version epoch below epoch, of chunks below reach (PROTOCOL 5.3). */
+#define TRIM_CHUNKS_MAX 1024 /* of one trim: it is applied in one go */
+
+/* Blocks wholly at or past size, with a version epoch below epoch, of chunks [from, to) (PROTOCOL 5.3). */
 struct chunk_trim_op {
-    uint64_t ino, size, epoch, reach;
+    uint64_t ino, size, epoch, from, to;
     uint64_t gc_id; /* 0: none; else the durable gc cursor becomes this */
     uint32_t pg_count;
     void (*done)(struct chunk_trim_op *op, int status);

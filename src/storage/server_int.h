@@ -28,6 +28,7 @@
 
 struct storage_server;
 struct recovery;
+struct gc_run;
 
 struct identity {
     uint8_t cluster[16]; /* zero: not registered yet */
@@ -111,11 +112,7 @@ struct storage_server {
     struct identity id_new;
     int id_status;
 
-    struct chunk_trim_op *gc; /* under way */
-    uint32_t gc_left;
-    int gc_status;
-    uint64_t gc_id;
-    uint32_t gc_n;
+    struct gc_run *gc; /* under way */
 
     struct request *requests; /* all */
     uint32_t n_requests;

@@ -14,6 +14,7 @@
 #define BEAT_MS_DEFAULT 200
 #define RETRY_NS (50 * NS_PER_MS)
 #define GC_BATCH_MAX 512
+#define GC_AT_ONCE 256
 #define READY_MAX 1024
 #define IDENTITY_VERSION 1
 #define IDENTITY_BYTES 40
@@ -240,74 +241,115 @@ void leader_want_map(struct storage_server *s, uint64_t epoch)
 
 /* ---- gc ------------------------------------------------------------------------------------------------------------ */
 
-/* The rows of a batch go into the journal together; only when all are in does the cursor move, with the last. */
-static void gc_submit(struct storage_server *s, struct chunk_trim_op *op)
-{
-    int r;
+/* Rows become trims of a bounded window each, some at a time; when all are in the journal, one more that removes nothing
+ * moves the cursor. A failure leaves the cursor: the leader sends the rows again, and trims do no harm twice. */
+struct gc_trim {
+    struct chunk_trim_op op;
+    struct storage_server *s;
+};
 
-    s->gc_left++;
-    r = chunk_store_trim(s->cs, op);
-    if (r < 0) {
-        s->gc_status = r;
-        s->gc_left--;
-    }
-}
+struct gc_run {
+    struct gc_item *items;
+    uint32_t n, cur, left;
+    uint64_t next; /* chunk of the current item */
+    uint32_t pg_count;
+    bool last;
+    int status;
+};
+
+static void gc_step(struct storage_server *s);
 
 static void gc_end(struct storage_server *s)
 {
+    if (s->gc)
+        free(s->gc->items);
     free(s->gc);
     s->gc = NULL;
 }
 
-static void gc_step(struct storage_server *s)
-{
-    if (s->gc_left)
-        return;
-    if (s->gc_status < 0 || !s->gc_id) {
-        gc_end(s);
-        return;
-    }
-    s->gc[s->gc_n - 1].gc_id = s->gc_id;
-    s->gc_id = 0;
-    gc_submit(s, &s->gc[s->gc_n - 1]);
-    if (!s->gc_left)
-        gc_end(s);
-}
-
 static void gc_done(struct chunk_trim_op *op, int status)
 {
-    struct storage_server *s = op->owner;
+    struct gc_trim *t = container_of(op, struct gc_trim, op);
+    struct storage_server *s = t->s;
 
+    free(t);
     if (status < 0)
-        s->gc_status = status;
-    s->gc_left--;
-    if (!s->closing)
-        gc_step(s);
+        s->gc->status = status;
+    s->gc->left--;
+    gc_step(s);
+}
+
+static void gc_submit(struct storage_server *s, const struct chunk_trim_op *op)
+{
+    struct gc_trim *t = tc_calloc(1, sizeof(*t));
+    int r;
+
+    t->op = *op;
+    t->op.done = gc_done;
+    t->op.pg_count = s->gc->pg_count;
+    t->s = s;
+    s->gc->left++;
+    r = chunk_store_trim(s->cs, &t->op);
+    if (r < 0) {
+        s->gc->status = r;
+        s->gc->left--;
+        free(t);
+    }
+}
+
+static uint64_t gc_chunks(const struct gc_item *it)
+{
+    uint64_t end = it->reach / CHUNK_SIZE + (it->reach % CHUNK_SIZE != 0);
+
+    return MIN(end, (uint64_t)UINT32_MAX);
+}
+
+static void gc_step(struct storage_server *s)
+{
+    struct gc_run *g = s->gc;
+
+    while (g->cur < g->n && g->left < GC_AT_ONCE && g->status == 0) {
+        const struct gc_item *it = &g->items[g->cur];
+        uint64_t from = MAX(g->next, it->size / CHUNK_SIZE), to = MIN(gc_chunks(it), from + TRIM_CHUNKS_MAX);
+        struct chunk_trim_op op = {.ino = it->ino, .size = it->size, .epoch = it->epoch, .from = from, .to = to};
+
+        if (from < to)
+            gc_submit(s, &op);
+        g->next = to;
+        if (to >= gc_chunks(it)) {
+            g->cur++;
+            g->next = 0;
+        }
+    }
+    if (g->left)
+        return;
+    if (g->status == 0 && !g->last) {
+        struct chunk_trim_op op = {.gc_id = g->items[g->n - 1].id};
+
+        g->last = true;
+        gc_submit(s, &op);
+        if (g->left)
+            return;
+    }
+    gc_end(s);
 }
 
 static void gc_take(struct storage_server *s, const struct store_beat_res *res)
 {
     uint32_t n = MIN(res->gc.n, (uint32_t)GC_BATCH_MAX), k = 0;
+    struct gc_run *g;
 
     if (s->gc || !n || !s->map || !s->map->pg_count)
         return;
-    s->gc_id = 0;
-    s->gc = tc_calloc(n, sizeof(*s->gc));
+    g = tc_calloc(1, sizeof(*g));
+    g->items = tc_calloc(n, sizeof(*g->items));
+    g->pg_count = s->map->pg_count;
     for (uint32_t i = 0; i < n; i++) {
-        const struct gc_item *it = &res->gc.items[i];
-
-        if (it->id <= chunk_store_gc_cursor(s->cs))
-            continue;
-        s->gc[k++] = (struct chunk_trim_op){.ino = it->ino, .size = it->size, .epoch = it->epoch, .reach = it->reach,
-                                            .pg_count = s->map->pg_count, .done = gc_done, .owner = s};
-        s->gc_id = MAX(s->gc_id, it->id);
+        if (res->gc.items[i].id > chunk_store_gc_cursor(s->cs))
+            g->items[k++] = res->gc.items[i];
     }
-    s->gc_n = k;
-    s->gc_status = 0;
-    s->gc_left = 1;
-    for (uint32_t i = 0; i + 1 < k; i++)
-        gc_submit(s, &s->gc[i]);
-    s->gc_left--;
+    g->n = k;
+    s->gc = g;
     if (k)
         gc_step(s);
     else

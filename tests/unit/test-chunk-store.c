@@ -11,6 +11,7 @@
 #include <xxhash.h>
 
 #include "common/log.h"
+#include "common/map.h"
 #include "sim/sim.h"
 #include "storage/chunk_store.h"
 
@@ -18,7 +19,8 @@
 #define OPS_MAX 8
 
 struct model_block {
-    uint64_t acked, issued, trimmed; /* seq of epoch 1; trimmed: below this epoch-2 seq nothing need be */
+    uint64_t acked, issued; /* versions, as version_of() */
+    uint64_t trimmed;       /* below this version nothing need be there */
 };
 
 struct life {
@@ -27,7 +29,7 @@ struct life {
     struct env *env;
     struct chunk_store *cs;
     struct model_block model[CHUNKS][BLOCKS_PER_CHUNK];
-    uint64_t seq;
+    uint64_t seq, epoch;
     uint32_t flying;
     bool fatal;
 };
@@ -55,9 +57,18 @@ static void on_fatal(void *arg, int err, const char *why)
     l->fatal = true;
 }
 
+static uint32_t pgs = 3;
+
 static struct chunk_key key_of(uint32_t c)
 {
-    return (struct chunk_key){.pg = c % 3, .ino = 100 + c / 2, .index = c % 2};
+    struct map m = {.pg_count = pgs};
+
+    return (struct chunk_key){.pg = map_pg_of(&m, 100 + c / 2, c % 2), .ino = 100 + c / 2, .index = c % 2};
+}
+
+static uint64_t version_of(uint64_t epoch, uint64_t seq)
+{
+    return epoch << 32 | seq;
 }
 
 static void fill(uint8_t *to, uint32_t c, uint32_t b, uint64_t seq)
@@ -95,6 +106,7 @@ static struct life *life_new(uint64_t seed)
 {
     struct life *l = calloc(1, sizeof *l);
 
+    l->epoch = 1;
     l->sim = sim_new(seed);
     l->node = sim_node_new(l->sim, "s");
     return l;
@@ -118,7 +130,7 @@ static void wop_done(struct chunk_write_op *op)
         uint32_t c = (uint32_t)(it->key.ino - 100) * 2 + it->key.index;
 
         for (uint32_t b = it->first; it->status == 0 && b < it->first + it->count; b++)
-            l->model[c][b].acked = MAX(l->model[c][b].acked, it->vseq);
+            l->model[c][b].acked = MAX(l->model[c][b].acked, version_of(it->vepoch, it->vseq));
     }
     l->flying--;
     w->done = true;
@@ -128,10 +140,10 @@ static void wop_item(struct wop *w, uint32_t i, uint32_t c, uint32_t first, uint
 {
     struct chunk_write *it = &w->items[i];
 
-    *it = (struct chunk_write){.key = key_of(c), .first = first, .count = count, .vepoch = 1, .vseq = seq,
-                               .flags = zero ? WRITE_ZERO : 0, .pair = {1, seq, seq * 10, seq * 20}};
+    *it = (struct chunk_write){.key = key_of(c), .first = first, .count = count, .vepoch = w->l->epoch, .vseq = seq,
+                               .flags = zero ? WRITE_ZERO : 0, .pair = {w->l->epoch, seq, seq * 10, seq * 20}};
     for (uint32_t b = 0; b < count && first + b < ARRAY_SIZE(w->l->model[c]); b++) /* a bad range is tried too */
-        w->l->model[c][first + b].issued = MAX(w->l->model[c][first + b].issued, seq);
+        w->l->model[c][first + b].issued = MAX(w->l->model[c][first + b].issued, version_of(w->l->epoch, seq));
 }
 
 /* Payload and sums of all items; then off it goes. */
@@ -238,19 +250,21 @@ static void verify(struct life *l)
         for (uint32_t b = 0; b < BLOCKS_PER_CHUNK; b++) {
             struct chunk_block *k = &r.item.blocks[b];
             struct model_block *m = &l->model[c][b];
+            uint64_t has = version_of(k->vepoch, k->vseq);
 
             ck_assert_uint_ne(k->kind, RUN_UNKNOWN);
-            ck_assert_msg(k->vseq >= m->acked && k->vseq <= m->issued, "chunk %u block %u: has %lu, acked %lu, issued %lu",
-                          c, b, k->vseq, m->acked, m->issued);
-            m->acked = k->vseq; /* it was shown: it must stay */
-            highest = MAX(highest, k->vseq);
+            ck_assert_msg((has >= m->acked || m->acked < m->trimmed) && has <= m->issued,
+                          "chunk %u block %u: has %lx, acked %lx, issued %lx, trimmed %lx", c, b, has, m->acked, m->issued,
+                          m->trimmed);
+            m->acked = has; /* it was shown: it must stay */
+            highest = MAX(highest, has);
             if (k->kind != RUN_DATA)
                 continue;
             fill(want, c, b, k->vseq);
             ck_assert_mem_eq(p, want, BLOCK_SIZE);
             p += BLOCK_SIZE;
         }
-        ck_assert_uint_ge(r.item.pair.vseq, highest);
+        ck_assert_uint_ge(version_of(r.item.pair.vepoch, r.item.pair.vseq), highest);
         ck_assert_uint_eq(r.item.pair.size, r.item.pair.vseq * 10);
         chunk_read_op_fini(&r.op);
     }
@@ -288,10 +302,56 @@ static bool frozen(void *arg)
     return sim_node_crashed(l->node) || l->fatal;
 }
 
+struct removal {
+    struct chunk_trim_op trim;
+    struct chunk_drop_op drop;
+    bool flying;
+};
+
+static void removal_trimmed(struct chunk_trim_op *op, int status)
+{
+    (void)status;
+    container_of(op, struct removal, trim)->flying = false;
+}
+
+static void removal_dropped(struct chunk_drop_op *op, int status)
+{
+    (void)status;
+    container_of(op, struct removal, drop)->flying = false;
+}
+
+/* A truncation, a removed inode, a chunk that is no longer this store's: what was there need not be there any more. */
+static void random_removal(struct life *l, struct removal *rm)
+{
+    struct sim_rng *rng = sim_rng(l->sim);
+    uint32_t ino = (uint32_t)sim_below(rng, CHUNKS / 2), c = (uint32_t)sim_below(rng, CHUNKS);
+    uint64_t size = sim_below(rng, 3) ? 0 : sim_below(rng, 2 * CHUNK_SIZE);
+
+    if (rm->flying)
+        return;
+    rm->flying = true;
+    l->epoch++;
+    if (sim_below(rng, 4)) {
+        rm->trim = (struct chunk_trim_op){.ino = 100 + ino, .size = size, .epoch = l->epoch, .to = 2,
+                                          .pg_count = 3, .done = removal_trimmed};
+        for (uint64_t b = (size + BLOCK_SIZE - 1) / BLOCK_SIZE; b < 2 * BLOCKS_PER_CHUNK; b++)
+            l->model[ino * 2 + b / BLOCKS_PER_CHUNK][b % BLOCKS_PER_CHUNK].trimmed = version_of(l->epoch, 0);
+        if (chunk_store_trim(l->cs, &rm->trim) < 0)
+            rm->flying = false;
+        return;
+    }
+    rm->drop = (struct chunk_drop_op){.key = key_of(c), .done = removal_dropped};
+    for (uint32_t b = 0; b < BLOCKS_PER_CHUNK; b++)
+        l->model[c][b].trimmed = UINT64_MAX; /* writes under way may go with it */
+    if (chunk_store_drop(l->cs, &rm->drop) < 0)
+        rm->flying = false;
+}
+
 /* A life of random writes, several at once, that ends in a power loss somewhere. */
-static void one_life(struct life *l)
+static void one_life(struct life *l, bool removals)
 {
     struct wop *w = calloc(OPS_MAX, sizeof *w);
+    struct removal *rm = calloc(1, sizeof *rm);
     struct sim_rng *rng = sim_rng(l->sim);
 
     sim_disk_crash_after(sim_node_disk(l->node), sim_below(rng, 300));
@@ -306,6 +366,8 @@ static void one_life(struct life *l)
         for (uint32_t k = 0; k < n; k++)
             random_item(v, k);
         wop_start(v, n);
+        if (removals && sim_below(rng, 6) == 0)
+            random_removal(l, rm);
         if (sim_below(rng, 4) == 0)
             sim_run(l->sim, sim_now(l->sim) + sim_below(rng, 20) * NS_PER_MS, frozen, l);
         if (sim_below(rng, 10) == 0)
@@ -316,6 +378,14 @@ static void one_life(struct life *l)
     for (int i = 0; i < OPS_MAX; i++)
         wop_end(&w[i]);
     free(w);
+    free(rm);
+    for (uint32_t c = 0; c < CHUNKS; c++) { /* a drop counts for its own life only */
+        for (uint32_t b = 0; b < BLOCKS_PER_CHUNK; b++) {
+            if (l->model[c][b].trimmed == UINT64_MAX)
+                l->model[c][b].acked = 0;
+            l->model[c][b].trimmed = MIN(l->model[c][b].trimmed, version_of(l->epoch, 0));
+        }
+    }
     sim_disk_power_loss(sim_node_disk(l->node), (enum sim_loss)sim_below(rng, 3));
 }
 
@@ -325,13 +395,14 @@ START_TEST(crash_anywhere)
     const char *more = getenv("TC_SEEDS");
     uint64_t seeds = more ? strtoull(more, NULL, 10) : 12;
 
+    pgs = 3;
     for (uint64_t seed = 1; seed <= seeds; seed++) {
         struct life *l = life_new(seed + (uint64_t)_i * 1000);
 
         for (int i = 0; i < 6; i++) {
             ck_assert_int_eq(start_store(l, 4 << 20), 0);
             verify(l);
-            one_life(l);
+            one_life(l, _i >= 4);
         }
         ck_assert_int_eq(start_store(l, 4 << 20), 0);
         verify(l);
@@ -385,7 +456,7 @@ static bool trimmed(void *arg)
 
 static void trim(struct life *l, uint64_t ino, uint64_t size, uint64_t epoch, uint64_t gc)
 {
-    struct chunk_trim_op op = {.ino = ino, .size = size, .epoch = epoch, .reach = 64 << 20, .gc_id = gc,
+    struct chunk_trim_op op = {.ino = ino, .size = size, .epoch = epoch, .to = 64, .gc_id = gc,
                                .pg_count = 1, .done = on_trim};
 
     trim_ended = false;
@@ -402,6 +473,7 @@ START_TEST(trims)
     struct chunk_store_stats st;
     struct rop r;
 
+    pgs = 1;
     ck_assert_int_eq(start_store(l, 0), 0);
     ck_assert_int_eq(write_one(l, 0, 0, 256, 1, 1, 0), 0); /* ino 100, pg 0: as placed with one pg */
     ck_assert_int_eq(write_one(l, 0, 200, 1, 3, 1, 0), 0);
@@ -456,6 +528,7 @@ START_TEST(damage)
     struct chunk_store_stats st;
     struct rop r;
 
+    pgs = 1;
     ck_assert_int_eq(start_store(l, 0), 0);
     ck_assert_int_eq(write_one(l, 0, 0, 64, 1, 5, 0), 0);
     ck_assert_int_eq(vfs_list(env_vfs(l->env), "store/data/00", first_file, name), 1);
@@ -516,14 +589,18 @@ START_TEST(manifests)
     uint32_t n = 8, m = 1;
     bool eof;
 
+    pgs = 1;
     ck_assert_int_eq(start_store(l, 0), 0);
     for (uint32_t c = 0; c < CHUNKS; c++)
         ck_assert_int_eq(write_one(l, c, 0, c + 1, 1, c + 1, 0), 0);
     ck_assert_int_eq(chunk_store_manifest(l->cs, 0, NULL, a, &n, &eof), 0);
-    ck_assert_uint_eq(n, 2);
+    ck_assert_uint_eq(n, 6);
     ck_assert(eof);
     ck_assert_uint_eq(a[0].blocks, 1);
-    ck_assert_uint_eq(a[1].blocks, 4);
+    ck_assert_uint_eq(a[1].blocks, 2);
+    n = 8;
+    ck_assert_int_eq(chunk_store_manifest(l->cs, 1, NULL, b, &n, &eof), 0);
+    ck_assert_uint_eq(n, 0);
     chunk_store_checkpoint(l->cs);
     sim_run_until(l->sim, sim_now(l->sim) + 5 * NS_PER_S);
     ck_assert_int_eq(chunk_store_manifest(l->cs, 0, NULL, b, &m, &eof), 0);
@@ -531,7 +608,7 @@ START_TEST(manifests)
     ck_assert_mem_eq(&a[0], &b[0], sizeof a[0]);
     m = 8;
     ck_assert_int_eq(chunk_store_manifest(l->cs, 0, &b[0].key, b, &m, &eof), 0);
-    ck_assert_uint_eq(m, 1);
+    ck_assert_uint_eq(m, 5);
     ck_assert(eof);
     ck_assert_uint_eq(a[1].digest, b[0].digest);
     life_free(l);
@@ -559,7 +636,7 @@ int main(void)
     tcase_add_test(t, damage);
     tcase_add_test(t, full_disk);
     tcase_add_test(t, manifests);
-    tcase_add_loop_test(t, crash_anywhere, 0, 4);
+    tcase_add_loop_test(t, crash_anywhere, 0, 8); /* the later half with removals */
     suite_add_tcase(s, t);
     sr = srunner_create(s);
     srunner_run_all(sr, CK_ENV);
