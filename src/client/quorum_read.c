@@ -327,7 +327,7 @@ static bool unanimous(struct qread_op *o, unsigned need)
     unsigned votes = 0;
 
     for (unsigned i = 0; i < o->op.n_items; i++) {
-        if (!o->votes[i])
+        if (!o->votes[i] || !(o->op.items[i].set & QSET_C1))
             continue;
         votes++;
         if (o->op.items[i].want_data && !data)
@@ -342,6 +342,8 @@ static bool unanimous(struct qread_op *o, unsigned need)
     for (uint32_t b = 0; b < o->r->count; b++) {
         if (data[b].kind == RUN_UNKNOWN)
             return false;
+        if (data[b].kind == RUN_DATA && !data[b].data && !o->r->versions_only)
+            return false; /* asked for it only after this answer */
         if (other && data != other &&
             (version_cmp(&data[b], &other[b]) != 0 || data[b].kind != other[b].kind || data[b].sum != other[b].sum))
             return false;
