@@ -26,6 +26,14 @@
 #define FUSE_REQUESTS_PER_TURN 16
 #define FUSE_SPARE_BUFS 8
 
+/* The name that a thread looked up in its last request (names.c). */
+struct looked_up {
+    int tid; /* 0: none */
+    unsigned fired;
+    uint64_t parent, hash, ino, at;
+};
+#define LOOKED_UP_MAX 256
+
 struct tc_mount {
     struct env *env;
     struct tc_client *client;
@@ -43,6 +51,7 @@ struct tc_mount {
     uint32_t init_offered;
     bool init_done;
 
+    struct looked_up looked_up[LOOKED_UP_MAX]; /* by thread */
     struct fop *ops; /* in flight */
     struct env_timer interrupt_timer;
     struct fuse_inode_io *io; /* reads, writes and invalidations by inode */
@@ -63,6 +72,7 @@ struct fop {
     uint64_t off;
     size_t len;
     struct tc_file *file;
+    struct looked_up before, now; /* lookups */
     uint32_t flags;
     size_t size;   /* readdir: room; xattr: size asked */
     bool plus;

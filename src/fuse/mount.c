@@ -25,6 +25,7 @@ struct fop *fop_new(fuse_req_t req, uint64_t nodeid)
     op->req = req;
     op->ino = ino_of(m, nodeid);
     DL_APPEND(m->ops, op);
+    m->looked_up[(unsigned)fuse_req_ctx(req)->pid % LOOKED_UP_MAX].tid = 0; /* its last request is another now */
     fuse_req_interrupt_func(req, fop_on_interrupt, op);
     return op;
 }

@@ -56,11 +56,58 @@ static struct tc_cred cred_of(fuse_req_t req)
     return (struct tc_cred){.uid = ctx->uid, .gid = ctx->gid, .umask = ctx->umask};
 }
 
+/*
+ * rename() and link() look up both names, one after the other; if both are one inode, the kernel takes it for two
+ * links of one file and does nothing, successfully. When another mount has moved the file in between, that is
+ * wrong: the first name is gone. So a thread that finds in two requests that follow each other an inode that can
+ * have but one name under two is told ESTALE, on which the VFS begins the call anew. (Twice for a second name that
+ * the kernel revalidates and then looks up.)
+ */
+static bool has_moved(const struct fop *op, const struct tc_entry *e)
+{
+    const struct looked_up *b = &op->before;
+
+    if (b->tid == 0 || b->tid != op->now.tid || b->ino != e->ino || b->fired >= 2)
+        return false;
+    if (b->parent == op->now.parent && b->hash == op->now.hash)
+        return false;
+    return (S_ISDIR(e->attr.mode) || e->attr.nlink == 1) && env_now(op->m->env) < b->at + NS_PER_S;
+}
+
+static void reply_lookup(void *arg, int status, const struct tc_entry *e)
+{
+    struct fop *op = arg;
+    struct tc_mount *m = op->m;
+    struct looked_up *slot = &m->looked_up[(unsigned)op->now.tid % LOOKED_UP_MAX];
+
+    if (status == 0 && has_moved(op, e)) {
+        *slot = op->before;
+        slot->fired++;
+        tc_forget(m->client, e->ino, 1);
+        fuse_reply_err(op->req, ESTALE);
+        fop_end(op);
+        return;
+    }
+    if (status == 0) {
+        op->now.ino = e->ino;
+        op->now.at = env_now(m->env);
+        *slot = op->now;
+    }
+    reply_entry(op, status, e);
+}
+
 static void op_lookup(fuse_req_t req, fuse_ino_t parent, const char *name)
 {
+    int tid = (int)fuse_req_ctx(req)->pid;
+    struct looked_up before = mount_of(req)->looked_up[(unsigned)tid % LOOKED_UP_MAX];
     struct fop *op = fop_new(req, parent);
+    uint64_t hash = 0xcbf29ce484222325;
 
-    op->call = tc_lookup(op->m->client, op->ino, name, reply_entry, op);
+    for (const char *p = name; *p; p++)
+        hash = (hash ^ (uint8_t)*p) * 0x100000001b3;
+    op->before = before;
+    op->now = (struct looked_up){.tid = tid, .parent = op->ino, .hash = hash};
+    op->call = tc_lookup(op->m->client, op->ino, name, reply_lookup, op);
 }
 
 static void op_forget(fuse_req_t req, fuse_ino_t ino, uint64_t n)
