@@ -32,7 +32,7 @@ struct looked_up {
     unsigned fired;
     uint64_t parent, hash, ino, at;
 };
-#define LOOKED_UP_MAX 256
+#define LOOKED_UP_MAX 4096
 
 struct tc_mount {
     struct env *env;
