@@ -203,21 +203,33 @@ static void nothing(void *arg TC_UNUSED)
 {
 }
 
-static void reply_write(void *arg, int status, size_t len, uint64_t off)
+static void write_answer(struct fop *op)
 {
-    struct fop *op = arg;
     struct tc_mount *m = op->m;
-    uint64_t ino = op->ino, meant = op->off;
-    bool moved = status == 0 && op->append && !op->direct && off != op->off;
+    uint64_t ino = op->ino, meant = op->off, went = op->went;
+    size_t len = op->len;
+    bool moved = op->append && !op->direct && went != meant;
 
-    if (status < 0)
-        fuse_reply_err(op->req, tc_error_to_errno(status));
-    else
-        fuse_reply_write(op->req, len);
+    fuse_reply_write(op->req, len);
     fop_end(op);
     if (moved) { /* O_APPEND came by fcntl(): the kernel keeps the bytes where it thought the end was */
         invalidate_inode(m, ino, meant, len, nothing, NULL);
-        invalidate_inode(m, ino, off, len, nothing, NULL);
+        invalidate_inode(m, ino, went, len, nothing, NULL);
+    }
+}
+
+static void reply_write(void *arg, int status, size_t len, uint64_t off)
+{
+    struct fop *op = arg;
+
+    op->call = NULL;
+    op->len = len;
+    op->went = off;
+    if (status < 0) {
+        fuse_reply_err(op->req, tc_error_to_errno(status));
+        fop_end(op);
+    } else if (!op->direct || !attr_wait(op, write_answer)) {
+        write_answer(op);
     }
 }
 

@@ -60,7 +60,7 @@ struct tc_mount {
     void (*on_unmounted)(struct tc_mount *m);
 };
 
-enum fop_kind { FOP_PLAIN, FOP_READ, FOP_WRITE };
+enum fop_kind { FOP_PLAIN, FOP_READ, FOP_WRITE, FOP_GETATTR };
 
 struct fop {
     struct tc_mount *m;
@@ -79,7 +79,11 @@ struct fop {
     bool direct; /* the file is not in the page cache */
     bool append;
     struct fop *prev, *next;
-    struct fop *io_prev, *io_next; /* among the reads and writes of its inode */
+    struct fop *io_prev, *io_next; /* among the reads and writes, or GETATTRs, of its inode */
+    uint64_t seq;                  /* of GETATTRs; a waiting write: of the last it waits for */
+    void (*answer)(struct fop *op);
+    uint64_t went; /* a WRITE: its true place */
+    struct fop *wait_prev, *wait_next;
 };
 
 /* mount.c */
@@ -117,5 +121,12 @@ void invalidate_inode(void *arg, uint64_t ino, uint64_t off, uint64_t len, void 
 void invalidate_entry(void *arg, uint64_t parent, const char *name, void (*done)(void *done_arg), void *done_arg);
 void io_begin(struct fop *op); /* a READ or WRITE came */
 void io_end(struct fop *op);   /* its answer was written */
-/* Unknown to the kernel from now on, as far as the daemon has asked (a WRITE went elsewhere than the kernel thinks). */
+/*
+ * When a WRITE's answer arrives the kernel throws away the size that a GETATTR under way will bring: it would
+ * go on with its own idea of the end of file, though another client's appends have moved it. So an answer
+ * to a write past the kernel's cache waits for the GETATTRs that came before it (true), then calls @answer.
+ */
+void attr_begin(struct fop *op);
+void attr_end(struct fop *op);
+bool attr_wait(struct fop *op, void (*answer)(struct fop *op));
 void invalidate_free(struct tc_mount *m);

@@ -33,13 +33,14 @@ struct inval {
     unsigned passes;
     unsigned n_again;
     struct range again[INVAL_AGAIN_MAX];
+    struct env_task end_task;
     struct inval *prev, *next;
 };
 
 struct inval_piece {
     struct env_job job;
     struct tc_mount *m;
-    struct inval *inval; /* NULL: superseded, or an entry */
+    struct inval *inval; /* NULL: superseded, or on its own (then done is set) */
     struct range range;
     uint64_t ino;
     char *name; /* entry */
@@ -53,7 +54,11 @@ struct fuse_inode_io {
     uint64_t ino;
     struct tc_mount *m;
     struct fop *ops;
+    struct fop *attrs; /* GETATTRs in flight, in order */
+    uint64_t attr_seq;
+    struct fop *waiting; /* direct writes whose answer waits for GETATTRs */
     struct inval *invals;
+    bool busy; /* do not free */
     UT_hash_handle hh;
 };
 
@@ -73,7 +78,7 @@ static struct fuse_inode_io *io_get(struct tc_mount *m, uint64_t ino)
 
 static void io_put(struct fuse_inode_io *io)
 {
-    if (io->ops || io->invals)
+    if (io->busy || io->ops || io->invals || io->attrs)
         return;
     HASH_DEL(io->m->io, io);
     free(io);
@@ -104,8 +109,9 @@ static void piece_run(struct env_job *j)
 
 static void start_pass(struct inval *v, struct range r);
 
-static void inval_check(struct inval *v)
+static void inval_end(struct env_task *t)
 {
+    struct inval *v = container_of(t, struct inval, end_task);
     struct fuse_inode_io *io = v->io;
     unsigned n = v->n_again;
 
@@ -127,12 +133,20 @@ static void inval_check(struct inval *v)
     io_put(io);
 }
 
+/* In a turn of its own: READs that the client had finished before have been answered then, and are among
+ * those to be done again. */
+static void inval_check(struct inval *v)
+{
+    if (!v->pieces)
+        env_defer(v->io->m->env, &v->end_task);
+}
+
 static void piece_done(struct env_job *j)
 {
     struct inval_piece *p = container_of(j, struct inval_piece, job);
     struct inval *v = p->inval;
 
-    if (p->name)
+    if (p->done)
         p->done(p->done_arg);
     if (v) {
         DL_DELETE(v->pieces, p);
@@ -185,6 +199,7 @@ void invalidate_inode(void *arg, uint64_t ino, uint64_t off, uint64_t len, void 
     uint64_t end = len > UINT64_MAX - off - PAGE_MASK_LOW ? UINT64_MAX : (off + len + PAGE_MASK_LOW) & ~PAGE_MASK_LOW;
 
     v->io = io_get(m, ino);
+    v->end_task.fn = inval_end;
     v->done = done;
     v->done_arg = done_arg;
     DL_APPEND(v->io->invals, v);
@@ -243,12 +258,54 @@ void io_begin(struct fop *op)
     {
         supersede(v, range_of(op));
     }
-    /* A superseded piece that was all there was leaves nothing to wait for: ends with the next event. */
+    /* A superseded piece that was all there was leaves nothing to wait for. */
     DL_FOREACH(io->invals, v)
     {
-        if (!v->pieces)
-            start_piece(v, (struct range){0, 0});
+        inval_check(v);
     }
+}
+
+/* ---- GETATTR beside direct writes ---- */
+
+void attr_begin(struct fop *op)
+{
+    struct fuse_inode_io *io = io_get(op->m, op->ino);
+
+    op->seq = ++io->attr_seq;
+    DL_APPEND2(io->attrs, op, io_prev, io_next);
+}
+
+void attr_end(struct fop *op)
+{
+    struct fop *w, *tmp;
+    struct fuse_inode_io *io;
+
+    HASH_FIND(hh, op->m->io, &op->ino, sizeof(op->ino), io);
+    ASSERT(io);
+    DL_DELETE2(io->attrs, op, io_prev, io_next);
+    io->busy = true; /* the answers below end requests of this inode */
+    DL_FOREACH_SAFE2(io->waiting, w, tmp, wait_next)
+    {
+        if (io->attrs && io->attrs->seq <= w->seq)
+            continue;
+        DL_DELETE2(io->waiting, w, wait_prev, wait_next);
+        w->answer(w);
+    }
+    io->busy = false;
+    io_put(io);
+}
+
+bool attr_wait(struct fop *op, void (*answer)(struct fop *op))
+{
+    struct fuse_inode_io *io;
+
+    HASH_FIND(hh, op->m->io, &op->ino, sizeof(op->ino), io);
+    if (!io || !io->attrs)
+        return false;
+    op->seq = io->attr_seq;
+    op->answer = answer;
+    DL_APPEND2(io->waiting, op, wait_prev, wait_next);
+    return true;
 }
 
 static void again(struct inval *v, struct range r)

@@ -32,7 +32,9 @@ struct fop *fop_new(fuse_req_t req, uint64_t nodeid)
 
 void fop_end(struct fop *op)
 {
-    if (op->kind != FOP_PLAIN)
+    if (op->kind == FOP_GETATTR)
+        attr_end(op);
+    else if (op->kind != FOP_PLAIN)
         io_end(op);
     DL_DELETE(op->m->ops, op);
     free(op);

@@ -131,6 +131,8 @@ static void op_getattr(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi
 {
     struct fop *op = fop_new(req, ino);
 
+    op->kind = FOP_GETATTR;
+    attr_begin(op);
     op->call = tc_getattr(op->m->client, op->ino, reply_attr, op);
 }
 
