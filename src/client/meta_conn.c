@@ -355,6 +355,11 @@ static void on_reply(struct meta_member_port *m, const struct wire_header *h, st
             return;
         }
     }
+    if (status == -TC_E_LEASE_CONFLICT && r->mutation && r->seq && r->session == c->session) {
+        seq_finished(c, r->seq); /* an entry: this seq has had its answer */
+        r->seq = c->next_seq++;
+        c->seq_done[r->seq % MUTATION_WINDOW] = false;
+    }
     if (is_transient(status)) {
         r->next_at = env_now(c->env) + 50 * NS_PER_MS + env_random(c->env) % (50 * NS_PER_MS);
         r->refused = true;

@@ -112,6 +112,21 @@ bool lease_op_admissible(const struct lease_op *op)
     return true;
 }
 
+bool lease_op_blocked(const struct lease_op *op)
+{
+    ASSERT(op->state == LEASE_OP_RECALLING);
+    for (unsigned i = 0; i < op->n; i++) {
+        const struct lease_slot *ahead;
+
+        DL_FOREACH(op->slots[i].inode->queue, ahead)
+        {
+            if (ahead->op->state == LEASE_OP_PROPOSED && slot_blocks(ahead, &op->slots[i]))
+                return true;
+        }
+    }
+    return false;
+}
+
 /* Whoever waits in @i's queue may be able to go now. The first that is blocked blocks all behind it. */
 static void queue_wake(struct leases *l, struct lease_inode *i)
 {
@@ -119,6 +134,8 @@ static void queue_wake(struct leases *l, struct lease_inode *i)
 
     DL_FOREACH(i->queue, q)
     {
+        if (q->op->state == LEASE_OP_RECALLING && q->op->waits == 0)
+            op_ready(l, q->op); /* it may have been lease_op_blocked() */
         if (q->op->state == LEASE_OP_QUEUED) {
             op_ready(l, q->op);
             return;

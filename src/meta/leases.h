@@ -166,6 +166,9 @@ void lease_op_enqueue(struct leases *l, struct lease_op *op);
 bool lease_op_admissible(const struct lease_op *op);
 /* QUEUED -> RECALLING. */
 void lease_op_begin(struct lease_op *op);
+/* What went past the queue (lease_op_bypass) since it left it may take what this one needs: it waits in RECALLING, and
+ * is on the ready list when that has ended. */
+bool lease_op_blocked(const struct lease_op *op);
 /* RECALLING -> PROPOSED. */
 void lease_op_proposed(struct leases *l, struct lease_op *op);
 /* IDLE -> PROPOSED at the head of its queues: what must not wait behind a recall (PROTOCOL 3.4). */

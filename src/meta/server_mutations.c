@@ -175,9 +175,6 @@ static bool op_bypasses(const struct meta_op *op)
     case MSG_REMOVEXATTR:
         ino = ((struct setxattr_req *)op->msg)->ino;
         break;
-    case MSG_LEASE_GET_X:
-        ino = ((struct lease_get_req *)op->msg)->ino;
-        break;
     default:
         return op->n_inos == 0;
     }
@@ -373,6 +370,8 @@ static void mutation_ready(struct meta_op *op)
         server_turn(op->s);
         return; /* until the recalls are acknowledged */
     }
+    if (lease_op_blocked(&op->lease))
+        return;
     lease_op_proposed(ls, &op->lease);
     op_propose(op);
 }

@@ -189,6 +189,8 @@ static void lease_get_read(struct meta_server *s, struct request *q, struct meta
         server_turn(s);
         return;
     }
+    if (lease_op_blocked(&op->lease))
+        return;
     getattr(s, q, x);
 }
 

@@ -205,6 +205,26 @@ START_TEST(queue_order)
 }
 END_TEST
 
+/* What goes past the queue may take X again: whoever was recalling it waits until that is known. */
+START_TEST(bypass_blocks)
+{
+    struct lease_op p, x;
+
+    op_on(&p, b.id, 10, LEASE_MODE_EXCLUSIVE);
+    op_on(&x, a.id, 10, LEASE_MODE_EXCLUSIVE);
+    ENTER(p);
+    lease_recall_x(l, &p, 10, &a, RECALL_ALL, TERM, 55, 0);
+    lease_op_bypass(l, &x);
+    lease_x_ended(l, &a, 10, TERM, 55, 0, 0);
+    ck_assert_ptr_eq(lease_ready_next(l), &p);
+    ck_assert(lease_op_blocked(&p));
+    lease_op_finish(l, &x);
+    ck_assert_ptr_eq(lease_ready_next(l), &p);
+    ck_assert(!lease_op_blocked(&p));
+    lease_op_finish(l, &p);
+}
+END_TEST
+
 /* Two operations on the same two inodes, named in opposite order, never wait for each other. */
 START_TEST(queue_no_deadlock)
 {
@@ -302,6 +322,7 @@ int main(void)
     tcase_add_test(c, recall_x);
     tcase_add_test(c, asks_are_shared);
     tcase_add_test(c, queue_order);
+    tcase_add_test(c, bypass_blocks);
     tcase_add_test(c, queue_no_deadlock);
     tcase_add_test(c, lists);
     tcase_add_test(c, session_ends);
