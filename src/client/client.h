@@ -129,7 +129,8 @@ void tc_release(struct tc_client *c, struct tc_file *f);
 struct tc_call *tc_read(struct tc_client *c, struct tc_file *f, uint64_t off, size_t len, tc_read_fn *fn, void *arg);
 /* @data: shared (the call takes a reference, keeps it until flushed): [data_off, data_off+len) of it. With
  * TC_OPEN_APPEND, or @append, it goes to the true end of file. A file opened with TC_OPEN_APPEND is taken not to be
- * cached outside through this descriptor: what others have cached there is dropped before the write is seen to be done. kill_priv: clear suid and sgid as write(2) does. */
+ * cached outside through this descriptor: what others have cached there is dropped before the write is seen to be
+ * done. kill_priv: clear suid and sgid as write(2) does. */
 struct tc_call *tc_write(struct tc_client *c, struct tc_file *f, struct buf *data, size_t data_off, size_t len,
                          uint64_t off, bool append, bool kill_priv, tc_write_fn *fn, void *arg);
 /* A page written back by the kernel for a shared mapping: never waits (FUSE.md 2.1). */
