@@ -25,6 +25,7 @@
 
 #define PACKED_BLOCKS 16          /* chunks up to this many blocks stay in the kv */
 #define DIRECT_BLOCKS 16          /* writes of at least this many fresh blocks go straight to the file */
+#define FILE_NUMBERS_LOST 65536   /* at most so many were given out in a life and not recorded */
 #define FILE_DIRS 16              /* directories under data/ */
 #define FILES_OPEN_MAX 2048       /* handles kept */
 #define NOWAIT_BLOCKS 16          /* reads up to this size are tried on the loop first: a thread costs more */
@@ -105,6 +106,7 @@ struct unlink_work { /* a file that is no chunk's any more; gone before the kv's
 };
 
 struct merge;
+struct sweep;
 
 struct chunk_store {
     struct env *env;
@@ -153,6 +155,7 @@ struct chunk_store {
     bool checkpoint_wanted;
     uint64_t flushed; /* position of the last flush */
 
+    struct sweep *sweep;
     struct env_timer space_timer;
     struct env_job space_job;
     uint64_t space_total, space_free, space_new_total, space_new_free;
@@ -231,6 +234,10 @@ void merge_kick(struct chunk_store *cs);
 void merge_unblock(struct chunk_store *cs, struct chunk *c);
 void merge_timer_fire(struct env_timer *t);
 void merge_free(struct chunk_store *cs);
+
+/* chunk_sweep.c */
+void sweep_open(struct chunk_store *cs);
+void sweep_close(struct chunk_store *cs);
 
 /* chunk_trim.c */
 int trim_apply(struct chunk_store *cs, const struct chunk_trim_op *op);

@@ -172,6 +172,7 @@ static int open_state(struct chunk_store *cs)
         return -TC_E_DAMAGED;
     }
     cs->applied = journal_end(cs->journal);
+    cs->file_last += FILE_NUMBERS_LOST; /* none of this life was used before */
     return 0;
 }
 
@@ -187,6 +188,7 @@ int chunk_store_open(struct env *env, const struct chunk_store_options *opt, str
         return r;
     }
     env_timer_set(env, &cs->space_timer, env_now(env) + SPACE_EVERY_NS);
+    sweep_open(cs);
     if (cs->n_dirty)
         env_timer_set(env, &cs->merge_timer, env_now(env));
     *ret_store = cs;
@@ -200,6 +202,7 @@ void chunk_store_close(struct chunk_store *cs)
     env_timer_cancel(cs->env, &cs->merge_timer);
     env_timer_cancel(cs->env, &cs->space_timer);
     env_defer_cancel(cs->env, &cs->fail_task);
+    sweep_close(cs);
     merge_free(cs);
     journal_close(cs->journal);
     chunk_free_all(cs);

@@ -615,6 +615,80 @@ START_TEST(manifests)
 }
 END_TEST
 
+static bool file_exists(struct life *l, const char *path)
+{
+    struct vfs_file *f = NULL;
+    int r = vfs_open(env_vfs(l->env), path, VFS_RDONLY, &f);
+
+    vfs_close(f);
+    return r == 0;
+}
+
+/* A file that no index entry names, left by a crash, is removed after a start; the others stay. */
+START_TEST(orphans)
+{
+    struct life *l = life_new(6);
+    struct vfs_file *f;
+    struct rop r;
+
+    pgs = 1;
+    ck_assert_int_eq(start_store(l, 0), 0);
+    ck_assert_int_eq(write_one(l, 0, 0, 256, 1, 1, 0), 0);
+    ck_assert_int_eq(vfs_open(env_vfs(l->env), "store/data/00/0000-64-0-0.9", VFS_RDWR | VFS_CREATE, &f), 0);
+    vfs_close(f);
+    ck_assert_int_eq(vfs_open(env_vfs(l->env), "store/data/00/0000-77-0-0.3", VFS_RDWR | VFS_CREATE, &f), 0);
+    vfs_close(f);
+    stop_store(l);
+    ck_assert_int_eq(start_store(l, 0), 0);
+    ck_assert(file_exists(l, "store/data/00/0000-77-0-0.3"));
+    sim_run_until(l->sim, sim_now(l->sim) + 20 * NS_PER_S);
+    ck_assert(!file_exists(l, "store/data/00/0000-77-0-0.3"));
+    ck_assert(!file_exists(l, "store/data/00/0000-64-0-0.9"));
+    read_chunk(l, 0, &r);
+    ck_assert_uint_eq(r.item.n_data, 256);
+    chunk_read_op_fini(&r.op);
+    life_free(l);
+}
+END_TEST
+
+/* A disk that fails a write or a sync: the write is refused, what was there stays, the next one goes through. */
+START_TEST(disk_errors)
+{
+    struct life *l = life_new(7);
+    int refused = 0;
+
+    ck_assert_int_eq(start_store(l, 0), 0);
+    ck_assert_int_eq(write_one(l, 1, 0, 256, 1, 1, 0), 0);
+    ck_assert_int_eq(write_one(l, 1, 3, 1, 1, 2, 0), 0);
+    for (uint64_t i = 0; i < 6; i++) {
+        struct sim_disk *d = sim_node_disk(l->node);
+        int r;
+
+        sim_disk_fail(d, i % 2 ? SIM_DISK_WRITE : SIM_DISK_SYNC, 0, -TC_E_IO);
+        l->epoch = 1;
+        r = write_one(l, 0, (uint32_t)i * 32, 32, 1, 10 + i, 0); /* straight to the file */
+        refused += r < 0;
+        ck_assert(r == 0 || r == -TC_E_IO);
+        if (l->fatal) { /* it was the journal's: the store ends and starts again */
+            stop_store(l);
+            sim_disk_power_loss(d, SIM_LOSS_RANDOM);
+            ck_assert_int_eq(start_store(l, 0), 0);
+        }
+        verify(l);
+    }
+    ck_assert_int_gt(refused, 0);
+    sim_disk_fail(sim_node_disk(l->node), SIM_DISK_WRITE, 0, -TC_E_IO);
+    (void)write_one(l, 1, 5, 1, 1, 50, 0);
+    if (l->fatal) {
+        ck_assert_int_eq(write_one(l, 1, 5, 1, 1, 51, 0), -TC_E_IO);
+        stop_store(l);
+        ck_assert_int_eq(start_store(l, 0), 0);
+    }
+    verify(l);
+    life_free(l);
+}
+END_TEST
+
 static void quiet(void *arg, const char *line)
 {
     (void)arg;
@@ -636,6 +710,8 @@ int main(void)
     tcase_add_test(t, damage);
     tcase_add_test(t, full_disk);
     tcase_add_test(t, manifests);
+    tcase_add_test(t, orphans);
+    tcase_add_test(t, disk_errors);
     tcase_add_loop_test(t, crash_anywhere, 0, 8); /* the later half with removals */
     suite_add_tcase(s, t);
     sr = srunner_create(s);
