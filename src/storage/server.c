@@ -26,6 +26,7 @@ static void request_free(struct request *q)
         env_defer_cancel(s->env, &q->op.read.task);
     DL_DELETE(s->requests, q);
     s->n_requests--;
+    s->read_blocks -= q->read_blocks;
     buf_unref(q->head);
     buf_unref(q->payload);
     wire_arena_fini(&q->arena);
@@ -85,6 +86,17 @@ static void wait_sweep(struct env_timer *t)
     }
     if (any)
         env_timer_set(s->env, t, now + WAIT_SWEEP_NS);
+}
+
+bool requests_waiting(const struct storage_server *s)
+{
+    const struct request *q;
+
+    DL_FOREACH(s->requests, q) {
+        if (q->waiting)
+            return true;
+    }
+    return false;
 }
 
 void requests_map_changed(struct storage_server *s)

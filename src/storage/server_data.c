@@ -277,6 +277,12 @@ static void handle_read(struct request *q)
         return;
     for (uint32_t i = 0; i < req->items.n; i++)
         blocks += req->items.items[i].data ? req->items.items[i].count : 0;
+    if (s->read_blocks - q->read_blocks + blocks > READ_BLOCKS_TOTAL) {
+        request_reply(q, -TC_E_BACKPRESSURE, NULL, NULL, NULL);
+        return;
+    }
+    s->read_blocks += blocks - q->read_blocks;
+    q->read_blocks = blocks;
     results = req->items.n <= ITEMS_MAX && blocks <= READ_BLOCKS_MAX ? need(q, req->items.n, sizeof(*results)) : NULL;
     if (!results) {
         request_reply(q, -TC_E_LIMIT, NULL, NULL, NULL);

@@ -23,6 +23,7 @@
 #define WAIT_MAP_NS (2 * NS_PER_S)     /* a request waits so long for the map it names */
 #define ITEMS_MAX 1024                 /* of one request */
 #define READ_BLOCKS_MAX 4096           /* data of one answer: 16 MiB */
+#define READ_BLOCKS_TOTAL 32768        /* of all answers being made: 128 MiB */
 #define LINKS_MAX 256                  /* to peers */
 #define CUT_OFF_NS (2 * NS_PER_S)      /* silent for so long, writes may have been missed */
 
@@ -63,6 +64,7 @@ struct request {
     uint32_t *slots;   /* item of op -> item of the request */
     void *results;     /* wire results, in the arena */
     struct env_task task;
+    uint64_t read_blocks;
     uint32_t at;       /* SIZE_QUERY, RECONCILE: progress */
     uint32_t left;
     int status;
@@ -101,6 +103,8 @@ struct storage_server {
     uint32_t busy;
     uint64_t map_wanted; /* epoch that somebody named */
     struct rpc_call map_call;
+    struct env_timer map_timer;
+    uint32_t map_link; /* member asked for it */
 
     struct leader_link *links;
     uint32_t n_links, leader; /* index */
@@ -122,7 +126,7 @@ struct storage_server {
     uint32_t n_peers;
     struct recovery *recovery;
     uint64_t foreground; /* time of the last request of a client */
-    uint64_t heals; /* of RECONCILE and repair under way */
+    uint64_t read_blocks; /* asked for in answers being made */
 };
 
 /* server.c */
@@ -131,6 +135,7 @@ void request_reply(struct request *q, int status, const struct wire_schema *sche
 void request_dispatch(struct request *q);
 /* Waits until the map is at least @epoch, then is dispatched again; answered STALE_MAP if that takes too long. */
 void request_wait_map(struct request *q, uint64_t epoch);
+bool requests_waiting(const struct storage_server *s);
 void requests_map_changed(struct storage_server *s);
 /* The link to a peer store; NULL: the map does not know it. */
 struct rpc_link *server_peer(struct storage_server *s, uint64_t store);

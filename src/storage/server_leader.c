@@ -11,6 +11,7 @@
 #include "common/log.h"
 
 #define CALL_NS (600 * NS_PER_MS)
+#define MAP_CALL_NS (250 * NS_PER_MS)
 #define BEAT_MS_DEFAULT 200
 #define RETRY_NS (50 * NS_PER_MS)
 #define GC_BATCH_MAX 512
@@ -166,6 +167,7 @@ static void map_job_done(struct env_job *j)
         server_fatal(s, s->map_save_status, "the cluster map cannot be stored");
         return;
     }
+    s->map_link = 0;
     map_free(s->map);
     buf_unref(s->map_bytes);
     s->map = TAKE(s->map_new);
@@ -214,7 +216,19 @@ static void map_on_reply(struct rpc_call *c, const struct rpc_reply *reply)
     if (reply->status == 0 && wire_decode(reply->body, &cluster_map_schema, &a, &msg) == 0)
         map_take(s, &msg);
     wire_arena_fini(&a);
-    /* Otherwise the next beat tries again. */
+    if (s->map_new || s->map_wanted <= (s->map ? s->map->epoch : 0))
+        return;
+    if (!requests_waiting(s)) {
+        s->map_wanted = 0; /* the next beat says what there is */
+        return;
+    }
+    s->map_link++; /* the next member, soon */
+    env_timer_set(s->env, &s->map_timer, env_now(s->env) + RETRY_NS);
+}
+
+static void map_timer_fire(struct env_timer *t)
+{
+    map_fetch(container_of(t, struct storage_server, map_timer));
 }
 
 struct rpc_link *leader_current(struct storage_server *s)
@@ -229,7 +243,8 @@ static void map_fetch(struct storage_server *s)
     if (rpc_pending(&s->map_call) || s->map_new || !s->registered)
         return;
     s->map_call.done = map_on_reply;
-    rpc_call(leader_current(s), &s->map_call, MSG_MAP_GET, &map_get_req_schema, &req, NULL, CALL_NS);
+    rpc_call(s->links[(s->leader + s->map_link) % s->n_links].link, &s->map_call, MSG_MAP_GET, &map_get_req_schema, &req,
+             NULL, MAP_CALL_NS);
 }
 
 void leader_want_map(struct storage_server *s, uint64_t epoch)
@@ -579,6 +594,7 @@ int leader_open(struct storage_server *s)
 {
     s->cfg.beat_ms = s->cfg.beat_ms ? s->cfg.beat_ms : BEAT_MS_DEFAULT;
     s->beat_timer.fn = beat_fire;
+    s->map_timer.fn = map_timer_fire;
     if (!s->cfg.n_metas)
         return -TC_E_CONFIG;
     s->links = tc_calloc(s->cfg.n_metas, sizeof(*s->links));
@@ -599,6 +615,7 @@ int leader_open(struct storage_server *s)
 void leader_close(struct storage_server *s)
 {
     env_timer_cancel(s->env, &s->beat_timer);
+    env_timer_cancel(s->env, &s->map_timer);
     for (uint32_t i = 0; i < s->n_links; i++)
         rpc_link_close(s->links[i].link);
     free(s->links);
