@@ -245,6 +245,29 @@ void call_finish_entry(struct tc_call *call, struct inode *i)
     call_finish(call, 0);
 }
 
+/* Nobody answers: what an unmount asks for is told as it was known last, so that it need not wait. */
+void calls_suspended(struct tc_client *c)
+{
+    struct tc_call *call, *tmp;
+
+    DL_FOREACH_SAFE(c->calls, call, tmp)
+    {
+        bool root = call->tick == getattr_tick && call->ino->ino == c->root && call->ino->attr_known;
+        struct tc_call *herald;
+
+        if (call->finished || call->answered || !call->busy || !(root || call->tick == statfs_tick))
+            continue;
+        herald = call_new(c, call->result, call->tick, call->arg);
+        herald->fn = call->fn;
+        herald->statfs = c->statfs;
+        call->answered = true;
+        if (root)
+            call_finish_entry(herald, call->ino);
+        else
+            call_finish(herald, 0);
+    }
+}
+
 /* End @call for its caller now. */
 static void call_give_up(struct tc_call *call, int status)
 {

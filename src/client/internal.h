@@ -461,6 +461,7 @@ void waitq_wake(struct waitq *q);
 void waitq_tick(struct waitq *q); /* tick all of them now: from answers, where the lease must be used at once */
 void waitq_fail(struct waitq *q, int status); /* finish all of them */
 void call_pin(struct tc_call *call, struct inode *i);
+void calls_suspended(struct tc_client *c);
 void calls_init(struct tc_client *c);
 void calls_fini(struct tc_client *c);
 
@@ -617,5 +618,7 @@ void readahead_drop(struct tc_client *c, struct inode *i);
 struct tc_file *file_new(struct tc_client *c, struct inode *i, uint32_t flags);
 struct tc_file *file_ref(struct tc_file *f);
 void setattr_tick(struct tc_call *call); /* setattr.c */
+void getattr_tick(struct tc_call *call); /* namespace.c */
+void statfs_tick(struct tc_call *call);
 
 void file_unref(struct tc_client *c, struct tc_file *f);

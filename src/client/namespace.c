@@ -140,7 +140,7 @@ static void getattr_send(struct tc_call *call, struct inode *i)
     RPC(call->c, MSG_GETATTR, RPC_READ, getattr_req, &req, entry_res, getattr_done, call);
 }
 
-static void getattr_tick(struct tc_call *call)
+void getattr_tick(struct tc_call *call)
 {
     struct tc_client *c = call->c;
     struct inode *i = call->ino;
@@ -149,6 +149,10 @@ static void getattr_tick(struct tc_call *call)
     if (i->attr_cached && lease_s_ok(c, i)) {
         c->stats.getattr_hits++;
         call_finish_entry(call, i);
+        return;
+    }
+    if (i->ino == c->root && i->attr_known && c->state == SESSION_SUSPENDED) {
+        call_finish_entry(call, i); /* an unmount asks for it */
         return;
     }
     getattr_send(call, i);
@@ -458,13 +462,13 @@ static void statfs_done(struct rpc *r, int status, const void *res)
     call_finish(call, status);
 }
 
-static void statfs_tick(struct tc_call *call)
+void statfs_tick(struct tc_call *call)
 {
     struct tc_client *c = call->c;
     struct statfs_req req = {.has_ctx = true};
 
     /* Fresh enough; or nobody answers, and an unmount must not wait for that. */
-    if (c->statfs_at && (env_now(c->env) < c->statfs_at + NS_PER_S / 2 || !session_valid(c))) {
+    if (c->state == SESSION_SUSPENDED || (c->statfs_at && env_now(c->env) < c->statfs_at + NS_PER_S / 2)) {
         call->statfs = c->statfs;
         call_finish(call, 0);
         return;

@@ -247,6 +247,7 @@ static void session_tick(struct env_timer *t)
         LOG_WARN("client", "suspended: no answer from the metadata group for the session's time", "session=%lu",
                  (unsigned long)c->session);
         c->state = SESSION_SUSPENDED;
+        calls_suspended(c);
     }
     check_right(c);
     if (c->ka_outstanding && now >= c->ka_last_try + RPC_RESEND_NS)
