@@ -642,33 +642,44 @@ static uint8_t permute(uint8_t mask, const uint8_t *p)
     return ((mask & 1) << p[0]) | ((mask >> 1 & 1) << p[1]) | ((mask >> 2 & 1) << p[2]);
 }
 
+/* All that is said of replica @r anywhere in the state. */
+static uint32_t replica_key(const struct state *s, unsigned r)
+{
+    uint32_t key = (uint32_t)s->replica[r].mem << 9 | s->replica[r].disk << 5 | s->replica[r].known;
+
+    for (unsigned w = 0; w < s->n_writes; w++)
+        key = key << 1 | (s->write[w].acked >> r & 1);
+    for (unsigned i = 0; i < SLOTS; i++)
+        key = key << 2 | (s->slot[i].asked >> r & 1) << 1 | (s->slot[i].agree >> r & 1);
+    return key;
+}
+
 static void canon(void *state)
 {
-    static const uint8_t perms[6][3] = {{0, 1, 2}, {0, 2, 1}, {1, 0, 2},
-                                        {1, 2, 0}, {2, 0, 1}, {2, 1, 0}};
     struct state *s = state;
-    struct state best;
+    struct state old;
+    uint8_t p[REPLICAS]; /* replica r goes to place p[r]: they are sorted by their keys */
+    uint32_t key[REPLICAS];
 
     forget(s);
     if (memcmp(&s->slot[0], &s->slot[1], sizeof s->slot[0]) < 0)
         swap_slots(s); /* the one that holds more comes first */
-    best = *s;
-    for (unsigned k = 1; k < 6; k++) {
-        const uint8_t *p = perms[k];
-        struct state n = *s;
-
-        for (unsigned r = 0; r < REPLICAS; r++)
-            n.replica[p[r]] = s->replica[r];
-        for (unsigned w = 0; w < s->n_writes; w++)
-            n.write[w].acked = permute(s->write[w].acked, p);
-        for (unsigned i = 0; i < SLOTS; i++) {
-            n.slot[i].asked = permute(s->slot[i].asked, p);
-            n.slot[i].agree = permute(s->slot[i].agree, p);
-        }
-        if (memcmp(&n, &best, sizeof n) < 0)
-            best = n;
+    for (unsigned r = 0; r < REPLICAS; r++)
+        key[r] = replica_key(s, r);
+    for (unsigned r = 0; r < REPLICAS; r++) {
+        p[r] = 0;
+        for (unsigned k = 0; k < REPLICAS; k++)
+            p[r] += key[k] < key[r] || (key[k] == key[r] && k < r);
     }
-    *s = best;
+    old = *s;
+    for (unsigned r = 0; r < REPLICAS; r++)
+        s->replica[p[r]] = old.replica[r];
+    for (unsigned w = 0; w < s->n_writes; w++)
+        s->write[w].acked = permute(s->write[w].acked, p);
+    for (unsigned i = 0; i < SLOTS; i++) {
+        s->slot[i].asked = permute(s->slot[i].asked, p);
+        s->slot[i].agree = permute(s->slot[i].agree, p);
+    }
 }
 
 static void init(void *state)
