@@ -437,6 +437,8 @@ static void commit_result(struct tc_client *c, struct inode *i, const struct com
             if (it->action != COMMIT_KEEP)
                 recall_commit_done(c, i);
         }
+    } else if (x && i->phase == RECALL_COMMIT) {
+        lease_commit(c, i); /* it named the epoch before a truncate of ours: the end is still to come */
     }
     waitq_wake(&i->wq);
     waitq_wake(&i->io_wq);
