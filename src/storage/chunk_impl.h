@@ -24,7 +24,7 @@
 #include "storage/chunk_store.h"
 
 #define PACKED_BLOCKS 16          /* chunks up to this many blocks stay in the kv */
-#define DIRECT_BLOCKS 16          /* writes of at least this many fresh blocks go straight to the file */
+#define DIRECT_BLOCKS 32          /* writes of at least this many fresh blocks go straight to the file */
 #define FILE_NUMBERS_LOST 65536   /* at most so many were given out in a life and not recorded */
 #define FILE_DIRS 16              /* directories under data/ */
 #define FILES_OPEN_MAX 2048       /* handles kept */

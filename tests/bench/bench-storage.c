@@ -52,6 +52,7 @@ static const struct phase {
     bool read, once, warm;
 } phases[] = {
     {"write 1 MiB, fresh chunks, 8 at once", 8, 256, false, true, false},
+    {"write 1 MiB, more fresh chunks, 32 at once", 32, 256, false, true, true},
     {"write 1 MiB, again (live blocks), 8 at once", 8, 256, false, true, false},
     {"write 4 KiB, 1 at once", 1, 1, false, false, false},
     {"write 4 KiB, 16 at once", 16, 1, false, false, false},
@@ -122,7 +123,7 @@ static void on_done(struct rpc_call *c, const struct rpc_reply *reply)
 static void issue(struct slot *s)
 {
     const struct phase *p = &phases[b.phase];
-    uint32_t chunk = p->once ? (uint32_t)b.next : (uint32_t)(env_random(b.env) % CHUNKS);
+    uint32_t chunk = p->once ? (uint32_t)b.next + (p->warm ? CHUNKS : 0) : (uint32_t)(env_random(b.env) % CHUNKS);
     uint32_t first = p->blocks == 256 ? 0 : (uint32_t)(env_random(b.env) % 256);
     uint32_t pg = map_pg_of(&b.map, 10, chunk);
     struct write_item wi = {.pg = pg, .pg_epoch = b.leader.epoch, .ino = 10, .index = chunk, .first = first,
