@@ -7,6 +7,8 @@
  */
 #include "client/internal.h"
 
+#include "common/test_rules.h"
+
 #include <sys/stat.h>
 
 struct tc_file *file_new(struct tc_client *c TC_UNUSED, struct inode *i, uint32_t flags)
@@ -129,6 +131,8 @@ static bool sync_step(struct tc_call *call, int *ret_status)
     struct inode *i = call->ino;
 
     *ret_status = 0;
+    if (!TC_RULE(FSYNC_DATA))
+        return false;
     if (call->stage < SYNC_START)
         call->stage = SYNC_START;
     if (call->stage == SYNC_START && i->x) {

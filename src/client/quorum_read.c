@@ -14,6 +14,7 @@
 #include <xxhash.h>
 
 #include "common/log.h"
+#include "common/test_rules.h"
 
 static void read_timer(struct env_timer *t);
 static void read_done_task(struct env_task *t);
@@ -156,7 +157,7 @@ static void set_hedge(struct qread_op *o)
 
 static void read_start(struct qread_op *o)
 {
-    unsigned need = o->op.q->owner.map(o->op.q->owner.arg)->r;
+    unsigned need = TC_RULE(READ_QUORUM) ? o->op.q->owner.map(o->op.q->owner.arg)->r : 1;
 
     for (unsigned i = 0; i < need; i++)
         (void)ask_next(o, i == 0); /* fewer voters than R: the timer asks again */
@@ -354,7 +355,7 @@ static bool unanimous(struct qread_op *o, unsigned need)
 
 static enum verdict judge(struct qread_op *o)
 {
-    unsigned need = o->op.q->owner.map(o->op.q->owner.arg)->r;
+    unsigned need = TC_RULE(READ_QUORUM) ? o->op.q->owner.map(o->op.q->owner.arg)->r : 1;
     enum verdict verdict = READ_COMPLETE;
 
     if (unanimous(o, need))
@@ -432,7 +433,7 @@ static bool needs_repair(const struct qread_op *o, uint32_t b, unsigned w)
 {
     uint32_t have = holders(o, b);
 
-    if (o->result[b].kind == RUN_NONE || o->r->versions_only)
+    if (o->result[b].kind == RUN_NONE || o->r->versions_only || !TC_RULE(WRITE_BACK))
         return false;
     if (o->r->write_back)
         return (unsigned)__builtin_popcount(have) < w;

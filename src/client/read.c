@@ -11,6 +11,7 @@
 #include "client/internal.h"
 
 #include "common/log.h"
+#include "common/test_rules.h"
 
 #define RA_CHUNKS 4
 #define RA_DEPTH 2
@@ -132,7 +133,7 @@ static size_t visible(const struct inode *i, uint64_t epoch, uint64_t start)
     uint64_t end = i->x ? i->x->size : i->attr.size;
 
     for (uint32_t h = 0; h < i->attr.horizons.n; h++) {
-        if (epoch < i->attr.horizons.items[h].epoch)
+        if (epoch < i->attr.horizons.items[h].epoch && TC_RULE(HORIZON))
             end = MIN(end, i->attr.horizons.items[h].size);
     }
     if (end <= start)
@@ -300,7 +301,7 @@ static void iov_copy(struct read_op *r, const uint8_t *p, size_t len, size_t cap
 /* Does this block need to be written under our epoch before anybody is told its content (PROTOCOL 3.6)? */
 static bool needs_rewrite(const struct inode *i, const struct qblock *b)
 {
-    return i->attr.data_state >= DATA_UNCLEAN && i->x && b->kind != RUN_NONE && b->vepoch >= i->attr.unclean_from &&
+    return TC_RULE(MASK_UNCLEAN) && i->attr.data_state >= DATA_UNCLEAN && i->x && b->kind != RUN_NONE && b->vepoch >= i->attr.unclean_from &&
            b->vepoch != i->x->epoch;
 }
 

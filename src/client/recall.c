@@ -17,6 +17,8 @@
  */
 #include "client/internal.h"
 
+#include "common/test_rules.h"
+
 #include <sys/stat.h>
 
 void recall_free(struct tc_client *c, struct recall *rc)
@@ -172,7 +174,7 @@ static bool purge_start(struct tc_client *c, struct inode *i)
 
 static bool has_dirty(const struct inode *i)
 {
-    return i->dirty_blocks > 0 || i->n_flights > 0;
+    return TC_RULE(RECALL_FLUSH) && (i->dirty_blocks > 0 || i->n_flights > 0);
 }
 
 static void machine_finish(struct tc_client *c, struct inode *i)

@@ -4,6 +4,8 @@
  */
 #include "meta/fsm_int.h"
 
+#include "common/test_rules.h"
+
 #include <sodium.h>
 
 /* ---- opening --------------------------------------------------------------------------------- */
@@ -190,7 +192,7 @@ static bool once(struct fsm *f, const struct session *s, const struct req_ctx *c
         res->status = -TC_E_SESSION_UNKNOWN;
         return false;
     }
-    if (f->rules_off & FSM_RULE_ONCE)
+    if ((f->rules_off & FSM_RULE_ONCE) || !TC_RULE(EXACTLY_ONCE))
         return s->state == FSM_SESSION_LIVE && ctx->seq > MAX(s->watermark, ctx->watermark);
     if (ctx->seq == 0 && f->res->type == MSG_COMMIT) /* the leader's own, for a holder that disowns its X */
         return s->state == FSM_SESSION_LIVE;

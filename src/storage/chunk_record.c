@@ -12,6 +12,7 @@
 #include <endian.h>
 
 #include "common/log.h"
+#include "common/test_rules.h"
 
 #define REC_VERSION 1
 enum { ITEM_ZERO = 1, ITEM_INLINE = 2 };
@@ -121,7 +122,7 @@ uint32_t rec_apply(struct chunk_store *cs, struct chunk *c, const struct rec_ite
         uint64_t sum = it->zero ? 0 : get(it->sums + 8 * i, 8);
         int cmp = version_cmp(it->vepoch, it->vseq, blk->vepoch, blk->vseq);
 
-        if (cmp < 0)
+        if (cmp < 0 && TC_RULE(NEWER_WINS))
             continue;
         if (cmp == 0) { /* the same content: it can only lend its data */
             bool lost = blk->kind == RUN_UNKNOWN ||

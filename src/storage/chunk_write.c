@@ -16,6 +16,7 @@
 #include <xxhash.h>
 
 #include "common/log.h"
+#include "common/test_rules.h"
 
 struct part { /* blocks of one item in one record */
     uint32_t item, first, count;
@@ -106,7 +107,7 @@ static int check_blocks(struct chunk_store *cs, struct chunk_write *w)
     for (uint32_t i = 0; i < w->count; i++) {
         struct block blk = chunk_block_get(c, w->first + i);
 
-        if (blk.vepoch > w->vepoch) {
+        if (blk.vepoch > w->vepoch && TC_RULE(NEWER_WINS)) {
             if (w->flags & WRITE_REPAIR)
                 continue;
             w->epoch = MAX(w->epoch, blk.vepoch);
@@ -114,7 +115,7 @@ static int check_blocks(struct chunk_store *cs, struct chunk_write *w)
         }
         if (blk.kind == RUN_UNKNOWN && !blk.vepoch && !w->proven)
             return -TC_E_UNKNOWN_BLOCK;
-        if (blk.vepoch < w->vepoch || blk.vseq < w->vseq) {
+        if (blk.vepoch < w->vepoch || blk.vseq < w->vseq || !TC_RULE(NEWER_WINS)) {
             news = 1;
             continue;
         }
