@@ -290,6 +290,57 @@ static void data(uint64_t root)
     puts("data: ok");
 }
 
+/* Flags of open, sizes without blocks, mappings, suid, calls that are called off. */
+static void misc(uint64_t root)
+{
+    uint64_t ino = mk(0, root, "misc", S_IFREG | 06777);
+    struct tc_file *a = tc_file_new(cl[0], ino, TC_OPEN_READ | TC_OPEN_WRITE | TC_OPEN_SYNC), *b, *p;
+    struct setattr_req set = {.ino = ino, .mask = SET_MTIME | SET_ATIME, .mtime = 1600000000987654321, .atime = 1500000000000000001};
+    struct buf *data = buf_copy(big, 10000);
+    struct tc_call *call;
+
+    tc_write(cl[0], a, data, 0, 10000, 0, false, true, on_write, NULL);
+    CHECK(wait() == 0 && res.len == 10000);
+    tc_getattr(cl[1], ino, on_entry, NULL);
+    CHECK(wait() == 0 && (res.entry.attr.mode & 07777) == 0755 && res.entry.attr.size == 10000);
+    tc_setattr(cl[0], &set, on_entry, NULL);
+    CHECK(wait() == 0 && res.entry.attr.mtime == set.mtime);
+    tc_getattr(cl[1], ino, on_entry, NULL);
+    CHECK(wait() == 0 && res.entry.attr.mtime == set.mtime && res.entry.attr.atime == set.atime);
+    tc_fallocate(cl[0], a, TC_FALLOC, 5000, 20000, on_status, NULL);
+    CHECK(wait() == 0);
+    sync_file(0, a);
+    CHECK(size_of(1, ino) == 25000);
+    p = op(1, ino, TC_OPEN_WRITE | TC_OPEN_APPEND);
+    tc_write(cl[1], p, data, 0, 100, 3, false, false, on_write, NULL);
+    CHECK(wait() == 0 && res.off == 25000);
+    tc_write_mapped(cl[0], ino, data, 4096, 4096, 8192, on_write, NULL);
+    CHECK(wait() == 0);
+    sync_file(0, a);
+    b = op(1, ino, TC_OPEN_READ);
+    do { /* a mapping's page gets its lease when it can */
+        rd(1, b, got, 30000, 0, 25100);
+    } while (memcmp(got + 8192, big + 4096, 4096));
+    CHECK(!memcmp(got, big, 8192) && got[12288] == 0 && !memcmp(got + 25000, big, 100));
+    call = tc_fsync(cl[1], p, false, on_status, NULL);
+    tc_client_cancel(cl[1], call);
+    (void)wait();
+    call = tc_lookup(cl[1], root, "not there", on_entry, NULL);
+    tc_client_cancel(cl[1], call);
+    CHECK(wait() == -TC_E_CANCELLED);
+    tc_release(cl[1], b);
+    b = op(1, ino, TC_OPEN_WRITE | TC_OPEN_TRUNC);
+    CHECK(res.entry.attr.size == 0);
+    CHECK(size_of(0, ino) == 0);
+    tc_seek(cl[0], a, 0, false, on_seek, NULL);
+    CHECK(wait() == -TC_E_NXIO);
+    buf_unref(data);
+    tc_release(cl[0], a);
+    tc_release(cl[1], b);
+    tc_release(cl[1], p);
+    puts("misc: ok");
+}
+
 /* Random writes, truncates and reads of both clients against a model. */
 static void random_data(uint64_t root, unsigned n)
 {
@@ -431,6 +482,7 @@ int main(int argc, char **argv)
     root = tc_client_root(cl[0]);
     names(root);
     data(root);
+    misc(root);
     random_data(root, 1500);
     speed(root);
     for (int k = 0; k < 2; k++) {
