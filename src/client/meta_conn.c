@@ -22,6 +22,7 @@
 static void rpc_on_msg(void *arg, uint64_t peer, struct buf *head, struct buf *payload);
 static void rpc_tick(struct env_timer *t);
 static void rpc_pump(struct tc_client *c);
+static bool rpc_may_go(const struct rpc *r);
 
 int meta_conn_open(struct tc_client *c, const char *const *members, unsigned n)
 {
@@ -78,12 +79,39 @@ static uint64_t backoff(struct tc_client *c, unsigned tries)
     return d - d / 8 + env_random(c->env) % (d / 4);
 }
 
+/* Another id in the same slot: what still comes for the sendings so far is not an answer to the next one. */
+static void rpc_renew(struct rpc *r)
+{
+    uint64_t s = r->id & 0xffff;
+
+    r->id = (uint64_t)++r->c->slot_gen[s] << 16 | s;
+}
+
+/* A seq for @r; false: the window is full. */
+static bool rpc_number(struct rpc *r)
+{
+    struct tc_client *c = r->c;
+
+    if (!r->mutation || r->no_session || r->seq)
+        return true;
+    if (!rpc_may_go(r))
+        return false;
+    r->seq = c->next_seq++;
+    r->session = c->session;
+    c->seq_done[r->seq % MUTATION_WINDOW] = false;
+    return true;
+}
+
 static void rpc_transmit(struct rpc *r, unsigned member)
 {
     struct tc_client *c = r->c;
     struct wire_header h = {.kind = WIRE_REQUEST, .type = r->type, .id = r->id, .cluster = c->cluster_tag};
     uint64_t now = env_now(c->env);
 
+    if (!rpc_number(r)) { /* asked again under another seq, and there is none */
+        r->next_at = now + RPC_RESEND_NS;
+        return;
+    }
     if (r->has_ctx) {
         struct req_ctx *ctx = r->req;
 
@@ -158,11 +186,6 @@ static void rpc_go(struct rpc *r)
         else
             DL_APPEND(c->rpc_queue, r);
         return;
-    }
-    if (r->mutation && !r->no_session && !r->seq) {
-        r->seq = c->next_seq++;
-        r->session = c->session;
-        c->seq_done[r->seq % MUTATION_WINDOW] = false;
     }
     rpc_transmit(r, c->leader);
 }
@@ -356,9 +379,9 @@ static void on_reply(struct meta_member_port *m, const struct wire_header *h, st
         }
     }
     if (status == -TC_E_LEASE_CONFLICT && r->mutation && r->seq && r->session == c->session) {
-        seq_finished(c, r->seq); /* an entry: this seq has had its answer */
-        r->seq = c->next_seq++;
-        c->seq_done[r->seq % MUTATION_WINDOW] = false;
+        seq_finished(c, r->seq); /* an entry: this seq has had its answer; the next one is given when it is sent again */
+        r->seq = 0;
+        rpc_renew(r);
     }
     if (is_transient(status)) {
         r->next_at = env_now(c->env) + 50 * NS_PER_MS + env_random(c->env) % (50 * NS_PER_MS);
@@ -540,6 +563,7 @@ void rpc_session_expired(struct tc_client *c, uint64_t old_session)
     {
         if (r->no_session || r->mutation)
             continue;
+        rpc_renew(r); /* late answers bear the old session's grants, or its end */
         if (r->type == MSG_LEASE_RELEASE || r->type == MSG_RECALL_ACK || r->type == MSG_LEASE_LIST)
             rpc_finish(r, -TC_E_FENCED, NULL);
     }

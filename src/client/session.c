@@ -170,6 +170,8 @@ void session_ended(struct tc_client *c)
     c->session = 0;
     c->gen_term = c->gen_n = 0;
     c->listing = false;
+    memset(c->ka, 0, sizeof(c->ka)); /* late answers would be taken for the next session's */
+    c->ka_outstanding = false;
     c->n_releases = 0;
     c->n_acks = 0;
     if (c->quorum)
@@ -298,7 +300,6 @@ void session_on_keepalive(struct tc_client *c, uint64_t id, int status, const st
     if (!k || (c->state != SESSION_VALID && c->state != SESSION_SUSPENDED))
         return;
     if (status == -TC_E_SESSION_EXPIRED || status == -TC_E_SESSION_UNKNOWN) {
-        memset(c->ka, 0, sizeof(c->ka));
         session_ended(c);
         return;
     }
