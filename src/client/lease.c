@@ -18,6 +18,7 @@ static void items_done(struct rpc *r, int status, const void *res);
 static void lease_get(struct tc_client *c, struct inode *i, uint32_t kind);
 
 #define SWEEP_NS (250 * NS_PER_MS)
+#define MEMORY_GRANT (UINT64_C(1) << 63) /* in the count of S and O that no entry granted */
 #define RELEASE_DELAY_NS (250 * NS_PER_MS)
 
 void lease_init(struct tc_client *c)
@@ -209,7 +210,9 @@ static void x_decline(struct tc_client *c, const struct grant *g)
 bool lease_counter_ok(const struct inode *i, const struct grant *g)
 {
     /* No counter: a change is under way (PROTOCOL 3.2). */
-    return g->ino == i->ino && g->recall && (g->gen_term != i->recall_term || g->recall >= i->recall_seen);
+    if (g->ino != i->ino || !g->recall || g->gen_term < i->recall_term)
+        return false; /* of before what a newer leader has recalled */
+    return g->gen_term > i->recall_term || g->recall >= i->recall_seen;
 }
 
 bool lease_take_grant(struct tc_client *c, struct inode *i, const struct grant *g, const struct rpc *r, const struct attr *a)
@@ -247,6 +250,8 @@ bool lease_take_grant(struct tc_client *c, struct inode *i, const struct grant *
         return false;
     if (same && (i->held & g->kind))
         return g->kind == LEASE_S && counter_ok && holds_s_now(c, i);
+    if (i->held && g->gterm == i->gterm && (g->gcount & i->gcount & MEMORY_GRANT) && g->gcount < i->gcount)
+        return false; /* answers overtook each other: the leader's reference bears the id that we have */
     if (i->held && !same)
         lease_queue_release(c, i->ino, i->gterm, i->gcount, i->held, 0);
     if (!(i->held & LEASE_S))
