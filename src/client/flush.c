@@ -182,8 +182,8 @@ static void flight_all_done(struct qwrite *w, bool all)
     struct tc_client *c = i->c;
 
     ASSERT(f->done && i->n_tails > 0);
-    if (i->x && i->x->epoch == w->vepoch && (!all || f->status != 0))
-        i->x->all_acked = false;
+    if (i->x && (!all || f->status != 0))
+        i->x->all_acked = false; /* of an epoch before a truncate, too: the file is as clean as all its blocks */
     DL_DELETE(i->tails, f);
     i->n_tails--;
     flight_free(f);
