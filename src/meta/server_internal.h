@@ -30,6 +30,7 @@
 #define HELD_MAX 16384       /* requests that wait for this leader to become ready */
 #define HELD_BYTES_MAX (32u << 20)
 #define OPS_MAX 65536        /* operations in flight or queued, per leader */
+#define OPS_RESERVED 4096    /* beside them, for what a recall needs: commits, and the leader's own */
 #define OP_WAITERS 4         /* copies of one request that get an answer */
 #define REAP_BATCH 256
 #define RECALL_BATCH 512     /* items in one message */

@@ -21,9 +21,10 @@ static_assert(offsetof(struct meta_op, seq) == offsetof(struct meta_op, key_sess
 
 struct meta_op *op_new(struct meta_server *s, enum op_kind kind, const struct request *q)
 {
+    bool urgent = kind == OP_INTERNAL || (q && q->type == MSG_COMMIT);
     struct meta_op *op;
 
-    if (s->lead->n_ops >= OPS_MAX)
+    if (s->lead->n_ops >= OPS_MAX + (urgent ? OPS_RESERVED : 0))
         return NULL;
     op = tc_calloc(1, sizeof(*op));
     op->s = s;

@@ -193,6 +193,7 @@ static void size_step(struct recovery *r)
     }
     if (f.epoch != r->epoch) {
         r->epoch = f.epoch;
+        r->serial = ++r->s->serial; /* late answers are about the epoch before */
         r->n_asked = 0;
         r->found = false;
         r->vseq = r->size = r->mtime = 0;
