@@ -7,7 +7,7 @@
  * 0 or -TC_E_x. Pointers handed to a callback are borrowed for its duration. Strings and buffers handed
  * to a call are copied or referenced by it before it returns, unless it says otherwise.
  *
- * Waiting (DESIGN section 11): with wait_ms UINT64_MAX a call waits for ever while servers are away; otherwise it
+ * Waiting: with wait_ms UINT64_MAX a call waits for ever while servers are away; otherwise it
  * fails with TC_E_DEADLINE after wait_ms. tc_client_cancel() ends one call early with TC_E_CANCELLED: an
  * operation already sent goes on or not, as after an interrupt of a local call.
  */
@@ -133,7 +133,7 @@ struct tc_call *tc_read(struct tc_client *c, struct tc_file *f, uint64_t off, si
  * done. kill_priv: clear suid and sgid as write(2) does. */
 struct tc_call *tc_write(struct tc_client *c, struct tc_file *f, struct buf *data, size_t data_off, size_t len,
                          uint64_t off, bool append, bool kill_priv, tc_write_fn *fn, void *arg);
-/* A page written back by the kernel for a shared mapping: never waits (FUSE.md 2.1). */
+/* A page written back by the kernel for a shared mapping: never waits (docs/FUSE.md 3.2). */
 struct tc_call *tc_write_mapped(struct tc_client *c, uint64_t ino, struct buf *data, size_t data_off, size_t len,
                                 uint64_t off, tc_write_fn *fn, void *arg);
 struct tc_call *tc_fsync(struct tc_client *c, struct tc_file *f, bool data_only, tc_status_fn *fn, void *arg);

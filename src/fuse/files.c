@@ -38,7 +38,7 @@ static uint32_t open_flags(int flags)
 static void fill_open(struct fuse_file_info *fi, const struct fop *op, bool keep)
 {
     *fi = (struct fuse_file_info){.flags = (int)op->flags, .fh = (uint64_t)(uintptr_t)op->file};
-    /* The kernel would fill its cache at its own idea of the end of file (FUSE.md 2.3). */
+    /* The kernel would fill its cache at its own idea of the end of file (docs/FUSE.md 3.3). */
     fi->direct_io = (op->flags & O_APPEND) != 0;
     fi->keep_cache = keep;
 }

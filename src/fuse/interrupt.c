@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Interrupts: killed yes, EINTR no (FUSE.md 3.3). The kernel sends one INTERRUPT for the first signal of any
+ * Interrupts: killed yes, EINTR no (docs/FUSE.md 2). The kernel sends one INTERRUPT for the first signal of any
  * kind; a call of a local filesystem would ignore all but a fatal one. What tells is SIGKILL among the pending
  * signals of the thread, which the kernel sets for every signal that will end it. So an interrupted request is
  * looked at now and every 50 ms until it is answered.

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Dropping what the kernel has cached, without ever waiting for ourselves (FUSE.md 2.1).
+ * Dropping what the kernel has cached, without ever waiting for ourselves (docs/FUSE.md 3.1).
  *
  * A notification waits in the kernel for pages locked under a READ or a partial WRITE that we have not
  * answered yet, and that may itself wait for the lease whose recall asked for the notification. So:

@@ -111,7 +111,7 @@ static ssize_t io_read(int fd, void *buf, size_t len, void *userdata TC_UNUSED)
     return read(fd, buf, len);
 }
 
-/* Flags that libfuse 3.14 knows but never sends (FUSE.md 3.1). */
+/* Flags that libfuse 3.14 knows but never sends (docs/FUSE.md 1). */
 static void patch_init(const struct tc_mount *m, struct fuse_init_out *out)
 {
     uint32_t want = FUSE_PARALLEL_DIROPS | FUSE_HANDLE_KILLPRIV_V2;

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The chunk store: versioned, checksummed 4 KiB blocks of chunks on one disk (DESIGN section 9).
+ * The chunk store: versioned, checksummed 4 KiB blocks of chunks on one disk (docs/DISK_FORMAT.md: storage node).
  *
  * The journal is the truth; the kv holds the index (and small chunks' data) as of some position in it; chunk
  * files hold the data of larger chunks. What write, trim and drop have reported done is durable, and only
