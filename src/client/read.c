@@ -298,11 +298,14 @@ static void iov_copy(struct read_op *r, const uint8_t *p, size_t len, size_t cap
     iov_add(r, to, len);
 }
 
-/* Does this block need to be written under our epoch before anybody is told its content (PROTOCOL 3.6)? */
+/*
+ * Does this block need to be written under our epoch before anybody is told its content (PROTOCOL 3.6)? Any that is not
+ * ours: also one whose newest version here is older than the mark, since the lost writer may have left a newer one on
+ * a voter that we did not hear, which reconciliation would bring back after we have shown the older.
+ */
 static bool needs_rewrite(const struct inode *i, const struct qblock *b)
 {
-    return TC_RULE(MASK_UNCLEAN) && i->attr.data_state >= DATA_UNCLEAN && i->x && b->kind != RUN_NONE && b->vepoch >= i->attr.unclean_from &&
-           b->vepoch != i->x->epoch;
+    return TC_RULE(MASK_UNCLEAN) && i->attr.data_state >= DATA_UNCLEAN && i->x && b->vepoch != i->x->epoch;
 }
 
 static void rewrite(struct tc_client *c, struct inode *i, const struct qblock *b, uint64_t block)
