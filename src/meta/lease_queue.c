@@ -112,6 +112,23 @@ bool lease_op_admissible(const struct lease_op *op)
     return true;
 }
 
+bool lease_op_clashes(const struct lease_op *op, bool (*clash)(const struct lease_op *ahead, const struct lease_op *op))
+{
+    ASSERT(op->state == LEASE_OP_QUEUED);
+    for (unsigned i = 0; i < op->n; i++) {
+        const struct lease_slot *ahead;
+
+        DL_FOREACH(op->slots[i].inode->queue, ahead)
+        {
+            if (ahead == &op->slots[i])
+                break;
+            if (ahead->op->state == LEASE_OP_PROPOSED && clash(ahead->op, op))
+                return true;
+        }
+    }
+    return false;
+}
+
 bool lease_op_blocked(const struct lease_op *op)
 {
     ASSERT(op->state == LEASE_OP_RECALLING);

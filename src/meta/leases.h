@@ -164,6 +164,8 @@ bool lease_op_has(const struct lease_op *op, uint64_t ino);
 void lease_op_enqueue(struct leases *l, struct lease_op *op);
 /* May it leave its queues now? */
 bool lease_op_admissible(const struct lease_op *op);
+/* Is an operation PROPOSED ahead of it of which @clash says that it must have been applied before? */
+bool lease_op_clashes(const struct lease_op *op, bool (*clash)(const struct lease_op *ahead, const struct lease_op *op));
 /* QUEUED -> RECALLING. */
 void lease_op_begin(struct lease_op *op);
 /* What went past the queue (lease_op_bypass) since it left it may take what this one needs: it waits in RECALLING, and

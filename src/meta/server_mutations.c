@@ -162,6 +162,60 @@ static void op_enter(struct meta_op *op)
     lease_op_enqueue(op->s->lead->leases, &op->lease);
 }
 
+struct dir_name {
+    uint64_t dir;
+    struct wire_str name;
+};
+
+/* The names that @op changes: at most two. */
+static unsigned op_names(const struct meta_op *op, struct dir_name names[2])
+{
+    switch (op->kind == OP_MUTATION ? op->type : 0) {
+    case MSG_MAKE:
+        names[0] = (struct dir_name){((struct make_req *)op->msg)->parent, ((struct make_req *)op->msg)->name};
+        return 1;
+    case MSG_LINK:
+        names[0] = (struct dir_name){((struct link_req *)op->msg)->parent, ((struct link_req *)op->msg)->name};
+        return 1;
+    case MSG_UNLINK:
+        names[0] = (struct dir_name){((struct unlink_req *)op->msg)->parent, ((struct unlink_req *)op->msg)->name};
+        return 1;
+    case MSG_RENAME: {
+        const struct rename_req *m = op->msg;
+
+        names[0] = (struct dir_name){m->parent, m->name};
+        names[1] = (struct dir_name){m->new_parent, m->new_name};
+        return 2;
+    }
+    default:
+        return 0;
+    }
+}
+
+static bool names_clash(const struct lease_op *ahead, const struct lease_op *op)
+{
+    struct dir_name a[2], b[2];
+    unsigned n_a = op_names(container_of(ahead, struct meta_op, lease), a);
+    unsigned n_b = op_names(container_of(op, struct meta_op, lease), b);
+
+    for (unsigned i = 0; i < n_a; i++) {
+        for (unsigned k = 0; k < n_b; k++) {
+            if (a[i].dir == b[k].dir && a[i].name.n == b[k].name.n && !memcmp(a[i].name.p, b[k].name.p, a[i].name.n))
+                return true;
+        }
+    }
+    return false;
+}
+
+/* May it leave its queues? Whoever takes a name from an inode tells those who hold that inode, so it has to know what
+ * the name will be: nothing that is proposed may be about to change it. */
+static bool op_admissible(const struct meta_op *op)
+{
+    if (!lease_op_admissible(&op->lease))
+        return false;
+    return (op->type != MSG_UNLINK && op->type != MSG_RENAME) || !lease_op_clashes(&op->lease, names_clash);
+}
+
 /* The holder of X speaks about its own inode: nobody else has to be asked, and a recall may wait for it. */
 static bool op_bypasses(const struct meta_op *op)
 {
@@ -352,14 +406,14 @@ static void mutation_ready(struct meta_op *op)
         uint64_t was[LEASE_OP_INOS];
         unsigned n = op->n_inos;
 
-        if (op->s->lead->grace || !lease_op_admissible(&op->lease))
+        if (op->s->lead->grace || !op_admissible(op))
             return;
         memcpy(was, op->inos, sizeof(was));
         op_resolve(op);
         if (n != op->n_inos || memcmp(was, op->inos, n * sizeof(was[0])) != 0) {
             lease_op_finish(ls, &op->lease);
             op_enter(op);
-            if (!lease_op_admissible(&op->lease))
+            if (!op_admissible(op))
                 return;
         }
         lease_op_begin(&op->lease);

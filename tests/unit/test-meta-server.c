@@ -462,6 +462,28 @@ START_TEST(recalls)
 }
 END_TEST
 
+/* A name that is about to be made by another is removed: whoever gets X with it is told, though the name was not there
+ * when the removal came. */
+START_TEST(name_under_way)
+{
+    struct make_req m = {.parent = INO_ROOT, .name = wire_str_of("f"), .mode = S_IFREG | 0644, .excl = true, .want = LEASE_X};
+    struct unlink_req un = {.parent = INO_ROOT, .name = wire_str_of("f")};
+    struct entry_res made, res;
+    struct recall_item r;
+
+    expect(A, post(A, MSG_MAKE, &make_req_schema, &m));
+    expect(B, post(B, MSG_UNLINK, &unlink_req_schema, &un));
+    ck_assert_int_eq(answer(A, &entry_res_schema, &made, 1000), 0);
+    r = next_recall(A);
+    ck_assert_uint_eq(r.kind, RECALL_ATTR);
+    ck_assert_uint_eq(r.ino, made.attr.ino);
+    ck_assert(!B->answered);
+    ck_assert_int_eq(ack(A, &r, LEASE_X), 0);
+    ck_assert_int_eq(answer(B, &entry_res_schema, &res, 1000), 0);
+    ck_assert_uint_eq(res.replaced.nlink, 0);
+}
+END_TEST
+
 /* A silent holder of X is expired after its TTL, and the file goes on under a new epoch. */
 START_TEST(silent_holder)
 {
@@ -555,6 +577,7 @@ int main(void)
     tcase_add_test(c, thin_path);
     tcase_add_test(c, exactly_once);
     tcase_add_test(c, recalls);
+    tcase_add_test(c, name_under_way);
     tcase_add_test(c, silent_holder);
     tcase_add_test(c, grace);
     tcase_add_test(c, reaping);
