@@ -152,6 +152,7 @@ struct chunk_store {
 
     struct merge *merge; /* the round, NULL: none */
     struct env_timer merge_timer;
+    uint64_t last_write, last_merge; /* times */
     bool checkpoint_wanted;
     uint64_t flushed; /* position of the last flush */
 

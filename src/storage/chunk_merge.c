@@ -19,6 +19,8 @@
 #define BYTES_PER_TURN (1u << 20)
 #define MERGE_IDLE_NS (2 * NS_PER_S)
 #define MERGE_RETRY_NS (1 * NS_PER_S)
+#define QUIET_NS (1 * NS_PER_S)       /* a round on a timer waits for this much quiet: it would compete with writes ... */
+#define UNQUIET_NS_MAX (20 * NS_PER_S) /* ... but not for ever */
 
 enum merge_state { MERGE_FILES, MERGE_UNLINKS, MERGE_ROWS, MERGE_FLUSH };
 
@@ -308,6 +310,7 @@ static void merge_end(struct merge *m)
     uint64_t delay = MERGE_IDLE_NS;
 
     cs->merge = NULL;
+    cs->last_merge = env_now(cs->env);
     for (uint32_t i = 0; i < m->n; i++) {
         struct chunk *c = m->chunks[i];
 
@@ -449,7 +452,13 @@ void merge_timer_fire(struct env_timer *t)
 {
     struct chunk_store *cs = container_of(t, struct chunk_store, merge_timer);
 
-    if (!cs->merge && !cs->failed && (cs->n_dirty || cs->unlinks))
+    uint64_t now = env_now(cs->env);
+
+    if (cs->merge || cs->failed || (!cs->n_dirty && !cs->unlinks))
+        return;
+    if (now < cs->last_write + QUIET_NS && now < cs->last_merge + UNQUIET_NS_MAX)
+        env_timer_set(cs->env, t, now + QUIET_NS);
+    else
         merge_start(cs);
 }
 

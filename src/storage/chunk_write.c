@@ -533,6 +533,7 @@ void chunk_store_write(struct chunk_store *cs, struct chunk_write_op *op)
     op->cs = cs;
     op->task = (struct env_task){.fn = op_task};
     op->bytes = op->payload ? op->payload->len : 0;
+    cs->last_write = env_now(cs->env);
     if (!cs->stalled && fits(cs, op)) {
         start(cs, op);
         return;
