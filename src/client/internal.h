@@ -31,7 +31,8 @@
 /* ---- limits --------------------------------------------------------------------------------------------- */
 
 #define CLIENT_MEMBERS_MAX 16
-#define RPC_MAX 4096          /* requests in flight or waiting for their turn */
+#define RPC_MAX 4096          /* requests in flight; more wait for their turn */
+#define RPC_RESERVED 256      /* of them for what a recall needs (PROTOCOL 3.4) */
 #define MUTATION_WINDOW 256   /* replies the state machine keeps (PROTOCOL 2.1) */
 #define MUTATION_RESERVED 32  /* of them for what a recall needs (3.4) */
 #define RPC_RESEND_NS (150 * NS_PER_MS) /* unanswered so long: also the next member (2.6) */
@@ -251,6 +252,7 @@ struct inode {
     bool attr_known;
     bool attr_cached;    /* as good as the lease */
     uint64_t min_change; /* of the last own finished mutation (2.5) */
+    uint64_t made_change; /* of a directory that we made: while it has it, it is empty */
 
     /* lease */
     uint32_t held;       /* bits of enum lease_kind */
@@ -366,7 +368,7 @@ struct tc_client {
     uint64_t cluster_tag;
     struct rpc *slots[RPC_MAX];
     uint32_t slot_gen[RPC_MAX];
-    unsigned free_hint, n_slots;
+    unsigned free_hint, n_slots, n_inflight;
     struct rpc *inflight, *rpc_queue;
     struct env_timer rpc_timer;
     struct wire_arena arena;

@@ -144,6 +144,8 @@ static bool rpc_enter(struct rpc *r)
 {
     struct tc_client *c = r->c;
 
+    if (!r->urgent && !r->no_session && c->n_inflight >= RPC_MAX - RPC_RESERVED)
+        return false;
     for (;;) {
         for (unsigned n = 0; n < c->n_slots; n++) {
             unsigned s = (c->free_hint + n) % c->n_slots;
@@ -155,6 +157,7 @@ static bool rpc_enter(struct rpc *r)
             r->id = (uint64_t)c->slot_gen[s] << 16 | s;
             c->free_hint = s + 1;
             DL_APPEND(c->inflight, r);
+            c->n_inflight++;
             return true;
         }
         if (c->n_slots == RPC_MAX)
@@ -247,6 +250,7 @@ static void rpc_leave(struct rpc *r)
     ASSERT(c->slots[r->id & 0xffff] == r);
     c->slots[r->id & 0xffff] = NULL;
     DL_DELETE(c->inflight, r);
+    c->n_inflight--;
     if (r->mutation && r->seq && r->session == c->session)
         seq_finished(c, r->seq);
 }
@@ -544,6 +548,7 @@ void rpc_session_expired(struct tc_client *c, uint64_t old_session)
         c->slots[r->id & 0xffff] = NULL;
         r->id = 0;
         DL_DELETE(c->inflight, r);
+        c->n_inflight--;
         DL_APPEND(lost, r);
     }
     c->next_seq = 1;

@@ -71,6 +71,8 @@ static void lookup_done(struct rpc *r, int status, const void *res)
     change = e->has_dir ? e->dir.change : e->change;
     cacheable = cacheable && change >= d->min_change;
     i = take_entry(c, r, e, false);
+    if (cacheable && e->negative && change == d->made_change)
+        dir_of(d)->complete = true; /* as we made it: empty. From here on its S tells of every name */
     if (cacheable && (i || e->negative))
         dir_put(c, d, call->name, strlen(call->name), i ? i->ino : 0, change);
     if (e->negative || !i) {
@@ -228,8 +230,8 @@ static void make_done(struct rpc *r, int status, const void *res)
     i = take_entry(c, r, e, !e->existed);
     entry_call(call, i->ino);
     name_changed(c, d, call->name, i->ino, e->has_dir ? e->dir.change : 0, call->target_seq);
-    if (S_ISDIR(i->attr.mode) && !e->existed && (i->held & LEASE_S))
-        dir_of(i)->complete = true; /* new, so empty */
+    if (S_ISDIR(i->attr.mode) && !e->existed)
+        i->made_change = e->attr.change;
     call_finish_entry(call, i);
 }
 
