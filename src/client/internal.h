@@ -471,6 +471,8 @@ void calls_fini(struct tc_client *c);
 
 int meta_conn_open(struct tc_client *c, const char *const *members, unsigned n);
 void meta_conn_close(struct tc_client *c);
+/* Connect to the members that @map names and we do not know. */
+void meta_conn_learn(struct tc_client *c, const struct cluster_map *map);
 /* Send @req (struct of @req_schema, @size bytes; copied, strings borrowed until done) until answered, for
  * ever. Mutations get their seq here. */
 enum rpc_flags { RPC_READ = 0, RPC_MUTATION = 1, RPC_URGENT = 2, RPC_NO_SESSION = 4, RPC_NO_CTX = 8 };

@@ -24,6 +24,27 @@ static void rpc_tick(struct env_timer *t);
 static void rpc_pump(struct tc_client *c);
 static bool rpc_may_go(const struct rpc *r);
 
+/* The member at @endpoint, connected to from now on. Returns its index. Errors: LIMIT, those of a connect. */
+static int member_at(struct tc_client *c, struct wire_str endpoint)
+{
+    struct meta_member_port *m = &c->members[c->n_members];
+    int r;
+
+    for (unsigned i = 0; i < c->n_members; i++) {
+        if (strlen(c->members[i].endpoint) == endpoint.n && !memcmp(c->members[i].endpoint, endpoint.p, endpoint.n))
+            return (int)i;
+    }
+    if (c->n_members == CLIENT_MEMBERS_MAX)
+        return -TC_E_LIMIT;
+    *m = (struct meta_member_port){.c = c, .endpoint = tc_asprintf("%.*s", (int)endpoint.n, endpoint.p)};
+    r = env_connect(c->env, m->endpoint, rpc_on_msg, m, &m->port);
+    if (r < 0) {
+        free(m->endpoint);
+        return r;
+    }
+    return (int)c->n_members++;
+}
+
 int meta_conn_open(struct tc_client *c, const char *const *members, unsigned n)
 {
     if (n == 0 || n > CLIENT_MEMBERS_MAX)
@@ -32,18 +53,25 @@ int meta_conn_open(struct tc_client *c, const char *const *members, unsigned n)
     c->next_seq = 1;
     c->n_slots = 64;
     for (unsigned i = 0; i < n; i++) {
-        struct meta_member_port *m = &c->members[i];
-        int r;
+        int r = member_at(c, wire_str_of(members[i]));
 
-        m->c = c;
-        m->endpoint = tc_strdup(members[i]);
-        c->n_members = i + 1;
-        r = env_connect(c->env, m->endpoint, rpc_on_msg, m, &m->port);
         if (r < 0)
             return r;
     }
-    c->leader = (unsigned)(env_random(c->env) % n);
+    c->leader = (unsigned)(env_random(c->env) % c->n_members);
     return 0;
+}
+
+/* The map names every member: we may have been told of some only, and those may go. */
+void meta_conn_learn(struct tc_client *c, const struct cluster_map *map)
+{
+    for (uint32_t i = 0; i < map->members.n; i++) {
+        int r = member_at(c, map->members.items[i].endpoint);
+
+        if (r < 0)
+            LOG_WARN("client", "member cannot be connected to", "member=%u error=%s", map->members.items[i].id,
+                     tc_error_name(r));
+    }
 }
 
 static void rpc_free(struct rpc *r)
@@ -286,6 +314,8 @@ static void follow(struct tc_client *c, unsigned member)
 /* Somebody says who leads. */
 static void on_leader_msg(struct tc_client *c, const struct leader_msg *m)
 {
+    int i;
+
     if (m->term < c->leader_term)
         return;
     if (m->term > c->leader_term) {
@@ -294,14 +324,9 @@ static void on_leader_msg(struct tc_client *c, const struct leader_msg *m)
     }
     if (!m->leader || m->endpoint.n == 0)
         return;
-    for (unsigned i = 0; i < c->n_members; i++) {
-        if (strlen(c->members[i].endpoint) == m->endpoint.n && !memcmp(c->members[i].endpoint, m->endpoint.p, m->endpoint.n)) {
-            follow(c, i);
-            return;
-        }
-    }
-    if (m->leader <= c->n_members) /* reached by another address than we were told: members are numbered from 1 */
-        follow(c, m->leader - 1);
+    i = member_at(c, m->endpoint);
+    if (i >= 0)
+        follow(c, (unsigned)i);
 }
 
 static void on_not_leader(struct rpc *r, struct slice body)

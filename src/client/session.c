@@ -370,6 +370,7 @@ static void map_done(struct rpc *r, int status, const void *res)
             LOG_WARN("client", "map refused", "error=%s", tc_error_name(e));
         else
             c->map_whole = false;
+        meta_conn_learn(c, m);
     }
     if (!c->quorum && c->map->epoch) {
         struct quorum_owner owner = {owner_session, owner_map, owner_need_map, c};

@@ -92,12 +92,31 @@ static void on_signal(void *arg, int signo)
     leave(arg);
 }
 
+static void fail_open(struct daemon *d, int status)
+{
+    char *what;
+
+    switch (status) {
+    case -TC_E_NOENT:
+    case -TC_E_NOTDIR:
+        what = tc_asprintf("directory '%s' of the cluster", d->root);
+        break;
+    case -TC_E_DEADLINE:
+        what = tc_asprintf("no leader of the metadata group answers (source: %s)", d->source);
+        break;
+    default:
+        what = tc_asprintf("cannot open a session: is this a metadata member? (source: %s)", d->source);
+    }
+    fail(d, what, status);
+    free(what);
+}
+
 static void on_ready(void *arg, int status)
 {
     struct daemon *d = arg;
 
     if (status < 0) {
-        fail(d, "cannot open a session with the cluster", status);
+        fail_open(d, status);
         return;
     }
     d->mount.root = tc_client_root(d->mount.client);
@@ -183,19 +202,25 @@ static int go_background(struct daemon *d)
     return text[0] ? cli_failed(d->cli, "%s", text) : CLI_OK;
 }
 
-static int redirect_log(const struct daemon *d, const char *log_path)
+/* Before the fork: whoever starts us is told what is wrong with it. */
+static int open_log(const struct daemon *d, const char *log_path, int *ret_fd)
 {
-    int fd = open(log_path ? log_path : "/dev/null", O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
+    *ret_fd = open(log_path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
+    if (*ret_fd < 0)
+        return cli_failed(d->cli, "log '%s': %s", log_path, tc_strerror(-errno));
+    return 0;
+}
+
+static void redirect_log(int fd)
+{
     int null = open("/dev/null", O_RDONLY | O_CLOEXEC);
 
-    if (fd < 0 || null < 0)
-        return cli_failed(d->cli, "log '%s': %s", log_path, tc_strerror(-errno));
-    (void)dup2(null, 0);
+    if (null >= 0)
+        (void)dup2(null, 0);
     (void)dup2(fd, 1);
     (void)dup2(fd, 2);
-    (void)close(fd);
     (void)close(null);
-    return 0;
+    (void)close(fd);
 }
 
 static int write_pid_file(const struct daemon *d, const char *path)
@@ -271,7 +296,7 @@ int main(int argc, char **argv)
                       .config = true};
     struct daemon d = {.cli = &cli, .ready_fd = -1};
     const char *spec;
-    int status;
+    int status, log_fd = -1;
 
     if (!cli_parse(&cli, argc, argv, &status))
         return status;
@@ -283,6 +308,8 @@ int main(int argc, char **argv)
     status = mount_options_parse(&cli, options, &d.opt);
     status = status ? status : find_members(&d, spec);
     status = status ? status : check_mountpoint(&d, cli.args[cli.n_args - 1]);
+    if (!status && (log_path || background))
+        status = open_log(&d, log_path ? log_path : "/dev/null", &log_fd);
     if (!status && background) {
         status = go_background(&d);
         if (status >= 0) {
@@ -291,8 +318,8 @@ int main(int argc, char **argv)
         }
         status = 0;
     }
-    if (!status && (log_path || background))
-        status = redirect_log(&d, log_path);
+    if (!status && log_fd >= 0)
+        redirect_log(log_fd);
     if (!status && pid_path)
         status = write_pid_file(&d, pid_path);
     status = status ? status : cli_daemon_env(&cli, d.config, &d.mount.env);
