@@ -5,6 +5,7 @@
 #include "sim/checks.h"
 
 #include <inttypes.h>
+#include <stdio.h>
 #include <string.h>
 
 #include <uthash.h>
@@ -92,6 +93,28 @@ static void note_block(struct checks *k, const struct write_item *it, uint32_t i
     }
 }
 
+static void print_message(struct checks *k, struct sim_node *from, const struct wire_header *h, struct slice body)
+{
+    static const char *const kinds[] = {"request", "reply", "notice"};
+    const struct wire_schema *schema = schema_of(h->type, (enum wire_frame_kind)h->kind);
+    char text[4096] = "";
+    FILE *f = fmemopen(text, sizeof text - 1, "w");
+    union {
+        struct cluster_map map;
+        struct attr attr;
+        uint8_t bytes[4096];
+    } msg;
+
+    if (f && schema && body.len && schema->size <= sizeof msg &&
+        wire_decode(body, schema, &k->arena, &msg) == 0)
+        wire_print(f, schema, &msg);
+    if (f)
+        fclose(f);
+    fprintf(stderr, "%10.6f %s: %s %s %" PRIx64 " %s %s\n", (double)sim_now(k->c->s) / 1e9, sim_node_host(from),
+            msg_name(h->type), h->kind < 3 ? kinds[h->kind] : "?", h->id,
+            h->kind == WIRE_REPLY ? tc_error_name(tc_error_from_wire(h->status)) : "", text);
+}
+
 static void on_message(void *arg, struct sim_node *from, struct buf *head, struct buf *payload)
 {
     struct checks *k = arg;
@@ -99,15 +122,16 @@ static void on_message(void *arg, struct sim_node *from, struct buf *head, struc
     struct write_req req;
     struct slice body;
 
-    (void)from;
     (void)payload;
     if (wire_check_frame(slice_of(head->data, head->len), &h, &body) < 0) {
         cluster_fail(k->c, "a malformed frame was sent");
         return;
     }
+    wire_arena_reset(&k->arena);
+    if (k->c->opt.messages)
+        print_message(k, from, &h, body);
     if (h.type != MSG_WRITE || h.kind != WIRE_REQUEST)
         return;
-    wire_arena_reset(&k->arena);
     if (wire_decode(body, &write_req_schema, &k->arena, &req) < 0) {
         cluster_fail(k->c, "a malformed WRITE was sent");
         return;

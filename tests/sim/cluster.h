@@ -27,6 +27,7 @@ struct cluster_options {
     uint32_t rules_off;   /* enum meta_rule: passed on */
     uint32_t test_rules;  /* enum tc_test_rule, turned off */
     bool verbose;
+    bool messages; /* print them all */
 };
 
 struct cluster;

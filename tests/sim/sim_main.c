@@ -222,6 +222,12 @@ static bool run_one(void)
             check_members(c);
     }
     ok = !c->failed;
+    for (unsigned i = 0; !ok && i < opt.n_client; i++) {
+        char *json = c->clients[i].tc ? tc_client_stats(c->clients[i].tc) : NULL;
+
+        fprintf(stderr, "client %u %s\n", i, json ? json : "-");
+        free(json);
+    }
     if (!ok && cluster_leader(c)) {
         char *json = meta_server_status_json(cluster_leader(c)->server);
 
@@ -262,7 +268,7 @@ static void on_abort(int sig)
 }
 
 enum { O_SEED = 256, O_RUNS, O_TIME, O_METAS, O_STORES, O_CLIENTS, O_ACTORS, O_FAULTS, O_WORK, O_FMASK, O_WMASK,
-       O_RULES, O_META_RULES, O_VERBOSE, O_KEEP, O_EXPECT, O_TTL, O_HELP };
+       O_RULES, O_META_RULES, O_VERBOSE, O_MESSAGES, O_KEEP, O_EXPECT, O_TTL, O_HELP };
 
 static const struct option options[] = {{"seed", 1, NULL, O_SEED},
                                         {"runs", 1, NULL, O_RUNS},
@@ -279,6 +285,7 @@ static const struct option options[] = {{"seed", 1, NULL, O_SEED},
                                         {"meta-rules-off", 1, NULL, O_META_RULES},
                                         {"ttl-ms", 1, NULL, O_TTL},
                                         {"verbose", 0, NULL, O_VERBOSE},
+                                        {"messages", 0, NULL, O_MESSAGES},
                                         {"keep-going", 0, NULL, O_KEEP},
                                         {"expect-failure", 0, NULL, O_EXPECT},
                                         {"help", 0, NULL, O_HELP},
@@ -286,7 +293,7 @@ static const struct option options[] = {{"seed", 1, NULL, O_SEED},
 
 static const char usage[] =
     "Usage: sim [--seed=N] [--runs=K] [--time=SECONDS] [--metas=M] [--stores=S] [--clients=C] [--actors=A]\n"
-    "           [--faults=LIST] [--work=LIST] [--ttl-ms=N] [--keep-going] [--verbose]\n"
+    "           [--faults=LIST] [--work=LIST] [--ttl-ms=N] [--keep-going] [--verbose [--messages]]\n"
     "           [--rules-off=MASK] [--meta-rules-off=MASK] [--expect-failure]\n"
     "Simulate a cluster under faults, from seed N on, K seeds. --time is simulated time.\n"
     "LISTs: comma separated; a wrong name shows the right ones. With --expect-failure the exit status is 0 if\n"
@@ -317,6 +324,7 @@ int main(int argc, char **argv)
         case O_META_RULES: opt.rules_off = (uint32_t)v; break;
         case O_TTL: opt.ttl_ms = v; break;
         case O_VERBOSE: opt.verbose = true; break;
+        case O_MESSAGES: opt.messages = true; break;
         case O_KEEP: keep_going = true; break;
         case O_EXPECT: expect_failure = true; break;
         case O_HELP: fputs(usage, stdout); return 0;
