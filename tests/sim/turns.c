@@ -3,7 +3,7 @@
  * Turn-taking files: one actor at a time works on such a file, on whatever client, and the model knows every byte.
  *
  * images[0] is what is settled; each later one is the state after one more operation of the same life, not synced
- * yet. A reader of another life must find the last one, unless the writer's life may have ended: then the size is
+ * yet. A reader must find the last one, unless the writer's life may have ended: then the size is
  * that of some image, and each block is as in some image (what was not synced goes block by block).
  */
 #include <inttypes.h>
@@ -152,7 +152,8 @@ static bool read_all(struct actor *a, struct turns *t, struct handle *h)
         return false;
     }
     size = (uint32_t)a->len;
-    loose = other && (t->uncertain || life_may_lose(a->c, t->life));
+    /* The client itself, too, may find what it had not synced gone: expired, with no file open to be told. */
+    loose = (other && t->uncertain) || life_may_lose(a->c, t->life);
     if (size == last(t)->size && memcmp(a->data, last(t)->bytes, size) == 0) {
         if (other)
             settle(t);
@@ -245,7 +246,7 @@ static void do_stat(struct actor *a, struct turns *t)
             cluster_fail(a->c, "%s: getattr failed: %s", t->name, tc_error_name(r));
         return;
     }
-    if (t->uncertain || (a->cl->life != t->life && life_may_lose(a->c, t->life)))
+    if (t->uncertain || life_may_lose(a->c, t->life))
         return;
     if (a->size != t->base + last(t)->size)
         cluster_fail(a->c, "%s: client %u sees size %" PRIu64 ", expected %" PRIu64 " (writer: client %u)", t->name,
