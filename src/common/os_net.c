@@ -339,6 +339,24 @@ static bool recv_peer(struct os_port *p, uint64_t *ret_peer, bool *ret_more)
     return true;
 }
 
+/*
+ * With messages held, after a receive that found none: it may have swallowed the edge that told of the
+ * connection. True: read again, an edge of this look may be lost, too.
+ */
+static bool held_look(struct os_port *p)
+{
+    int events = 0;
+    size_t len = sizeof events;
+
+    if (zmq_getsockopt(p->socket, ZMQ_EVENTS, &events, &len) != 0)
+        return false;
+    if (events & ZMQ_POLLOUT)
+        held_flush(p);
+    else if (env_now(p->base.env) >= p->hold_until)
+        held_drop(p);
+    return events != 0;
+}
+
 /* Receive and deliver one message. False: none there. */
 static bool read_one(struct os_port *p)
 {
@@ -376,11 +394,9 @@ void os_port_read(struct os_port *p)
 {
     if (p->closed)
         return;
-    if (p->n_held > 0)
-        held_flush(p);
     for (int i = 0; i < OS_ENV_MSGS_PER_TURN && !p->closed; i++) {
         if (!read_one(p)) {
-            p->dirty = false;
+            p->dirty = p->n_held > 0 && held_look(p);
             return;
         }
     }
