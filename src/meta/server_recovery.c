@@ -181,14 +181,15 @@ static bool size_quorum(struct recovery *r, uint64_t now)
 
 static void size_step(struct recovery *r)
 {
+    struct meta_server *s = r->s;
     struct fsm_lease f;
 
     if (r->phase != SIZE)
         return;
-    if (!fsm_lease(r->s->fsm, r->ino, &f) || !f.dead) { /* gone, or mended by an earlier leader's entry */
-        lease_recovered(r->s->lead->leases, r->ino);
+    if (!fsm_lease(s->fsm, r->ino, &f) || !f.dead) { /* gone, or mended by an earlier leader's entry */
+        lease_recovered(s->lead->leases, r->ino);
         recovery_free(r);
-        server_turn(r->s);
+        server_turn(s);
         return;
     }
     if (f.epoch != r->epoch) {
