@@ -193,9 +193,12 @@ struct tc_call *tc_fsync(struct tc_client *c, struct tc_file *f, bool data_only,
 
 static void flush_tick(struct tc_call *call)
 {
-    int status = call->file->error;
+    int status = 0;
 
-    call->file->error = 0;
+    if (call->file->flags & TC_OPEN_WRITE) { /* who only reads hears of it when asking, by fsync */
+        status = call->file->error;
+        call->file->error = 0;
+    }
     call_finish(call, status);
 }
 

@@ -89,11 +89,9 @@ void files_error(struct inode *i, int error, bool fail)
 
     DL_FOREACH(i->files, f)
     {
-        if (!f->dirtied)
-            continue;
-        if (!f->error)
+        if (!f->error) /* also of those that wrote nothing: their fsync speaks for all of the file's data */
             f->error = error;
-        f->failed = f->failed || fail;
+        f->failed = f->failed || (fail && f->dirtied);
         f->dirtied = false;
     }
 }

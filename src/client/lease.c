@@ -333,6 +333,16 @@ void lease_release(struct tc_client *c, struct inode *i)
     lease_ended(c, i, 0);
 }
 
+/* Outside caches of an inode whose lease is over; a new generation waits for it. */
+static void pages_purge(struct tc_client *c, struct inode *i)
+{
+    if (!i->kernel_pages || !c->cfg.invalidate_inode)
+        return;
+    i->kernel_pages = false;
+    c->purges++;
+    c->cfg.invalidate_inode(c->cfg.arg, i->ino, 0, UINT64_MAX, lease_purged, c);
+}
+
 void lease_lost(struct tc_client *c, struct inode *i, int error)
 {
     if (!i->x)
@@ -345,6 +355,7 @@ void lease_lost(struct tc_client *c, struct inode *i, int error)
     dirty_drop(c, i);
     x_end(c, i);
     lease_ended(c, i, 0);
+    pages_purge(c, i); /* what was lost, and what others write from now on */
     recalls_drop(c, i);
     waitq_wake(&i->wq);
     waitq_wake(&i->io_wq);
@@ -390,6 +401,8 @@ static void commit_item(struct inode *i, struct commit_item *it)
     }
     if (i->ask == ASK_COMMIT)
         it->recall = i->ask_recall;
+    if (it->has_size && it->size > MAX(x->reach, it->reach))
+        it->reach = MAX(UINT64_C(64) << 20, it->size * 2); /* grown without a block: nothing has asked for reach */
     if (i->phase == RECALL_COMMIT) {
         ASSERT(quiet);
         it->action = i->end_action;
@@ -606,11 +619,7 @@ void lease_drop_all_s(struct tc_client *c)
         if (!(i->held & LEASE_S))
             continue;
         lease_ended(c, i, i->opens > 0 ? LEASE_O : 0);
-        if (i->kernel_pages && c->cfg.invalidate_inode) {
-            i->kernel_pages = false;
-            c->purges++;
-            c->cfg.invalidate_inode(c->cfg.arg, i->ino, 0, UINT64_MAX, lease_purged, c);
-        }
+        pages_purge(c, i);
     }
 }
 

@@ -73,6 +73,7 @@ static void simple_done(void *arg)
 static void recall_simple(struct tc_client *c, struct recall *rc)
 {
     struct inode *i = rc->ino;
+    uint64_t pages = 0;
 
     inode_drop_attr(i);
     if (rc->kind == RECALL_ENTRY) {
@@ -80,13 +81,15 @@ static void recall_simple(struct tc_client *c, struct recall *rc)
         dir_drop_pages(c, i);
     } else if (!i->x && i->opens == 0 && (i->held & LEASE_S) && (i->attr.mode & S_IFMT) == S_IFREG && i->attr.nlink <= 1) {
         lease_ended(c, i, 0); /* its last name may be going: no reference of ours keeps it */
+        pages = i->kernel_pages ? UINT64_MAX : 0; /* it may live on under another name, and be written there */
+        i->kernel_pages = false;
     }
     rc->pending = 1;
     /* Names are given out without a time for which they may be cached (tc_entry.entry_until), so a change of one
      * leaves nothing to drop outside. Attributes, too, but the kernel keeps ACLs with them until told. */
     if (rc->kind != RECALL_ENTRY && i->lookups > 0 && c->cfg.invalidate_inode) {
         rc->pending++;
-        c->cfg.invalidate_inode(c->cfg.arg, i->ino, 0, 0, simple_done, rc);
+        c->cfg.invalidate_inode(c->cfg.arg, i->ino, 0, pages, simple_done, rc);
     }
     simple_done(rc);
 }

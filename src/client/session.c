@@ -178,8 +178,6 @@ void session_ended(struct tc_client *c)
         quorum_session_changed(c->quorum, true);
     HASH_ITER(hh, c->inodes, i, tmp)
     {
-        bool pages = i->kernel_pages && i->held;
-
         inode_pin(i);
         if (i->x)
             lease_lost(c, i, -TC_E_IO);
@@ -188,7 +186,7 @@ void session_ended(struct tc_client *c)
         recalls_drop(c, i);
         c->n_acks = 0; /* nobody waits for them any more */
         i->recall_term = i->recall_seen = 0;
-        if (pages && c->cfg.invalidate_inode) {
+        if (i->kernel_pages && c->cfg.invalidate_inode) {
             i->kernel_pages = false;
             c->purges++;
             c->cfg.invalidate_inode(c->cfg.arg, i->ino, 0, UINT64_MAX, lease_purged, c);

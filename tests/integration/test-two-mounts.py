@@ -47,6 +47,23 @@ def main():
         f = open(b + '/shared', 'rb')
         os.unlink(a + '/shared')
         assert len(f.read()) == 10
+        # Read through one and closed; renamed and rewritten through the other: no page of before.
+        for i in range(3):
+            with open(a + '/p', 'wb') as f:
+                f.write(b'old' * 5000)
+            assert open(b + '/p', 'rb').read() == b'old' * 5000
+            os.rename(a + '/p', a + '/q')
+            with open(a + '/q', 'r+b') as f:
+                f.write(b'new' * 5000)
+            assert open(b + '/q', 'rb').read() == b'new' * 5000, 'stale pages'
+        # Grown without a block of data, beyond what the lease was granted for.
+        with open(a + '/big', 'wb') as f:
+            os.posix_fallocate(f.fileno(), 0, 300 << 20)
+            assert os.stat(b + '/big').st_size == 300 << 20
+            f.write(b'x')
+            f.flush()
+            os.fsync(f.fileno())
+        assert os.stat(b + '/big').st_size == 300 << 20
         # Exclusive create: one winner.
         wins = []
 
