@@ -101,6 +101,18 @@ static int version_cmp(uint64_t ae, uint64_t as, uint64_t be, uint64_t bs)
     return as == bs ? 0 : as < bs ? -1 : 1;
 }
 
+/* A file without a block of data in it only takes space. */
+static void drop_unused_file(struct chunk_store *cs, struct chunk *c)
+{
+    if (!c->file || c->direct_n)
+        return;
+    for (uint32_t b = 0; b < c->n; b++) {
+        if (c->blocks[b].kind == RUN_DATA)
+            return;
+    }
+    chunk_file_retire(cs, c);
+}
+
 uint32_t rec_apply(struct chunk_store *cs, struct chunk *c, const struct rec_item *it, struct buf *buf,
                    const uint8_t *data)
 {
@@ -148,6 +160,8 @@ uint32_t rec_apply(struct chunk_store *cs, struct chunk *c, const struct rec_ite
     if (was_empty && !chunk_is_empty(c))
         cs->n_chunks++;
     chunk_mark_dirty(cs, c);
+    if (it->zero)
+        drop_unused_file(cs, c);
     return fresh;
 }
 
@@ -156,11 +170,9 @@ uint32_t rec_apply(struct chunk_store *cs, struct chunk *c, const struct rec_ite
 static void emptied(struct chunk_store *cs, struct chunk *c, bool was_empty)
 {
     chunk_mark_dirty(cs, c);
-    if (was_empty || !chunk_is_empty(c))
-        return;
-    cs->n_chunks--;
-    if (!c->direct_n)
-        chunk_file_retire(cs, c);
+    if (!was_empty && chunk_is_empty(c))
+        cs->n_chunks--;
+    drop_unused_file(cs, c);
 }
 
 static void block_clear(struct chunk_store *cs, struct chunk *c, uint32_t b)
