@@ -287,7 +287,11 @@ static void on_message(void *arg, uint64_t peer TC_UNUSED, struct buf *head, str
         return; /* answered before, or given up */
     learn_latency(s, env_now(q->env) - req->sent_at);
     s->silent_since = s->n_requests > 1 ? env_now(q->env) : 0;
-    if (h.status != 0)
+    /* The (session, incarnation) it was sent under is dead. If the session is, its owner is told by the leader and ends all
+     * (quorum_session_changed()); if only the incarnation is, for another inode's sake, it goes again under the next. */
+    if (tc_error_from_wire(h.status) == -TC_E_FENCED)
+        fail_request(req, -TC_E_UNREACHABLE);
+    else if (h.status != 0)
         fail_request(req, tc_error_from_wire(h.status));
     else
         decode_reply(q, req, &h, body, payload);

@@ -374,10 +374,12 @@ void recall_item(struct tc_client *c, uint64_t term, const struct recall_item *i
     bool held = i->held && i->gterm == it->gterm && i->gcount == it->gcount;
     uint32_t kind = it->kind;
 
-    if (kind == RECALL_ASK) {
+    if (kind == RECALL_ASK && i->x) {
         lease_ask(c, i, it->recall);
         return;
     }
+    if (kind == RECALL_ASK && (i->held || i->getting || i->phase != RECALL_IDLE))
+        return; /* X has ended, or is coming: said again if neither */
     DL_FOREACH(i->recalls, rc)
     {
         if (rc->term == term && rc->counter == it->recall && rc->gterm == it->gterm && rc->gcount == it->gcount && rc->kind == kind)

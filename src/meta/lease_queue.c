@@ -344,9 +344,9 @@ struct lease_recall *leases_ack(struct leases *l, struct lease_session *s, const
     if (!c)
         return NULL; /* repeated, or of another term */
     if (c->of_x) {
-        if (c->kind == RECALL_ALL || c->kind == RECALL_DOWNGRADE)
-            return c;
-        lease_recall_complete(l, c); /* ATTR; or an ASK with nothing to commit */
+        if (c->kind != RECALL_ATTR)
+            return c; /* whoever holds X ends it by an entry, or commits */
+        lease_recall_complete(l, c);
         return NULL;
     }
     r = lease_find(l, s, item->ino);
