@@ -262,6 +262,8 @@ static bool write_enter(struct tc_call *call)
         if (lease_need_x(call, i))
             return true;
     }
+    if (!call->mapped && horizon_busy(i) && horizon_make_room(call, i))
+        return true;
     writer_enter(call);
     return false;
 }

@@ -158,8 +158,11 @@ static void flight_done(struct qwrite *w, int status)
                 (unsigned long)i->ino, (unsigned long)f->first, w->count, tc_error_name(status));
         c->stats.errors++;
         files_error(i, status, false);
-        if (x)
+        if (x) {
             x->gave_up = true;
+            if (x->rw.entry)
+                x->rw.error = status;
+        }
     } else {
         quiet_check(c, i);
     }

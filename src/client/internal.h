@@ -144,7 +144,7 @@ struct tc_call {
     uint64_t rdev, cookie;
     struct tc_cred cred;
     struct setattr_req set;
-    bool append, kill_priv, mapped, plus, dir, excl, open, data_only;
+    bool append, kill_priv, mapped, plus, dir, excl, open, data_only, crowded;
     uint64_t target_seq, target_epoch;
     int pending; /* parts under way */
     bool entered; /* counted in ino->readers or writers */
@@ -176,6 +176,16 @@ struct flight {
     uint64_t sums[];
 };
 
+/* A range behind a horizon entry being rewritten (horizon.c). */
+struct rewriting {
+    uint64_t entry;   /* its epoch; 0: none */
+    uint64_t epoch;   /* of X when it began */
+    uint64_t from;    /* size of the entry */
+    uint64_t at, end; /* blocks still to be looked at */
+    bool fetching;
+    int error;        /* to be told to one of the calls that wait */
+};
+
 /* Exists while X is held. */
 struct xlease {
     uint64_t epoch;
@@ -192,6 +202,8 @@ struct xlease {
     bool sent_ask;
     uint32_t sent_action;
     int64_t new_blocks;  /* acknowledged as newly in use since the last commit */
+    struct rewriting rw;
+    uint64_t rewritten;  /* entry to name in the next commit; 0: none */
     bool was_clean, all_acked, gave_up;
     bool truncating;     /* no block is sent */
     uint64_t truncating_since;
@@ -616,6 +628,23 @@ void read_abandon(struct tc_call *call); /* drop what it has fetched */
 /* Fetch one block for a partial write; wakes i->fetch_wq. */
 void block_fetch(struct tc_call *call, struct inode *i, uint64_t block);
 void readahead_drop(struct tc_client *c, struct inode *i);
+/* Bytes of a block of version @epoch, at file offset @start, that show: the rest is behind the end or a horizon. */
+size_t block_visible(const struct inode *i, uint64_t epoch, uint64_t start);
+/* Must this block be written under our epoch before anybody is told its content (PROTOCOL 3.6)? */
+bool block_unsettled(const struct inode *i, const struct qblock *b);
+void block_rewrite(struct tc_client *c, struct inode *i, const struct qblock *b, uint64_t block);
+/* Fetch blocks of one chunk for horizon_fetched(). */
+void horizon_fetch(struct tc_client *c, struct inode *i, uint64_t first, uint32_t count, bool versions_only);
+
+/* ---- horizon.c ------------------------------------------------------------------------------------------------------ */
+
+/* Is a range being rewritten, or has it to be before the first write? X is held. */
+bool horizon_busy(const struct inode *i);
+/* Under X, no recall: have entries rewritten until a truncate may add one. True: the call waits, or failed. */
+bool horizon_make_room(struct tc_call *call, struct inode *i);
+/* blocks NULL: it failed, or something local has changed meanwhile. */
+void horizon_fetched(struct tc_client *c, struct inode *i, uint64_t first, uint32_t count, int status,
+                     const struct qblock *blocks);
 
 /* ---- file.c --------------------------------------------------------------------------------------------------------- */
 

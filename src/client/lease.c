@@ -412,6 +412,8 @@ static void commit_item(struct inode *i, struct commit_item *it)
                 it->recall = MAX(it->recall, rc->counter);
         }
     }
+    it->rewritten = x->rewritten;
+    x->rewritten = 0;
     x->sent_size = it->has_size ? it->size : x->committed_size;
     x->sent_mtime = it->has_size ? it->mtime : x->committed_mtime;
     x->sent_blocks = it->blocks;

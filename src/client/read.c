@@ -32,6 +32,7 @@ struct fetch {
     uint64_t breaks, data_gen, epoch;
     struct waitq wq;
     bool single; /* for a partial write */
+    bool horizon;
 };
 
 struct readahead {
@@ -92,6 +93,12 @@ static void fetch_done(struct qread *q, int status)
     f->status = status;
     if (f->single)
         block_fetched(c, f);
+    if (f->horizon) {
+        bool good = status == 0 && i->x && i->x->epoch == f->epoch && f->data_gen == i->data_gen && f->breaks == i->breaks;
+
+        horizon_fetched(c, i, f->first, f->q.count, status, good ? q->blocks : NULL);
+        waitq_wake(&i->io_wq);
+    }
     waitq_wake(&f->wq);
     fetch_unref(c, f);
     inode_unpin(c, i);
@@ -127,8 +134,7 @@ static struct fetch *fetch_start(struct tc_client *c, struct inode *i, uint64_t 
     return f;
 }
 
-/* Bytes of a block of version @epoch, at file offset @start, that show: the rest is behind the end or a horizon. */
-static size_t visible(const struct inode *i, uint64_t epoch, uint64_t start)
+size_t block_visible(const struct inode *i, uint64_t epoch, uint64_t start)
 {
     uint64_t end = i->x ? i->x->size : i->attr.size;
 
@@ -303,15 +309,15 @@ static void iov_copy(struct read_op *r, const uint8_t *p, size_t len, size_t cap
  * ours: also one whose newest version here is older than the mark, since the lost writer may have left a newer one on
  * a voter that we did not hear, which reconciliation would bring back after we have shown the older.
  */
-static bool needs_rewrite(const struct inode *i, const struct qblock *b)
+bool block_unsettled(const struct inode *i, const struct qblock *b)
 {
     return TC_RULE(MASK_UNCLEAN) && i->attr.data_state >= DATA_UNCLEAN && i->x && b->vepoch != i->x->epoch;
 }
 
-static void rewrite(struct tc_client *c, struct inode *i, const struct qblock *b, uint64_t block)
+void block_rewrite(struct tc_client *c, struct inode *i, const struct qblock *b, uint64_t block)
 {
     struct buf *copy = buf_new(BLOCK_SIZE);
-    size_t n = b->kind == RUN_DATA ? visible(i, b->vepoch, block * BLOCK_SIZE) : 0;
+    size_t n = b->kind == RUN_DATA ? block_visible(i, b->vepoch, block * BLOCK_SIZE) : 0;
 
     memset(copy->data, 0, BLOCK_SIZE);
     if (n)
@@ -359,12 +365,12 @@ static enum composed compose(struct tc_call *call, size_t n)
         /* Neither here nor fetched, or fetched when the file ended in it and was shorter. */
         if (!b && (!i->x || block * BLOCK_SIZE < i->x->data_end))
             return COMPOSE_FETCH;
-        if (b && needs_rewrite(i, b)) {
-            rewrite(c, i, b, block);
+        if (b && block_unsettled(i, b)) {
+            block_rewrite(c, i, b, block);
             again = true;
         }
         if (b && b->kind == RUN_DATA) {
-            size_t vis = visible(i, b->vepoch, block * BLOCK_SIZE);
+            size_t vis = block_visible(i, b->vepoch, block * BLOCK_SIZE);
             size_t show = vis > at ? MIN(vis - at, want) : 0;
 
             iov_add(r, b->data + at, show);
@@ -566,7 +572,7 @@ static void block_fetched(struct tc_client *c, struct fetch *f)
     if (f->status == 0 && i->x && i->x->epoch == f->epoch && f->data_gen == i->data_gen && f->breaks == i->breaks) {
         const struct qblock *b = &f->q.blocks[0];
         uint8_t bytes[BLOCK_SIZE] = {0};
-        size_t n = b->kind == RUN_DATA ? visible(i, b->vepoch, f->first * BLOCK_SIZE) : 0;
+        size_t n = b->kind == RUN_DATA ? block_visible(i, b->vepoch, f->first * BLOCK_SIZE) : 0;
 
         if (n)
             memcpy(bytes, b->data, n);
@@ -595,6 +601,14 @@ void block_fetch(struct tc_call *call, struct inode *i, uint64_t block)
     fetch_unref(call->c, f); /* the running one remains */
 }
 
+void horizon_fetch(struct tc_client *c, struct inode *i, uint64_t first, uint32_t count, bool versions_only)
+{
+    struct fetch *f = fetch_start(c, i, first, count, versions_only);
+
+    f->horizon = true;
+    fetch_unref(c, f); /* the running one remains */
+}
+
 /* ---- data and holes ------------------------------------------------------------------------------------------------------ */
 
 static bool is_data(struct tc_call *call, uint64_t block)
@@ -606,7 +620,7 @@ static bool is_data(struct tc_call *call, uint64_t block)
     if (local_block(i, block, &p))
         return p != NULL;
     b = call->read->n ? fetched(call->read->part[0], block) : NULL;
-    return b && b->kind == RUN_DATA && visible(i, b->vepoch, block * BLOCK_SIZE) > 0;
+    return b && b->kind == RUN_DATA && block_visible(i, b->vepoch, block * BLOCK_SIZE) > 0;
 }
 
 /* One chunk at a time: its versions, then the first block of the kind asked for. */

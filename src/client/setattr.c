@@ -65,6 +65,19 @@ static void setattr_done(struct rpc *r, int status, const void *res)
         call_wake(call);
         return;
     }
+    if (status == -TC_E_LIMIT && truncate && !call->answered && (!i->x || i->attr.horizons.n >= HORIZON_MAX - 1)) {
+        if (i->x && i->x->epoch == call->target_epoch)
+            i->x->truncating = false;
+        call->crowded = true; /* the horizon is full: X, and room, first */
+        call->stage = SETATTR_START;
+        if (i->x)
+            (void)flush_pending(c, i);
+        recall_progress(c, i);
+        waitq_wake(&i->wq);
+        waitq_wake(&i->io_wq);
+        call_wake(call);
+        return;
+    }
     if (status == 0 && e->has_attr) {
         if (truncate)
             truncate_take(call, r, e);
@@ -105,6 +118,10 @@ static bool truncate_ready(struct tc_call *call)
         call_wait(call, i->x && i->phase == RECALL_IDLE ? &i->io_wq : &i->wq);
         return true;
     }
+    if (call->crowded && !i->x)
+        return lease_need_x(call, i);
+    if (i->x && (call->crowded || i->x->rw.entry) && horizon_make_room(call, i))
+        return true;
     if (!i->x) {
         i->getting = LEASE_X; /* nobody else asks meanwhile */
         i->get_stamp = i->recall_count;

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """One mount, ordinary programs: what is copied in is there after a remount; cp, rsync, tar, git, sqlite3, cc, dd, mv,
 ln, find, du, df, vim-style save, hard links, unlink of open files, O_APPEND, truncate, xattrs."""
-import os, sqlite3, sys
+import os, random, sqlite3, sys
 from cluster import Cluster, make_tree, need_fuse, same_tree, sh
 
 
@@ -79,6 +79,53 @@ def data(mnt):
     return want
 
 
+def rising(paths, mirror, rounds, step, far, seed):
+    """Truncates to ever larger sizes, each below what was written: more of them than a file's horizon holds. What is
+    written at times lies behind older ones. Every mount and a local file must agree."""
+    rng = random.Random(seed)
+    size = 0
+    fds = [os.open(p, os.O_RDWR | os.O_CREAT) for p in paths + [mirror]]
+    try:
+        for n in range(rounds):
+            w, mine = fds[n % len(paths)], fds[-1]
+            data = rng.randbytes(rng.randrange(1, 40000))
+            old = rng.randrange(0, size + 1) if n % 3 == 0 else None
+            size += rng.randrange(1, step)
+            for fd in (w, mine):
+                os.pwrite(fd, data, size + 1)
+                os.pwrite(fd, b'far', size + far)
+                if old is not None:
+                    os.pwrite(fd, data[:5000], old)
+                if n % 4 == 0:
+                    os.fsync(fd)
+                os.ftruncate(fd, size)
+            if n % 7 == 0 or n == rounds - 1:
+                want = os.pread(mine, 1 << 27, 0)
+                size = len(want)
+                for fd in fds[:-1]:
+                    same_bytes(read_whole(fd), want, 'rising truncates, round %d' % n)
+    finally:
+        for fd in fds:
+            os.close(fd)
+
+
+def read_whole(fd):
+    parts, at = [], 0
+    while True:
+        part = os.pread(fd, 1 << 20, at)
+        if not part:
+            return b''.join(parts)
+        parts.append(part)
+        at += len(part)
+
+
+def same_bytes(got, want, what):
+    if got == want:
+        return
+    at = next((n for n in range(min(len(got), len(want))) if got[n] != want[n]), min(len(got), len(want)))
+    raise AssertionError('%s: sizes %d, %d, first difference at %d' % (what, len(got), len(want), at))
+
+
 def programs(mnt, tree):
     sh('cp -a %s %s/tree' % (tree, mnt))
     same_tree(tree, mnt + '/tree')
@@ -112,11 +159,18 @@ def main():
         m = c.start().mount()
         names(m.path)
         want = data(m.path)
+        rising([m.path + '/small'], c.dir + '/small', 60, 9000, 100000, 1)
+        rising([m.path + '/large'], c.dir + '/large', 60, 700000, 3000000, 2)
+        other = c.mount('other')
+        rising([m.path + '/shared', other.path + '/shared'], c.dir + '/shared', 60, 30000, 200000, 3)
+        other.umount()
         programs(m.path, tree)
         m.umount()
         m.mount()
         same_tree(tree, m.path + '/tree')
         same_tree(tree, m.path + '/untar/tree')
+        for name in ('small', 'large', 'shared'):
+            same_bytes(open(m.path + '/' + name, 'rb').read(), open(c.dir + '/' + name, 'rb').read(), name)
         assert open(m.path + '/data', 'rb').read() == want
         db = sqlite3.connect(m.path + '/db.sqlite')
         assert db.execute('select count(*) from t').fetchone() == (50,)
