@@ -564,6 +564,7 @@ void lease_ack(struct tc_client *c, const struct recall *rc, uint32_t keep);
 void recall_progress(struct tc_client *c, struct inode *i);
 void recall_free(struct tc_client *c, struct recall *rc);
 void recalls_drop(struct tc_client *c, struct inode *i); /* acknowledge all: nothing is held any more */
+void recall_purge_now(struct tc_client *c, struct inode *i);
 void recall_commit_done(struct tc_client *c, struct inode *i);
 void recall_item(struct tc_client *c, uint64_t term, const struct recall_item *it);
 void lease_init(struct tc_client *c);

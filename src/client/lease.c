@@ -357,6 +357,8 @@ void lease_lost(struct tc_client *c, struct inode *i, int error)
     lease_ended(c, i, 0);
     pages_purge(c, i); /* what was lost, and what others write from now on */
     recalls_drop(c, i);
+    if (i->kernel_pages)
+        recall_purge_now(c, i);
     waitq_wake(&i->wq);
     waitq_wake(&i->io_wq);
 }
@@ -454,7 +456,9 @@ static void commit_result(struct tc_client *c, struct inode *i, const struct com
             }
             if (res && res->has_attr)
                 inode_take_attr(c, i, &res->attr, cacheable, true);
-            if (it->action != COMMIT_KEEP)
+            if (it->action == COMMIT_DOWNGRADE && !(i->held & LEASE_S))
+                recall_purge_now(c, i); /* the S that was to go on is none: of an old term, or recalled already */
+            else if (it->action != COMMIT_KEEP)
                 recall_commit_done(c, i);
         }
     } else if (x && i->phase == RECALL_COMMIT) {
@@ -618,6 +622,11 @@ void lease_drop_all_s(struct tc_client *c)
 
     HASH_ITER(hh, c->inodes, i, tmp)
     {
+        if (i->phase == RECALL_COMMIT && i->downgrade) {
+            i->downgrade = false; /* its S would be of the old generation: reads wait for the end of it */
+            i->breaks++;
+            pages_purge(c, i);
+        }
         if (!(i->held & LEASE_S))
             continue;
         lease_ended(c, i, i->opens > 0 ? LEASE_O : 0);

@@ -224,6 +224,15 @@ static void machine_commit(struct tc_client *c, struct inode *i)
     lease_commit(c, i);
 }
 
+/* The lease is over already, without its caches having been dropped: nobody gets in until they are. */
+void recall_purge_now(struct tc_client *c, struct inode *i)
+{
+    i->phase = RECALL_BLOCK;
+    i->downgrade = false;
+    i->purge_read_gen = i->read_gen - 1;
+    recall_progress(c, i);
+}
+
 void recall_commit_done(struct tc_client *c, struct inode *i)
 {
     machine_finish(c, i);
