@@ -134,6 +134,8 @@ static void flight_done(struct qwrite *w, int status)
 
     f->done = true;
     f->status = status;
+    if (status != 0)
+        i->write_error = status;
     c->flight_bytes -= bytes;
     c->dirty_bytes -= bytes;
     if (status == 0 && x) {

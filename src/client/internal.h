@@ -318,6 +318,7 @@ struct inode {
     struct inode *x_prev, *x_next;
     struct flight *flights, *tails; /* not yet at W; at W, not yet at N */
     unsigned n_flights, n_tails;
+    int write_error;   /* why the last write of blocks failed, 0: it did not */
     uint64_t data_gen; /* changes of local data, and its leaving: a fetched block older than one is not kept */
     bool fetching;
     struct waitq fetch_wq;

@@ -48,6 +48,7 @@ struct read_op {
     struct iovec *iov;
     int n_iov, cap_iov;
     size_t len;
+    bool rewrote;      /* unclean blocks, once */
     struct buf *copy; /* of local bytes */
     uint64_t base;    /* block of the file that bit 0 below stands for */
     /* Blocks that were local when the fetches began. One that is not any more was flushed meanwhile: what was fetched
@@ -522,6 +523,12 @@ static void read_tick(struct tc_call *call)
         if (composed == COMPOSE_REWRITTEN) {
             parts_drop(c, r);
             call->stage = READ_START;
+            if (r->rewrote && i->write_error == -TC_E_NOSPC) { /* what cannot be made sure of is not shown */
+                call_finish(call, i->write_error);
+                return;
+            }
+            r->rewrote = true;
+            i->write_error = 0;
             (void)flush_all(c, i);
             call_wait(call, &i->io_wq);
             return;

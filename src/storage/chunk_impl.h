@@ -170,7 +170,7 @@ struct chunk_store {
 /* chunk_store.c */
 void cs_fail(struct chunk_store *cs, int err, const char *why);
 void cs_apply_pos(struct chunk_store *cs, uint64_t end);
-bool cs_no_space(struct chunk_store *cs, uint64_t bytes);
+bool cs_no_space(struct chunk_store *cs, uint64_t bytes, bool rewrite);
 
 /* chunk_index.c */
 struct block *chunk_block_at(struct chunk_store *cs, struct chunk *c, uint32_t b); /* grows */

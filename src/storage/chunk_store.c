@@ -45,11 +45,19 @@ void cs_apply_pos(struct chunk_store *cs, uint64_t end)
 
 /* ---- space --------------------------------------------------------------------------------------------------- */
 
-/* A write is journalled and merged: it may take its size twice for a while; the reserve covers the second time. */
-bool cs_no_space(struct chunk_store *cs, uint64_t bytes)
+/*
+ * A write is journalled and merged: it may take its size twice for a while; the reserve covers the second time. A
+ * @rewrite of blocks that have their place takes room in the journal only, and for a while: reading an unclean file
+ * and mending one are such, and shall go on when the disk is full.
+ */
+bool cs_no_space(struct chunk_store *cs, uint64_t bytes, bool rewrite)
 {
-    if (cs->space_free < cs->reserve + cs->space_taken + bytes)
+    uint64_t kept = rewrite ? cs->reserve / 2 : cs->reserve;
+
+    if (cs->space_free < kept + cs->space_taken + bytes) {
+        chunk_store_checkpoint(cs); /* the journal may hold what is merged, and give it back */
         return true;
+    }
     cs->space_taken += bytes;
     return false;
 }

@@ -159,6 +159,15 @@ static bool shape_ok(const struct chunk_write *w)
     return (w->flags & WRITE_ZERO) ? !w->data : w->data && w->sums;
 }
 
+static bool all_filed(const struct chunk_write *w)
+{
+    for (uint32_t b = w->first; b < w->first + w->count; b++) {
+        if (chunk_block_get(w->chunk, b).place != PLACE_FILE)
+            return false;
+    }
+    return true;
+}
+
 static void classify(struct chunk_store *cs, struct chunk_write *w)
 {
     uint64_t bytes = w->data ? (uint64_t)w->count * BLOCK_SIZE : 0;
@@ -180,7 +189,7 @@ static void classify(struct chunk_store *cs, struct chunk_write *w)
         w->status = r;
         return;
     }
-    if (bytes && cs_no_space(cs, bytes)) {
+    if (bytes && cs_no_space(cs, bytes, all_filed(w))) {
         w->status = -TC_E_NOSPC;
         return;
     }
