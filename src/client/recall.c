@@ -96,6 +96,16 @@ static void recall_simple(struct tc_client *c, struct recall *rc)
 
 #define TRUNCATE_WAIT_NS (200 * NS_PER_MS)
 
+static void refuse_grants(struct inode *i, uint64_t gterm, uint64_t gcount)
+{
+    unsigned n = (unsigned)(gcount >> 63);
+
+    if (gterm > i->refused[n].gterm || (gterm == i->refused[n].gterm && gcount > i->refused[n].gcount)) {
+        i->refused[n].gterm = gterm;
+        i->refused[n].gcount = gcount;
+    }
+}
+
 /* ---- the machine ---------------------------------------------------------------------------------------------------- */
 
 struct range {
@@ -178,6 +188,18 @@ static bool purge_start(struct tc_client *c, struct inode *i)
 static bool has_dirty(const struct inode *i)
 {
     return TC_RULE(RECALL_FLUSH) && (i->dirty_blocks > 0 || i->n_flights > 0);
+}
+
+static bool held_is_named(const struct inode *i)
+{
+    const struct recall *rc;
+
+    DL_FOREACH(i->recalls, rc)
+    {
+        if (rc->gterm == i->gterm && rc->gcount == i->gcount)
+            return true;
+    }
+    return false;
 }
 
 static void machine_finish(struct tc_client *c, struct inode *i)
@@ -324,6 +346,10 @@ static bool machine_step(struct tc_client *c, struct inode *i)
             machine_commit(c, i);
             return false;
         }
+        if ((i->held & LEASE_S) && !held_is_named(i)) { /* a recall said again after its end: the leader does not learn of this by the ack */
+            refuse_grants(i, i->gterm, i->gcount);
+            lease_queue_release(c, i->ino, i->gterm, i->gcount, i->held, i->opens > 0 ? LEASE_O : 0);
+        }
         if (i->held)
             lease_ended(c, i, i->opens > 0 ? LEASE_O : 0);
         machine_finish(c, i);
@@ -365,16 +391,6 @@ void recall_progress(struct tc_client *c, struct inode *i)
 }
 
 /* ---- arrivals ---------------------------------------------------------------------------------------------------------- */
-
-static void refuse_grants(struct inode *i, uint64_t gterm, uint64_t gcount)
-{
-    unsigned n = (unsigned)(gcount >> 63);
-
-    if (gterm > i->refused[n].gterm || (gterm == i->refused[n].gterm && gcount > i->refused[n].gcount)) {
-        i->refused[n].gterm = gterm;
-        i->refused[n].gcount = gcount;
-    }
-}
 
 void recall_item(struct tc_client *c, uint64_t term, const struct recall_item *it)
 {

@@ -224,7 +224,7 @@ void leases_release(struct leases *l, struct lease_session *s, const struct leas
     struct lease_ref *r = lease_find(l, s, item->ino);
 
     if (r && r->gterm == item->gterm && r->gcount == item->gcount)
-        ref_keep(l, r, r->kinds & item->keep);
+        ref_keep(l, r, (r->kinds & item->keep) | (item->keep & LEASE_O)); /* what was S may go on as O */
 }
 
 /* A recall of S was acknowledged as @item says. @all: S ends, else what the session says it still has. */

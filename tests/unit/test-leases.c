@@ -63,6 +63,15 @@ START_TEST(grant_ids)
     leases_release(l, &a, &old);
     ck_assert(!lease_any_ref(l, 10));
     ck_assert_uint_eq(leases_refs(l), 0);
+
+    r = lease_give(l, &a, 10, LEASE_S, 102); /* given back while the file is open: O stays */
+    old.gcount = r->gcount;
+    old.keep = LEASE_O;
+    leases_release(l, &a, &old);
+    ck_assert_uint_eq(lease_find(l, &a, 10)->kinds, LEASE_O);
+    old.keep = 0;
+    leases_release(l, &a, &old);
+    ck_assert_uint_eq(leases_refs(l), 0);
 }
 END_TEST
 
