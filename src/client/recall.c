@@ -12,8 +12,7 @@
  *              written meanwhile (mappings)
  *
  * recall_progress() is called whenever something that a phase may wait for has happened: a reader or writer
- * left, a flight landed, an invalidation is done, a commit was answered. PURGE leaves out the ranges of calls
- * that are held back: the kernel has locked their pages, and they are not up to date.
+ * left, a flight landed, an invalidation is done, a commit was answered.
  */
 #include "client/internal.h"
 
@@ -108,40 +107,6 @@ static void refuse_grants(struct inode *i, uint64_t gterm, uint64_t gcount)
 
 /* ---- the machine ---------------------------------------------------------------------------------------------------- */
 
-struct range {
-    uint64_t off, end;
-};
-
-static int range_cmp(const void *a, const void *b)
-{
-    const struct range *x = a, *y = b;
-
-    return (x->off > y->off) - (x->off < y->off);
-}
-
-/* Page ranges of calls on @i that are held back, sorted. Returns: caller frees. */
-static struct range *held_ranges(struct inode *i, unsigned *ret_n)
-{
-    struct waitq *qs[] = {&i->wq, &i->io_wq, &i->fetch_wq, &i->c->room_wq, &i->c->session_wq, &i->c->map_wq};
-    struct range *r = NULL;
-    struct tc_call *call;
-    unsigned n = 0;
-
-    for (unsigned q = 0; q < ARRAY_SIZE(qs); q++) {
-        DL_FOREACH2(qs[q]->head, call, wnext)
-        {
-            if (call->ino != i || call->len == 0 || (call->result != RESULT_READ && call->result != RESULT_WRITE))
-                continue;
-            r = tc_realloc(r, (n + 1) * sizeof(*r));
-            r[n++] = (struct range){call->off & ~(uint64_t)4095, (call->off + call->len + 4095) & ~(uint64_t)4095};
-        }
-    }
-    if (n)
-        qsort(r, n, sizeof(*r), range_cmp);
-    *ret_n = n;
-    return r;
-}
-
 static void purge_done(void *arg)
 {
     struct inode *i = arg;
@@ -154,35 +119,17 @@ static void purge_done(void *arg)
     inode_unpin(c, i);
 }
 
-static void purge_range(struct tc_client *c, struct inode *i, uint64_t off, uint64_t end)
-{
-    if (off >= end)
-        return;
-    i->purge_pending++;
-    inode_pin(i);
-    c->cfg.invalidate_inode(c->cfg.arg, i->ino, off, end == UINT64_MAX ? UINT64_MAX : end - off, purge_done, i);
-}
-
-/* True if it has to be waited for. */
+/* True if it has to be waited for. Whoever caches outside leaves out what is locked under requests that we hold back;
+ * only it knows which those are (an append's place is not, where the page cache is passed by). */
 static bool purge_start(struct tc_client *c, struct inode *i)
 {
-    struct range *held;
-    uint64_t at = 0;
-    unsigned n;
-
     i->purge_read_gen = i->read_gen;
     if (!c->cfg.invalidate_inode || i->lookups == 0 || !i->kernel_pages)
         return false;
-    held = held_ranges(i, &n);
-    i->purge_pending++; /* no progress from within */
-    for (unsigned k = 0; k < n; k++) {
-        purge_range(c, i, at, held[k].off);
-        at = MAX(at, held[k].end);
-    }
-    purge_range(c, i, at, UINT64_MAX);
-    free(held);
-    i->purge_pending--;
-    return i->purge_pending > 0;
+    i->purge_pending++;
+    inode_pin(i);
+    c->cfg.invalidate_inode(c->cfg.arg, i->ino, 0, UINT64_MAX, purge_done, i);
+    return true;
 }
 
 static bool has_dirty(const struct inode *i)
