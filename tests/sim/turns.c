@@ -174,23 +174,11 @@ static bool read_all(struct actor *a, struct turns *t, struct handle *h)
     return true;
 }
 
-static void do_write(struct actor *a, struct turns *t, struct handle *h)
+static void write_at(struct actor *a, struct turns *t, struct handle *h, uint32_t off, uint32_t len, bool append)
 {
-    static const uint32_t sizes[] = {1, 100, 4096, 5000, 20000, 65536};
-    bool append = sim_below(&a->rng, 5) == 0;
-    uint32_t len = 1 + (uint32_t)sim_below(&a->rng, sizes[sim_below(&a->rng, ARRAY_SIZE(sizes))]);
-    uint32_t off = (uint32_t)sim_below(&a->rng, WINDOW);
-    struct image *i;
+    struct image *i = push(t);
     int r;
 
-    if (append)
-        off = last(t)->size;
-    else if (sim_below(&a->rng, 2))
-        off &= ~(BLOCK_SIZE - 1);
-    if (off >= WINDOW)
-        return;
-    len = MIN(len, WINDOW - off);
-    i = push(t);
     for (uint32_t k = 0; k < len; k++)
         i->bytes[off + k] = (uint8_t)(1 + sim_below(&a->rng, 255));
     i->size = MAX(i->size, off + len);
@@ -206,13 +194,26 @@ static void do_write(struct actor *a, struct turns *t, struct handle *h)
     }
 }
 
-static void do_truncate(struct actor *a, struct turns *t)
+static void do_write(struct actor *a, struct turns *t, struct handle *h)
 {
-    uint32_t size = (uint32_t)sim_below(&a->rng, WINDOW);
+    static const uint32_t sizes[] = {1, 100, 4096, 5000, 20000, 65536};
+    bool append = sim_below(&a->rng, 5) == 0;
+    uint32_t len = 1 + (uint32_t)sim_below(&a->rng, sizes[sim_below(&a->rng, ARRAY_SIZE(sizes))]);
+    uint32_t off = (uint32_t)sim_below(&a->rng, WINDOW);
+
+    if (append)
+        off = last(t)->size;
+    else if (sim_below(&a->rng, 2))
+        off &= ~(BLOCK_SIZE - 1);
+    if (off >= WINDOW)
+        return;
+    write_at(a, t, h, off, MIN(len, WINDOW - off), append);
+}
+
+static int truncate_to(struct actor *a, struct turns *t, uint32_t size)
+{
     int r;
 
-    if (sim_below(&a->rng, 3) == 0)
-        size = (uint32_t)sim_below(&a->rng, last(t)->size + 1);
     r = a_truncate(a, t->ino, t->base + size);
     if (r == 0) {
         for (uint32_t i = 0; i < t->n_images; i++)
@@ -224,6 +225,16 @@ static void do_truncate(struct actor *a, struct turns *t)
         if (!outcome_unknown(a, r, "truncate"))
             cluster_fail(a->c, "%s: truncate failed: %s", t->name, tc_error_name(r));
     }
+    return r;
+}
+
+static void do_truncate(struct actor *a, struct turns *t)
+{
+    uint32_t size = (uint32_t)sim_below(&a->rng, WINDOW);
+
+    if (sim_below(&a->rng, 3) == 0)
+        size = (uint32_t)sim_below(&a->rng, last(t)->size + 1);
+    (void)truncate_to(a, t, size);
 }
 
 static void do_sync(struct actor *a, struct turns *t, struct handle *h)
@@ -234,6 +245,33 @@ static void do_sync(struct actor *a, struct turns *t, struct handle *h)
         settle(t);
     else if (!outcome_unknown(a, r, "fsync"))
         cluster_fail(a->c, "%s: fsync failed: %s", t->name, tc_error_name(r));
+}
+
+static bool same_life(struct actor *a, struct turns *t, const struct handle *h)
+{
+    return !a->c->failed && a->cl->ready && a->cl->kills == h->kills && a->cl->life == t->life && !t->uncertain;
+}
+
+/* Truncates to ever larger sizes, each below what was written: the horizon fills up (PROTOCOL 5.1). */
+static void do_rising(struct actor *a, struct turns *t, struct handle *h)
+{
+    uint32_t size = (uint32_t)sim_below(&a->rng, WINDOW / 8), n = 4 + (uint32_t)sim_below(&a->rng, 24);
+    uint32_t step = sim_below(&a->rng, 2) ? 600 : 4 * BLOCK_SIZE;
+
+    while (n-- && same_life(a, t, h)) {
+        uint32_t off = size + (uint32_t)sim_below(&a->rng, step);
+
+        if (off + step >= WINDOW)
+            return;
+        if (t->n_images > IMAGES_MAX - 2)
+            do_sync(a, t, h);
+        if (!same_life(a, t, h) || t->n_images > IMAGES_MAX - 2)
+            return;
+        write_at(a, t, h, off, step, false);
+        if (!same_life(a, t, h) || truncate_to(a, t, size))
+            return;
+        size += 1 + (uint32_t)sim_below(&a->rng, step);
+    }
 }
 
 /* Attributes alone: what another client has written, not synced, counts. */
@@ -251,11 +289,6 @@ static void do_stat(struct actor *a, struct turns *t)
     if (a->size != t->base + last(t)->size)
         cluster_fail(a->c, "%s: client %u sees size %" PRIu64 ", expected %" PRIu64 " (writer: client %u)", t->name,
                      a->cl->index, a->size, t->base + last(t)->size, a->c->lives[t->life].client);
-}
-
-static bool same_life(struct actor *a, struct turns *t, const struct handle *h)
-{
-    return !a->c->failed && a->cl->ready && a->cl->kills == h->kills && a->cl->life == t->life && !t->uncertain;
 }
 
 static void turns_work(struct actor *a, struct turns *t)
@@ -283,7 +316,7 @@ static void turns_work(struct actor *a, struct turns *t)
             do_sync(a, t, &h);
             continue;
         }
-        switch (sim_below(&a->rng, 12)) {
+        switch (sim_below(&a->rng, 13)) {
         case 0 ... 5:
             do_write(a, t, &h);
             break;
@@ -295,6 +328,9 @@ static void turns_work(struct actor *a, struct turns *t)
             break;
         case 8:
             do_stat(a, t);
+            break;
+        case 9:
+            do_rising(a, t, &h);
             break;
         default:
             (void)read_all(a, t, &h); /* judges by itself */
