@@ -23,14 +23,9 @@
 /* Report a broken belief on stderr with place and expression, then abort. Never returns. */
 TC_NORETURN void tc_assert_fail(const char *expr, const char *file, int line, const char *func);
 
-/* ASSERT states what must hold, in release builds too; never for input (see EXAMPLES in docs). */
+/* ASSERT states what must hold, in release builds too; never for input: that gets an error. */
 #define ASSERT(x) ((x) ? (void)0 : tc_assert_fail(#x, __FILE__, __LINE__, __func__))
 #define IMPLIES(a, b) (!(a) || (b))
-#ifdef TC_SLOW_CHECKS
-#define ASSERT_SLOW(x) ASSERT(x)
-#else
-#define ASSERT_SLOW(x) ((void)sizeof(x))
-#endif
 
 /* Runs @fn(&variable) when the variable leaves its scope. */
 #define CLEANUP(fn) __attribute__((cleanup(fn)))

@@ -5,6 +5,7 @@
  */
 #include <check.h>
 #include <stdio.h>
+#include <stdlib.h>
 
 #include "sim/fake.h"
 #include "sim/nemesis.h"
@@ -74,10 +75,11 @@ int main(void)
     Suite *s = suite_create("models");
     TCase *tc = tcase_create("models");
     SRunner *sr = srunner_create(s);
+    const char *n = getenv("TC_WORLD_SEEDS");
     int failed;
 
     tcase_set_timeout(tc, 60);
-    tcase_add_loop_test(tc, right, 1, 13);
+    tcase_add_loop_test(tc, right, 1, 1 + (n ? atoi(n) : 12));
     tcase_add_loop_test(tc, wrong, 0, 8);
     suite_add_tcase(s, tc);
     srunner_run_all(sr, CK_ENV);

@@ -640,13 +640,15 @@ int main(void)
 {
     Suite *s = suite_create("fsm-random");
     TCase *tc = tcase_create("random");
+    const char *n = getenv("TC_FSM_RUNS");
+    int runs = n ? atoi(n) : 4;
     SRunner *sr;
     int failed;
 
     tcase_set_timeout(tc, 60);
-    tcase_add_loop_test(tc, test_model, 0, 6);
-    tcase_add_loop_test(tc, test_determinism, 0, 4);
-    tcase_add_loop_test(tc, test_any_content, 0, 4);
+    tcase_add_loop_test(tc, test_model, 0, runs + runs / 2);
+    tcase_add_loop_test(tc, test_determinism, 0, runs);
+    tcase_add_loop_test(tc, test_any_content, 0, runs);
     suite_add_tcase(s, tc);
     sr = srunner_create(s);
     srunner_set_fork_status(sr, CK_NOFORK);
