@@ -527,7 +527,7 @@ struct inode *inode_get(struct tc_client *c, uint64_t ino);  /* made if need be;
 void inode_pin(struct inode *i);
 void inode_unpin(struct tc_client *c, struct inode *i);
 void inodes_fini(struct tc_client *c);
-/* Take the attributes of an answer: the newer change wins. @cacheable: as inode_take_grant() said. */
+/* Take the attributes of an answer: the newer change wins. @cacheable: as lease_take_grant() said. */
 void inode_take_attr(struct tc_client *c, struct inode *i, const struct attr *a, bool cacheable, bool own_mutation);
 /* What a caller is told: under X with the local size and times. */
 void inode_attr(const struct inode *i, struct attr *ret);
@@ -548,13 +548,11 @@ bool lease_need_x(struct tc_call *call, struct inode *i);
 bool lease_counter_ok(const struct inode *i, const struct grant *g);
 bool lease_take_grant(struct tc_client *c, struct inode *i, const struct grant *g, const struct rpc *r, const struct attr *a);
 void lease_on_recall(struct tc_client *c, const struct recall_msg *m); /* recall.c */
-void lease_drop_s(struct tc_client *c, struct inode *i, bool purge); /* locally: S ends, O stays while open */
 void lease_drop_all_s(struct tc_client *c);
 void lease_purged(void *arg); /* one invalidation of c->purges is done */
 void lease_lost(struct tc_client *c, struct inode *i, int error); /* X is gone with its dirty data */
 void lease_release(struct tc_client *c, struct inode *i); /* eviction, last close: give back what is held */
 void lease_queue_release(struct tc_client *c, uint64_t ino, uint64_t gterm, uint64_t gcount, uint32_t kind, uint32_t keep);
-void lease_progress(struct tc_client *c, struct inode *i); /* something a recall may wait for has happened */
 void lease_end_unasked(struct tc_client *c, struct inode *i); /* give X back: downgrade or release */
 void lease_x_used(struct tc_client *c, struct inode *i);
 void lease_commit(struct tc_client *c, struct inode *i); /* queue a COMMIT of what is to be said */
@@ -562,7 +560,7 @@ void lease_ask(struct tc_client *c, struct inode *i, uint64_t recall); /* have s
 void lease_list(struct tc_client *c); /* send the complete list for c->want_gen; session_listed() follows */
 void lease_ended(struct tc_client *c, struct inode *i, uint32_t keep); /* S or X is over; O may be kept */
 void lease_ack(struct tc_client *c, const struct recall *rc, uint32_t keep);
-void recall_progress(struct tc_client *c, struct inode *i);
+void recall_progress(struct tc_client *c, struct inode *i); /* something a recall may wait for has happened */
 void recall_free(struct tc_client *c, struct recall *rc);
 void recalls_drop(struct tc_client *c, struct inode *i); /* acknowledge all: nothing is held any more */
 void recall_purge_now(struct tc_client *c, struct inode *i);

@@ -318,12 +318,6 @@ void lease_ended(struct tc_client *c, struct inode *i, uint32_t keep)
     readahead_drop(c, i);
 }
 
-void lease_drop_s(struct tc_client *c, struct inode *i, bool purge TC_UNUSED)
-{
-    if (i->held & LEASE_S)
-        lease_ended(c, i, i->opens > 0 ? LEASE_O : 0);
-}
-
 void lease_release(struct tc_client *c, struct inode *i)
 {
     ASSERT(!i->x);

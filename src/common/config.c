@@ -585,12 +585,6 @@ int config_parse_servers(const char *list, char ***ret_endpoints)
 
 /* ---- help ------------------------------------------------------------------------------------- */
 
-const struct config_setting *config_settings(size_t *ret_n)
-{
-    *ret_n = ARRAY_SIZE(settings);
-    return settings;
-}
-
 void config_print_help(FILE *f)
 {
     const char *section = "";

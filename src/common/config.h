@@ -2,7 +2,7 @@
 /*
  * The cluster's configuration: one file for all daemons and tools, the same on every machine.
  *
- * config_settings() is the one table: the parser, --help and tercet.conf(5) are made from it. Anything it
+ * There is one table (config.c): the parser, --help and tercet.conf(5) are made from it. Anything it
  * does not know is an error: a mistyped key must not silently mean a default.
  */
 #pragma once
@@ -90,7 +90,6 @@ struct config_setting {
     enum config_type type;
     uint32_t offset; /* in the section's struct */
 };
-const struct config_setting *config_settings(size_t *ret_n);
 /* The table for --help, and as the body of a manual page (man(7) source). */
 void config_print_help(FILE *f);
 void config_print_man(FILE *f);

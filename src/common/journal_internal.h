@@ -21,7 +21,6 @@ enum {
     JOURNAL_HEADER_BYTES = 4096,
     JOURNAL_FRAME_BYTES = 24,
     JOURNAL_ALIGN = 8,
-    JOURNAL_NAME_MAX = 32,
 };
 #define JOURNAL_LEN_END UINT32_MAX /* the frame is an end marker: the next record opens the next segment */
 #define JOURNAL_SEGMENT_MIN (64u << 10)

@@ -4,7 +4,7 @@
  *
  * One entry is one transaction. An operation checks everything before it changes anything, so a
  * refused one leaves no trace but its kept reply. Inode rows are changed in the cache and written
- * by txn_commit(); other rows go into the batch at once. The batch is never read: an operation that
+ * by inode_flush(); other rows go into the batch at once. The batch is never read: an operation that
  * needs a row it has itself changed keeps track of it (only rename does, for directory slots).
  *
  * A failed read of the kv sets io_error; apply then gives up on the whole entry, whatever the

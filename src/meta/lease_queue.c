@@ -52,15 +52,6 @@ void lease_op_add(struct lease_op *op, uint64_t ino, enum lease_mode mode)
     op->n++;
 }
 
-bool lease_op_has(const struct lease_op *op, uint64_t ino)
-{
-    for (unsigned i = 0; i < op->n; i++) {
-        if (op->slots[i].ino == ino)
-            return true;
-    }
-    return false;
-}
-
 void lease_op_enqueue(struct leases *l, struct lease_op *op)
 {
     ASSERT(op->state == LEASE_OP_IDLE && op->waits == 0);

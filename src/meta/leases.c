@@ -37,11 +37,6 @@ struct leases *leases_free(struct leases *l)
     return NULL;
 }
 
-uint64_t leases_term(const struct leases *l)
-{
-    return l->term;
-}
-
 uint32_t leases_refs(const struct leases *l)
 {
     return l->n_refs;

@@ -113,7 +113,6 @@ struct lease_ref {
 struct leases *leases_new(uint64_t term);
 /* Sessions have been ended. Operations in queues are not touched. Accepts NULL. */
 struct leases *leases_free(struct leases *l);
-uint64_t leases_term(const struct leases *l);
 uint32_t leases_refs(const struct leases *l);
 
 /* ---- sessions ---- */
@@ -159,7 +158,6 @@ bool lease_reaping(struct leases *l, uint64_t ino);
 
 /* Add @ino to an IDLE operation's set (an inode named twice counts once, the stronger mode). */
 void lease_op_add(struct lease_op *op, uint64_t ino, enum lease_mode mode);
-bool lease_op_has(const struct lease_op *op, uint64_t ino);
 /* IDLE -> QUEUED. */
 void lease_op_enqueue(struct leases *l, struct lease_op *op);
 /* May it leave its queues now? */

@@ -536,19 +536,6 @@ uint32_t replica_leader(const struct replica *r)
     return (uint32_t)s.leader;
 }
 
-uint64_t replica_applied(const struct replica *r)
-{
-    return r->applied;
-}
-
-uint64_t replica_commit(const struct replica *r)
-{
-    struct raft_status s;
-
-    raft_get_status(r->core, &s);
-    return s.commit;
-}
-
 uint64_t replica_last(const struct replica *r)
 {
     struct raft_status s;

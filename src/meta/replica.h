@@ -102,8 +102,6 @@ bool replica_leads(const struct replica *r);
 bool replica_lease_valid(const struct replica *r);
 uint64_t replica_term(const struct replica *r);
 uint32_t replica_leader(const struct replica *r); /* 0: unknown */
-uint64_t replica_applied(const struct replica *r);
-uint64_t replica_commit(const struct replica *r);
 uint64_t replica_last(const struct replica *r);
 /* Bytes of log that a restart would replay, and that memory holds: bound them with checkpoints. */
 uint64_t replica_log_bytes(const struct replica *r);

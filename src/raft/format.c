@@ -82,14 +82,3 @@ int raft_msg_format(const struct raft_msg *m, char *buf, size_t size)
     return snprintf(buf, size, "%" PRIu64 ">%" PRIu64 " t%" PRIu64 " %s", m->from, m->to, m->term,
                     body);
 }
-
-int raft_format(const struct raft *r, char *buf, size_t size)
-{
-    return snprintf(buf, size,
-                    "%" PRIu64 " %s t%" PRIu64 " vote=%" PRIu64 " leader=%" PRIu64 " log=%" PRIu64
-                    "..%" PRIu64 "/%" PRIu64 " persisted=%" PRIu64 " commit=%" PRIu64
-                    " applied=%" PRIu64,
-                    r->cfg.id, raft_role_name(r->role), r->term, r->vote, r->leader,
-                    r->log.base_index + 1, log_last(r), log_last_term(r), r->persisted, r->commit,
-                    r->applied);
-}

@@ -399,11 +399,6 @@ int raft_step(struct raft *r, const struct raft_event *ev, struct raft_update *u
 
 /* -- what others may know ------------------------------------------------------------------- */
 
-uint64_t raft_id(const struct raft *r)
-{
-    return r->cfg.id;
-}
-
 static void status_peer(const struct raft *r, uint32_t i, struct raft_peer_status *s)
 {
     const struct raft_member *m = &raft_config_now(r)->members[i];

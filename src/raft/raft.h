@@ -274,7 +274,6 @@ const struct raft_entry *raft_entry_at(const struct raft *r, uint64_t index);
 /* Term of @index: of an entry or of the base; 0 if unknown. */
 uint64_t raft_term_at(const struct raft *r, uint64_t index);
 size_t raft_log_bytes(const struct raft *r);
-uint64_t raft_id(const struct raft *r);
 
 /* The configuration in force (the newest in the log), and the one as of @index. Borrowed. */
 const struct raft_config *raft_config_now(const struct raft *r);
@@ -315,5 +314,4 @@ void raft_get_status(const struct raft *r, struct raft_status *ret);
 
 /* One line for traces, always terminated. Returns what snprintf would. */
 int raft_msg_format(const struct raft_msg *m, char *buf, size_t size);
-int raft_format(const struct raft *r, char *buf, size_t size);
 const char *raft_role_name(enum raft_role role);

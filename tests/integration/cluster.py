@@ -13,10 +13,9 @@ SKIP = 77
 
 
 def program(name):
-    for where in ('src/meta', 'src/storage', 'src/fuse', 'tools'):
-        path = os.path.join(BUILD, where, name)
-        if os.path.exists(path):
-            return path
+    path = os.path.join(BUILD, 'tools', name)
+    if os.path.exists(path):
+        return path
     raise FileNotFoundError('%s is not built in %s' % (name, BUILD))
 
 
