@@ -15,8 +15,8 @@
 
 #include "common/log.h"
 
-#define ROWS_PER_TURN 128
-#define BYTES_PER_TURN (1u << 20)
+#define ROWS_PER_TURN 64
+#define BYTES_PER_TURN (256u << 10)
 #define MERGE_IDLE_NS (2 * NS_PER_S)
 #define MERGE_RETRY_NS (1 * NS_PER_S)
 #define QUIET_NS (1 * NS_PER_S)       /* a round on a timer waits for this much quiet: it would compete with writes ... */
