@@ -241,6 +241,8 @@ void call_finish(struct tc_call *call, int status)
 void call_finish_entry(struct tc_call *call, struct inode *i)
 {
     inode_entry(i, &call->entry);
+    if (call->name && call->ino)
+        call->entry.entry_until = outside_give_name(call->c, call->ino, call->name, i->ino);
     call->has_entry = true;
     call_finish(call, 0);
 }

@@ -58,6 +58,7 @@ void tc_client_free(struct tc_client *c)
     fetches_drop(c);
     meta_conn_close(c);
     inodes_fini(c);
+    outside_fini(c);
     lease_fini(c);
     dirty_fini(c);
     env_timer_cancel(c->env, &c->shut_timer);

@@ -88,6 +88,8 @@ struct tc_call *tc_lookup(struct tc_client *c, uint64_t parent, const char *name
 /* The caller no longer refers to the inode: n references of those counted by successful lookup, make, link,
  * readdir-plus entries. */
 void tc_forget(struct tc_client *c, uint64_t ino, uint64_t n);
+/* Does the caller refer to @ino (an answer that counted may still be on its way)? */
+bool tc_referenced(struct tc_client *c, uint64_t ino);
 struct tc_call *tc_getattr(struct tc_client *c, uint64_t ino, tc_entry_fn *fn, void *arg);
 /* @set: ino, mask and values; ctx ignored. @cred for ownership checks is the kernel's matter. */
 struct tc_call *tc_setattr(struct tc_client *c, const struct setattr_req *set, tc_entry_fn *fn, void *arg);

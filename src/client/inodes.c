@@ -24,6 +24,7 @@ static bool inode_idle(const struct inode *i)
 
 static void inode_free(struct tc_client *c, struct inode *i)
 {
+    env_timer_cancel(c->env, &i->names_timer);
     dir_drop(c, i);
     readahead_drop(c, i);
     clean_drop(c, i);
@@ -169,6 +170,7 @@ void inode_entry(struct inode *i, struct tc_entry *ret)
     inode_attr(i, &ret->attr);
     if (ret->attr.ino == 0)
         ret->attr.ino = i->ino;
+    ret->attr_until = outside_give_attr(i->c, i);
 }
 
 void inode_check_dead(struct tc_client *c, struct inode *i)
@@ -194,4 +196,11 @@ void tc_forget(struct tc_client *c, uint64_t ino, uint64_t n)
     i->lookups -= MIN(n, i->lookups);
     if (i->lookups == 0)
         inode_check_dead(c, i);
+}
+
+bool tc_referenced(struct tc_client *c, uint64_t ino)
+{
+    const struct inode *i = inode_find(c, ino);
+
+    return i && i->lookups > 0;
 }

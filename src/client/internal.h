@@ -234,6 +234,7 @@ struct recall {
     int pending; /* invalidations under way */
     bool acked;
     char *name;
+    struct outside_wait *outside; /* a name's end outside, awaited; the other end of outside_wait.rc */
 };
 
 struct dentry {
@@ -298,6 +299,10 @@ struct inode {
     unsigned hidden;     /* appends whose place is being dropped outside: attributes show shown_size */
     uint64_t shown_size;
     bool kernel_pages; /* data was given out that may be cached outside */
+    /* Until when attributes of this inode, names of this directory, may be cached outside (outside.c). */
+    uint64_t attr_given, names_given;
+    uint64_t names_quiet; /* a recall met names given out: none are until then */
+    struct env_timer names_timer;
     uint32_t end_action; /* enum commit_action under way */
 
     /* asks: commit size and times, keep X */
@@ -446,6 +451,10 @@ struct tc_client {
     unsigned purges; /* invalidations that a new generation waits for */
     uint64_t list_cursor;
 
+    /* what may be cached outside */
+    uint64_t outside_until;
+    struct env_timer outside_timer;
+
     /* data */
     struct quorum *quorum;
     struct inode *dirty_list; /* oldest first */
@@ -519,6 +528,24 @@ void map_need(struct tc_client *c, uint64_t epoch);
 bool map_ready(struct tc_client *c, uint64_t barrier);
 /* Wait until the map is at least @barrier and has its table; false: it is. */
 bool map_wait(struct tc_call *call, uint64_t barrier);
+
+/* ---- outside.c ------------------------------------------------------------------------------------------------------ */
+
+/* An answer that may be cached outside is leaving: until when. 0: not at all. */
+uint64_t outside_give_attr(struct tc_client *c, struct inode *i);
+/* @name NULL: out of a page of the listing that is current. */
+uint64_t outside_give_name(struct tc_client *c, struct inode *d, const char *name, uint64_t ino);
+/* The kernel moves the entry it has, with its time, to the other directory (an exchange: both). */
+void outside_renamed(struct inode *from, struct inode *to);
+bool outside_attr(struct tc_client *c, const struct inode *i); /* may somebody have them? */
+/* The recalled name: rc->pending counts one more until it is gone outside. */
+void outside_recall_name(struct tc_client *c, struct recall *rc, void (*done)(void *arg));
+/* All names given of a directory: true and @fn is called when they have run out. */
+bool outside_wait_names(struct tc_client *c, struct inode *d, void (*fn)(struct env_timer *t));
+/* Something given out under a generation that has ended may still be cached: true, and the list is sent then. */
+bool outside_wait_all(struct tc_client *c);
+void outside_recall_forget(struct tc_client *c, struct recall *rc); /* @rc is freed */
+void outside_fini(struct tc_client *c);
 
 /* ---- inodes.c ------------------------------------------------------------------------------------------------------- */
 

@@ -670,7 +670,8 @@ void lease_list(struct tc_client *c)
     struct inode *i, *tmp;
     struct list_op *p;
 
-    if (c->purges)
+    env_timer_cancel(c->env, &c->outside_timer);
+    if (c->purges || outside_wait_all(c))
         return; /* when the last is done */
     p = tc_calloc(1, sizeof(*p) + c->n_inodes * sizeof(p->items[0]));
     p->req.gen_term = c->want_gen_term;

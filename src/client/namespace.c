@@ -392,6 +392,7 @@ static void rename_done(struct rpc *r, int status, const void *res)
         if ((call->flags & 2) || unmoved)
             dir_drop_pages(c, from);
         dir_drop_pages(c, to);
+        outside_renamed(from, to);
     }
     call_finish(call, status);
 }

@@ -25,6 +25,7 @@ void recall_free(struct tc_client *c, struct recall *rc)
     struct inode *i = rc->ino;
 
     DL_DELETE(i->recalls, rc);
+    outside_recall_forget(c, rc);
     free(rc->name);
     free(rc);
     inode_unpin(c, i);
@@ -84,9 +85,10 @@ static void recall_simple(struct tc_client *c, struct recall *rc)
         i->kernel_pages = false;
     }
     rc->pending = 1;
-    /* Names are given out without a time for which they may be cached (tc_entry.entry_until), so a change of one
-     * leaves nothing to drop outside. Attributes, too, but the kernel keeps ACLs with them until told. */
-    if (rc->kind != RECALL_ENTRY && i->lookups > 0 && c->cfg.invalidate_inode) {
+    if (rc->kind == RECALL_ENTRY)
+        outside_recall_name(c, rc, simple_done);
+    /* The kernel keeps ACLs with the attributes until told. */
+    if (c->cfg.invalidate_inode && ((rc->kind != RECALL_ENTRY && i->lookups > 0) || outside_attr(c, i))) {
         rc->pending++;
         c->cfg.invalidate_inode(c->cfg.arg, i->ino, 0, pages, simple_done, rc);
     }
@@ -119,17 +121,28 @@ static void purge_done(void *arg)
     inode_unpin(c, i);
 }
 
+static void names_ran_out(struct env_timer *t)
+{
+    purge_done(container_of(t, struct inode, names_timer));
+}
+
 /* True if it has to be waited for. Whoever caches outside leaves out what is locked under requests that we hold back;
  * only it knows which those are (an append's place is not, where the page cache is passed by). */
 static bool purge_start(struct tc_client *c, struct inode *i)
 {
+    bool attr = outside_attr(c, i);
+
     i->purge_read_gen = i->read_gen;
-    if (!c->cfg.invalidate_inode || i->lookups == 0 || !i->kernel_pages)
-        return false;
-    i->purge_pending++;
-    inode_pin(i);
-    c->cfg.invalidate_inode(c->cfg.arg, i->ino, 0, UINT64_MAX, purge_done, i);
-    return true;
+    if (!env_timer_armed(&i->names_timer) && outside_wait_names(c, i, names_ran_out)) {
+        i->purge_pending++;
+        inode_pin(i);
+    }
+    if (c->cfg.invalidate_inode && (attr || (i->lookups > 0 && i->kernel_pages))) {
+        i->purge_pending++;
+        inode_pin(i);
+        c->cfg.invalidate_inode(c->cfg.arg, i->ino, 0, i->kernel_pages ? UINT64_MAX : 0, purge_done, i);
+    }
+    return i->purge_pending > 0;
 }
 
 static bool has_dirty(const struct inode *i)

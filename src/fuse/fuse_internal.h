@@ -56,6 +56,7 @@ struct tc_mount {
     struct env_timer interrupt_timer;
     struct fuse_inode_io *io; /* reads, writes and invalidations by inode */
     struct env_queue notify_queue;
+    struct env_queue entry_queue; /* one at a time: each may hang on a directory's lock in the kernel */
     struct env_job ready_job; /* read-ahead setting */
     void (*on_unmounted)(struct tc_mount *m);
 };

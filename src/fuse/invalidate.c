@@ -20,6 +20,7 @@
 #define PAGE_MASK_LOW 4095ull
 #define INVAL_PASSES_MAX 3
 #define INVAL_AGAIN_MAX 16
+#define INVAL_TRIES_MAX 300 /* of 1 ms: longer than any attribute is given out for */
 
 struct range {
     uint64_t start, end;
@@ -43,6 +44,9 @@ struct inval_piece {
     struct inval *inval; /* NULL: superseded, or on its own (then done is set) */
     struct range range;
     uint64_t ino;
+    int result;
+    unsigned tries;
+    struct env_timer again_timer;
     char *name; /* entry */
     void (*done)(void *arg);
     void *done_arg;
@@ -98,13 +102,12 @@ static void piece_run(struct env_job *j)
     uint64_t len = p->range.end - p->range.start;
 
     if (p->name)
-        (void)fuse_lowlevel_notify_inval_entry(p->m->se, nodeid, p->name, strlen(p->name));
+        p->result = fuse_lowlevel_notify_inval_entry(p->m->se, nodeid, p->name, strlen(p->name));
     else if (p->range.end == 0)
-        (void)fuse_lowlevel_notify_inval_inode(p->m->se, nodeid, -1, 0); /* attributes only */
+        p->result = fuse_lowlevel_notify_inval_inode(p->m->se, nodeid, -1, 0); /* attributes only */
     else
-        (void)fuse_lowlevel_notify_inval_inode(p->m->se, nodeid, (off_t)p->range.start,
-                                               p->range.end == UINT64_MAX ? 0 : (off_t)len);
-    /* ENOENT: the kernel does not have the inode, so nothing of it either. */
+        p->result = fuse_lowlevel_notify_inval_inode(p->m->se, nodeid, (off_t)p->range.start,
+                                                     p->range.end == UINT64_MAX ? 0 : (off_t)len);
 }
 
 static void start_pass(struct inval *v, struct range r);
@@ -141,10 +144,33 @@ static void inval_check(struct inval *v)
         env_defer(v->io->m->env, &v->end_task);
 }
 
+static void piece_again(struct env_timer *t)
+{
+    struct inval_piece *p = container_of(t, struct inval_piece, again_timer);
+
+    env_job_submit(p->m->env, &p->m->notify_queue, &p->job);
+}
+
+/* ENOENT: the kernel does not know the inode. If it has references, either the answer that tells it of the inode is
+ * still on its way, with attributes from before, or a FORGET is on its way to us (docs/FUSE.md). */
+static bool piece_retry(struct inval_piece *p)
+{
+    if (p->name || p->result != -ENOENT || !p->inval || p->tries >= INVAL_TRIES_MAX ||
+        !tc_referenced(p->m->client, p->ino))
+        return false;
+    p->tries++;
+    p->again_timer.fn = piece_again;
+    env_timer_set(p->m->env, &p->again_timer, env_now(p->m->env) + NS_PER_MS);
+    return true;
+}
+
 static void piece_done(struct env_job *j)
 {
     struct inval_piece *p = container_of(j, struct inval_piece, job);
     struct inval *v = p->inval;
+
+    if (piece_retry(p))
+        return;
 
     if (p->done)
         p->done(p->done_arg);
@@ -223,7 +249,7 @@ void invalidate_entry(void *arg, uint64_t parent, const char *name, void (*done)
     p->done_arg = done_arg;
     p->job.run = piece_run;
     p->job.done = piece_done;
-    env_job_submit(m->env, &m->notify_queue, &p->job);
+    env_job_submit(m->env, &m->entry_queue, &p->job);
 }
 
 static void supersede(struct inval *v, struct range held)

@@ -286,6 +286,7 @@ int mount_start(struct tc_mount *m, const char *source, const char *options)
 
     m->interrupt_timer.fn = interrupt_tick;
     env_queue_init(m->env, &m->notify_queue, false);
+    env_queue_init(m->env, &m->entry_queue, true);
     m->se = session_new(m, source, options);
     if (!m->se)
         return -TC_E_INVAL;

@@ -35,18 +35,28 @@ static void reply_entry(void *arg, int status, const struct tc_entry *e)
     fop_end(op);
 }
 
-static void reply_attr(void *arg, int status, const struct tc_entry *e)
+static void answer_attr(struct fop *op, int status, const struct tc_entry *e, bool cacheable)
 {
-    struct fop *op = arg;
     struct stat st;
 
     if (status < 0) {
         fuse_reply_err(op->req, tc_error_to_errno(status));
     } else {
         mount_attr(op->m, &e->attr, &st);
-        fuse_reply_attr(op->req, &st, mount_timeout(op->m, e->attr_until));
+        fuse_reply_attr(op->req, &st, cacheable ? mount_timeout(op->m, e->attr_until) : 0.0);
     }
     fop_end(op);
+}
+
+static void reply_attr(void *arg, int status, const struct tc_entry *e)
+{
+    answer_attr(arg, status, e, true);
+}
+
+/* The kernel takes the attributes of this answer whatever it was told meanwhile, so they may not last. */
+static void reply_setattr(void *arg, int status, const struct tc_entry *e)
+{
+    answer_attr(arg, status, e, false);
 }
 
 static struct tc_cred cred_of(fuse_req_t req)
@@ -182,9 +192,9 @@ static void op_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *st, int to_s
     if (raw_setattr_kill(op->m))
         set.mask |= SET_KILL_PRIV;
     if (set.mask == 0) /* only ctime: nothing of it is the caller's to set */
-        op->call = tc_getattr(op->m->client, op->ino, reply_attr, op);
+        op->call = tc_getattr(op->m->client, op->ino, reply_setattr, op);
     else
-        op->call = tc_setattr(op->m->client, &set, reply_attr, op);
+        op->call = tc_setattr(op->m->client, &set, reply_setattr, op);
 }
 
 static void reply_link_target(void *arg, int status, const void *data, size_t len)

@@ -1,0 +1,158 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What may be cached outside (by the kernel): attributes and names, for a short time and under a lease.
+ *
+ * A time given out never reaches past the caching right (PROTOCOL section 8), and is never longer than
+ * OUTSIDE_NS. That bound is what makes the rest simple: whatever cannot be taken back at once has run out a
+ * moment later.
+ *
+ *  - Attributes are taken back by invalidate_inode, which waits for nothing.
+ *  - A name is taken back by invalidate_entry, which may have to wait for the directory's lock in the kernel, held by
+ *    a request of our own that may itself wait for this very recall. So its time running out counts as well,
+ *    whichever is first; and for a while the directory gives out no more, so that a contended one pays once.
+ *  - All of a directory's names, and all that a past generation gave out, run out.
+ *
+ * A reply under way when something is taken back: the kernel discards attributes older than the notification,
+ * and holds the directory's lock over a lookup, or has the entry unhashed (docs/FUSE.md).
+ */
+#include "client/internal.h"
+
+#define OUTSIDE_NS (250 * NS_PER_MS)
+/* The kernel counts from when it reads the answer, in ticks of up to 10 ms. */
+#define OUTSIDE_MARGIN_NS (50 * NS_PER_MS)
+#define OUTSIDE_QUIET_NS (5 * NS_PER_S)
+
+static uint64_t give(struct tc_client *c, uint64_t *given)
+{
+    uint64_t now = env_now(c->env), until = MIN(c->caching_sent + CACHING_NS, now + OUTSIDE_NS);
+
+    if (!c->cfg.invalidate_entry || !c->cfg.invalidate_inode || !session_caching(c) || until <= now)
+        return 0;
+    *given = MAX(*given, until);
+    c->outside_until = MAX(c->outside_until, until);
+    return until;
+}
+
+uint64_t outside_give_attr(struct tc_client *c, struct inode *i)
+{
+    if (!i->attr_cached || !lease_s_ok(c, i) || i->recalls || i->phase != RECALL_IDLE || i->hidden)
+        return 0;
+    return give(c, &i->attr_given);
+}
+
+uint64_t outside_give_name(struct tc_client *c, struct inode *d, const char *name, uint64_t ino)
+{
+    uint64_t known;
+
+    if (d->recalls || d->phase != RECALL_IDLE || env_now(c->env) < d->names_quiet)
+        return 0;
+    if (name ? !dir_find(c, d, name, &known) || known != ino : !lease_s_ok(c, d))
+        return 0;
+    return give(c, &d->names_given);
+}
+
+void outside_renamed(struct inode *from, struct inode *to)
+{
+    from->names_given = to->names_given = MAX(from->names_given, to->names_given);
+}
+
+static bool running(struct tc_client *c, uint64_t given)
+{
+    return given && env_now(c->env) < given + OUTSIDE_MARGIN_NS;
+}
+
+bool outside_attr(struct tc_client *c, const struct inode *i)
+{
+    return running(c, i->attr_given) && (i->lookups > 0 || i->ino == c->root);
+}
+
+/* One name being taken back. Lives until the notification has returned, which may be long after the rest. */
+struct outside_wait {
+    struct env_timer timer;
+    struct recall *rc; /* NULL: no longer of interest */
+    void (*done)(void *arg);
+};
+
+static void name_gone(struct outside_wait *w)
+{
+    struct recall *rc = w->rc;
+
+    w->rc = NULL;
+    rc->outside = NULL;
+    w->done(rc);
+}
+
+static void name_ran_out(struct env_timer *t)
+{
+    name_gone(container_of(t, struct outside_wait, timer));
+}
+
+static void name_dropped(void *arg)
+{
+    struct outside_wait *w = arg;
+
+    if (w->rc) {
+        env_timer_cancel(w->rc->ino->c->env, &w->timer);
+        name_gone(w);
+    }
+    free(w);
+}
+
+void outside_recall_name(struct tc_client *c, struct recall *rc, void (*done)(void *arg))
+{
+    struct inode *d = rc->ino;
+    struct outside_wait *w;
+
+    if (!running(c, d->names_given))
+        return;
+    d->names_quiet = env_now(c->env) + OUTSIDE_QUIET_NS;
+    w = tc_calloc(1, sizeof(*w));
+    w->rc = rc;
+    w->done = done;
+    w->timer.fn = name_ran_out;
+    rc->outside = w;
+    rc->pending++;
+    env_timer_set(c->env, &w->timer, d->names_given + OUTSIDE_MARGIN_NS);
+    c->cfg.invalidate_entry(c->cfg.arg, d->ino, rc->name, name_dropped, w);
+}
+
+void outside_recall_forget(struct tc_client *c, struct recall *rc)
+{
+    if (!rc->outside)
+        return;
+    env_timer_cancel(c->env, &rc->outside->timer);
+    rc->outside->rc = NULL;
+    rc->outside = NULL;
+}
+
+bool outside_wait_names(struct tc_client *c, struct inode *d, void (*fn)(struct env_timer *t))
+{
+    if (!running(c, d->names_given))
+        return false;
+    d->names_quiet = env_now(c->env) + OUTSIDE_QUIET_NS;
+    d->names_timer.fn = fn;
+    env_timer_set(c->env, &d->names_timer, d->names_given + OUTSIDE_MARGIN_NS);
+    return true;
+}
+
+static void all_ran_out(struct env_timer *t)
+{
+    struct tc_client *c = container_of(t, struct tc_client, outside_timer);
+
+    if (c->purges == 0 && c->listing)
+        lease_list(c);
+}
+
+bool outside_wait_all(struct tc_client *c)
+{
+    if (!running(c, c->outside_until))
+        return false;
+    c->outside_timer.fn = all_ran_out;
+    env_timer_set(c->env, &c->outside_timer, c->outside_until + OUTSIDE_MARGIN_NS);
+    return true;
+}
+
+void outside_fini(struct tc_client *c)
+{
+    env_timer_cancel(c->env, &c->outside_timer);
+}
