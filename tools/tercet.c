@@ -25,7 +25,7 @@ static void print_help(void)
     printf("usage: tercet VERB [OPTION...]\n\n");
     for (size_t i = 0; i < ARRAY_SIZE(verbs); i++)
         printf("  %-10s %s\n", verbs[i].name, verbs[i].text);
-    printf("\ntercet VERB --help tells more. Every verb takes --config=FILE and --json.\n");
+    printf("\ntercet VERB --help tells more. Every verb takes --json, all but umount --config=FILE.\n");
 }
 
 bool tool_members_open(struct cli *cli, const char *servers, struct tool_members *m, int *ret_status)
