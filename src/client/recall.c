@@ -306,7 +306,8 @@ static bool machine_step(struct tc_client *c, struct inode *i)
             machine_commit(c, i);
             return false;
         }
-        if ((i->held & LEASE_S) && !held_is_named(i)) { /* a recall said again after its end: the leader does not learn of this by the ack */
+        /* A recall said again after its end: the leader does not learn of this by the ack. */
+        if ((i->held & LEASE_S) && !held_is_named(i)) {
             refuse_grants(i, i->gterm, i->gcount);
             lease_queue_release(c, i->ino, i->gterm, i->gcount, i->held, i->opens > 0 ? LEASE_O : 0);
         }
