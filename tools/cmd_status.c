@@ -68,6 +68,14 @@ static void check_members(struct report *r)
             problem(r, SEVERITY_WARNING, "see its log; if its disk is lost, empty its data directory and start it again",
                     "metadata member %" PRIu32 " (%s): %s", member_id(r, i), r->m->endpoints[i],
                     json_text(d, "trouble", ""));
+        if (d && json_object_get(d, "disk_free"))
+            problem(r, SEVERITY_WARNING, "make room on the file system of its data directory, or move it to a larger one",
+                    "the disk of metadata member %" PRIu32 " (%s) is nearly full: %" PRIu64 " MiB free", member_id(r, i),
+                    r->m->endpoints[i], json_u64(d, "disk_free", 0) >> 20);
+        if (d && json_is_true(json_object_get(d, "wrong_cluster")))
+            problem(r, SEVERITY_ERROR, "look which data directory or configuration is in the wrong place",
+                    "metadata member %" PRIu32 " (%s) is spoken to by members of another cluster", member_id(r, i),
+                    r->m->endpoints[i]);
         if (d)
             continue;
         cure = tc_asprintf("start it: tercet-meta --config=%s --id=%" PRIu32

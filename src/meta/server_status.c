@@ -78,9 +78,13 @@ static void status_member(struct meta_server *s, json_t *j, const struct replica
     if (r->wrong_cluster)
         problem(problems, "error", "look which data directory or configuration is in the wrong place",
                 "member %u is spoken to by members of another cluster", s->cfg.id);
-    if (NEARLY_FULL(s->data_total, s->data_free))
+    if (r->wrong_cluster)
+        json_object_set_new(j, "wrong_cluster", json_true());
+    if (NEARLY_FULL(s->data_total, s->data_free)) {
+        json_object_set_new(j, "disk_free", num(s->data_free));
         problem(problems, "warning", "free space on its data directory's file system, or move it to a larger one",
                 "member %u: disk nearly full, %llu MiB free", s->cfg.id, (unsigned long long)(s->data_free >> 20));
+    }
     if (!r->formatted)
         problem(problems, "error", "run `tercet format`; a member that lost its disk waits for the leader to fill it",
                 "member %u is not formatted", s->cfg.id);

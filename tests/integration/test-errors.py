@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
 """Mistakes give one clear line and a non-zero exit, and harm nothing; status names cause and cure."""
-import os, shutil, signal, subprocess, sys, time
+import contextlib, os, shutil, signal, subprocess, sys, time
 from cluster import Cluster, need_fuse, program, wait_until
 
 
@@ -73,6 +73,55 @@ def statuses(c):
     c.wait_healthy()
 
 
+def unclean(c, other):
+    """A writer dies while a store is away: the file is named as unclean until all stores are back."""
+    m = c.mount('dying')
+    c.daemons['storage-2'].kill()
+    fd = os.open(m.path + '/torn', os.O_WRONLY | os.O_CREAT)
+    os.write(fd, b'x' * 100000)
+    os.fsync(fd)
+    m.kill()
+    m.abort()
+    with contextlib.suppress(OSError):
+        os.close(fd)
+    assert open(other.path + '/torn').read() == 'x' * 100000   # waits until the dead session has expired
+    has_problem(c, 'unclean')
+    c.daemons['storage-2'].start()
+    wait_until('mended', lambda: not c.problems(), 60, 0.3)
+
+
+def full_disks():
+    """Small file systems of their own, one under a store and one under a member."""
+    with Cluster(3, 3) as c:
+        small = [c.data('storage-1'), c.data('meta-1')]
+        try:
+            for d in small:
+                subprocess.run(['mount', '-t', 'tmpfs', '-o', 'size=120M', 'tmpfs', d], check=True)
+            c.start()
+            m = c.mount()
+            c.wait_healthy()
+            for d in small:
+                with open(d + '/ballast', 'wb') as f:
+                    os.posix_fallocate(f.fileno(), 0, os.statvfs(d).f_bavail * os.statvfs(d).f_frsize)
+            has_problem(c, 'disk of storage node 1', 'full')
+            has_problem(c, 'disk of metadata member 1', 'full')
+            with open(m.path + '/f', 'wb') as f:    # the others carry on
+                f.write(b'x' * (3 << 20))
+                f.flush()
+                os.fsync(f.fileno())
+            for d in small:
+                os.unlink(d + '/ballast')
+            wait_until('room again', lambda: not c.problems(), 60, 0.3)
+            m.umount()
+        finally:
+            for m in c.mounts:
+                m.abort()
+            for d in c.daemons.values():
+                d.kill()
+            for d in small:
+                subprocess.run(['umount', d], stderr=subprocess.DEVNULL)
+
+
 def main():
     need_fuse()
     with Cluster() as c:
@@ -82,9 +131,12 @@ def main():
             f.write('precious')
         mistakes(c)
         statuses(c)
+        unclean(c, m)
         assert open(m.path + '/f').read() == 'precious'
         m.umount()
     other_cluster()
+    if os.geteuid() == 0:
+        full_disks()
     return 0
 
 
