@@ -18,10 +18,22 @@ struct tc_file *file_new(struct tc_client *c TC_UNUSED, struct inode *i, uint32_
     f->ino = i;
     f->flags = flags;
     f->refs = 1;
+    f->error = i->unheard;
     inode_pin(i);
     i->opens++;
     DL_APPEND(i->files, f);
     return f;
+}
+
+/* The error to report, once. */
+static int file_error(struct tc_file *f)
+{
+    int error = f->error;
+
+    if (error)
+        f->ino->unheard = 0;
+    f->error = 0;
+    return error;
 }
 
 struct tc_file *file_ref(struct tc_file *f)
@@ -165,8 +177,7 @@ static bool sync_step(struct tc_call *call, int *ret_status)
     if (session_revalidate(call)) /* PROTOCOL 4.5 */
         return true;
     if (call->file && call->file->error) {
-        *ret_status = call->file->error;
-        call->file->error = 0;
+        *ret_status = file_error(call->file);
     }
     return false;
 }
@@ -196,8 +207,7 @@ static void flush_tick(struct tc_call *call)
     int status = 0;
 
     if (call->file->flags & TC_OPEN_WRITE) { /* who only reads hears of it when asking, by fsync */
-        status = call->file->error;
-        call->file->error = 0;
+        status = file_error(call->file);
     }
     call_finish(call, status);
 }

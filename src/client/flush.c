@@ -87,6 +87,8 @@ void files_error(struct inode *i, int error, bool fail)
 {
     struct tc_file *f;
 
+    if (!i->files)
+        i->unheard = error;
     DL_FOREACH(i->files, f)
     {
         if (!f->error) /* also of those that wrote nothing: their fsync speaks for all of the file's data */

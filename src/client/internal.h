@@ -298,6 +298,7 @@ struct inode {
     bool stepping; /* inside recall_progress() */
     unsigned hidden;     /* appends whose place is being dropped outside: attributes show shown_size */
     uint64_t shown_size;
+    int unheard;       /* an error that came when nobody had the file open: the next one to open it hears of it */
     bool kernel_pages; /* data was given out that may be cached outside */
     /* Until when attributes of this inode, names of this directory, may be cached outside (outside.c). */
     uint64_t attr_given, names_given;
