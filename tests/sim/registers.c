@@ -169,7 +169,8 @@ static void do_sync(struct actor *a, struct shared *s, struct handle *h)
         return;
     }
     for (uint32_t i = 0; i < s->n_w; i++)
-        if (s->w[i].life == life && s->w[i].resp <= inv)
+        if (s->w[i].life == life && s->w[i].resp <= inv &&
+            (s->w[i].inv >= h->opened || !life_may_lose(s->c, life))) /* what was lost before is told to nobody */
             s->w[i].synced = true;
 }
 

@@ -307,7 +307,7 @@ static void turns_work(struct actor *a, struct turns *t)
             cluster_fail(a->c, "%s: open failed: %s", t->name, tc_error_name(r));
         return;
     }
-    if (a->cl->life == t->life && !t->uncertain && !t->unread)
+    if (a->cl->life == t->life && !t->uncertain && !t->unread && !life_may_lose(a->c, t->life))
         r = 0;
     else
         r = read_all(a, t, &h) ? 0 : -1;

@@ -18,8 +18,12 @@ struct workload {
 
 int handle_open(struct actor *a, struct handle *h, uint64_t ino, uint32_t flags)
 {
+    int r;
+
     h->kills = a->cl->kills;
-    return a_open(a, ino, flags, &h->f);
+    r = a_open(a, ino, flags, &h->f);
+    h->opened = sim_now(a->c->s);
+    return r;
 }
 
 void handle_close(struct actor *a, struct handle *h)

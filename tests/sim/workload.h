@@ -44,6 +44,7 @@ bool outcome_unknown(struct actor *a, int status, const char *what);
 struct handle {
     struct tc_file *f;
     uint64_t kills;
+    uint64_t opened; /* true time: a loss after it is told here, one before it is not */
 };
 int handle_open(struct actor *a, struct handle *h, uint64_t ino, uint32_t flags);
 void handle_close(struct actor *a, struct handle *h);
