@@ -73,7 +73,7 @@ static void client_new_life(struct client *cl)
         c->lives = tc_realloc(c->lives, c->lives_cap * sizeof *c->lives);
     }
     cl->life = c->n_lives;
-    c->lives[c->n_lives++] = (struct life){.client = cl->index};
+    c->lives[c->n_lives++] = (struct life){.client = cl->index, .process = cl->kills};
 }
 
 void client_life_lost(struct client *cl, const char *why)
@@ -97,6 +97,11 @@ void client_disturb(struct client *cl, bool on)
             cl->c->lives[cl->life].disturbed = true;
         cl->disturbed_since = 0;
     }
+}
+
+bool life_same_process(struct cluster *c, uint32_t a, uint32_t b)
+{
+    return c->lives[a].client == c->lives[b].client && c->lives[a].process == c->lives[b].process;
 }
 
 bool life_may_lose(struct cluster *c, uint32_t life)
@@ -240,8 +245,8 @@ void client_boot(struct client *cl)
 void client_kill(struct client *cl)
 {
     client_disturb(cl, false);
-    client_life_lost(cl, "killed");
     cl->kills++;
+    client_life_lost(cl, "killed");
     cl->ready = false;
     sim_node_kill(cl->node);
     tc_client_free(cl->tc);

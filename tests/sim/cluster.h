@@ -69,6 +69,7 @@ struct client {
 
 struct life { /* by number */
     uint32_t client;
+    uint64_t process; /* the client's kills before: lives of one process share its buffers */
     bool lost;      /* killed, or told an error */
     bool told;      /* began with an error: what was open before may report it once more */
     bool disturbed; /* was stopped or cut off for so long that it may have been expired */
@@ -119,6 +120,8 @@ void client_life_lost(struct client *cl, const char *why);
 void client_disturb(struct client *cl, bool on);
 /* May unsynced writes of @life be gone? */
 bool life_may_lose(struct cluster *c, uint32_t life);
+/* What one of them wrote the other may see unflushed. */
+bool life_same_process(struct cluster *c, uint32_t a, uint32_t b);
 
 struct sim_node *cluster_node(struct cluster *c, unsigned i); /* all servers and clients; NULL: past the last */
 struct member *cluster_leader(struct cluster *c);              /* NULL: none at the moment */

@@ -281,7 +281,7 @@ static uint32_t cell_zones(struct shared *s, uint32_t cell, struct zone *z)
                 judge_fail(s, cell, at ? "read before it was written" : "nobody wrote it there", &key, NULL);
                 return 0;
             }
-            if (pass == 0 && at->dropped && at->w->life != r->life)
+            if (pass == 0 && at->dropped && !life_same_process(s->c, at->w->life, r->life))
                 at->dropped = false; /* another saw it: it counts */
             if (pass == 1) {
                 at->first_end = MIN(at->first_end, r->resp);
