@@ -330,11 +330,13 @@ void lease_release(struct tc_client *c, struct inode *i)
 /* Outside caches of an inode whose lease is over; a new generation waits for it. */
 static void pages_purge(struct tc_client *c, struct inode *i)
 {
-    if (!i->kernel_pages || !c->cfg.invalidate_inode)
+    uint64_t len = i->kernel_pages ? UINT64_MAX : 0;
+
+    if (!c->cfg.invalidate_inode || !(i->kernel_pages || outside_attr(c, i)))
         return;
     i->kernel_pages = false;
     c->purges++;
-    c->cfg.invalidate_inode(c->cfg.arg, i->ino, 0, UINT64_MAX, lease_purged, c);
+    c->cfg.invalidate_inode(c->cfg.arg, i->ino, 0, len, lease_purged, c);
 }
 
 void lease_lost(struct tc_client *c, struct inode *i, int error)
