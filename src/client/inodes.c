@@ -18,7 +18,8 @@ struct inode *inode_find(struct tc_client *c, uint64_t ino)
 
 static bool inode_idle(const struct inode *i)
 {
-    return i->pins == 0 && i->opens == 0 && !i->x && (!i->unheard || i->lookups == 0) && !i->wq.head && !i->io_wq.head && !i->fetch_wq.head && !i->getting &&
+    return i->pins == 0 && i->opens == 0 && !i->x && (!i->unheard || i->lookups == 0) && !i->wq.head &&
+           !i->io_wq.head && !i->fetch_wq.head && !i->getting &&
            !i->recalls && i->phase == RECALL_IDLE && !i->commit_inflight && !i->commit_queued && i->n_tails == 0;
 }
 
