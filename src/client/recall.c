@@ -170,7 +170,8 @@ static void machine_finish(struct tc_client *c, struct inode *i)
     i->unasked = false;
     DL_FOREACH_SAFE(i->recalls, rc, tmp)
     {
-        if (ends_lease(rc))
+        /* One for all of it that came while a downgrade was committed has not been done by that. */
+        if (ends_lease(rc) && !(i->downgrade && rc->kind == RECALL_ALL))
             recall_ack(c, rc);
     }
     waitq_wake(&i->wq);
