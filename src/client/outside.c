@@ -6,7 +6,7 @@
  * OUTSIDE_NS. That bound is what makes the rest simple: whatever cannot be taken back at once has run out a
  * moment later.
  *
- *  - Attributes are taken back by invalidate_inode, which waits for nothing.
+ *  - Attributes, of directories only, are taken back by invalidate_inode, which waits for nothing.
  *  - A name is taken back by invalidate_entry, which may have to wait for the directory's lock in the kernel, held by
  *    a request of our own that may itself wait for this very recall. So its time running out counts as well,
  *    whichever is first; and for a while the directory gives out no more, so that a contended one pays once.
@@ -16,6 +16,8 @@
  * and holds the directory's lock over a lookup, or has the entry unhashed (docs/FUSE.md).
  */
 #include "client/internal.h"
+
+#include <sys/stat.h>
 
 #define OUTSIDE_NS (150 * NS_PER_MS)
 /* The kernel counts from when the process that asked runs again, which on a busy machine takes a while. */
@@ -35,6 +37,9 @@ static uint64_t give(struct tc_client *c, uint64_t *given)
 
 uint64_t outside_give_attr(struct tc_client *c, struct inode *i)
 {
+    /* Of a file the kernel keeps a size of its own, which appends through another mount make wrong: it asks anew. */
+    if (!S_ISDIR(i->attr.mode))
+        return 0;
     if (!i->attr_cached || !lease_s_ok(c, i) || i->recalls || i->phase != RECALL_IDLE || i->hidden)
         return 0;
     return give(c, &i->attr_given);
