@@ -40,7 +40,6 @@ struct tc_mount {
     struct fuse_session *se;
     uint64_t root; /* inode behind FUSE_ROOT_ID */
     char *mountpoint;
-    bool read_only;
     bool strict_pages; /* pages=strict */
 
     /* the request being handled, as the kernel sent it: what libfuse hides of it is read here */

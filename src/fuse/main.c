@@ -323,7 +323,6 @@ int main(int argc, char **argv)
     if (!status && pid_path)
         status = write_pid_file(&d, pid_path);
     status = status ? status : cli_daemon_env(&cli, d.config, &d.mount.env);
-    d.mount.read_only = d.opt.read_only;
     d.mount.strict_pages = d.opt.strict_pages;
     status = status ? status : run(&d);
     daemon_free(&d);

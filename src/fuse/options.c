@@ -60,7 +60,6 @@ static int parse_word(const struct cli *c, const char *word, struct mount_option
 
         free(o->kernel);
         o->kernel = joined;
-        o->read_only = o->read_only || strcmp(word, "ro") == 0;
         return 0;
     }
     return cli_usage_error(c, "unknown mount option '%s'", word);

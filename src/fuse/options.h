@@ -7,7 +7,6 @@
 struct mount_options {
     char *kernel;     /* comma list for libfuse */
     uint64_t wait_ms; /* UINT64_MAX: for ever */
-    bool read_only;
     bool strict_pages;
 };
 
