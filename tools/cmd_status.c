@@ -146,10 +146,8 @@ static void check_store(struct report *r, const json_t *s)
             snprintf(since, sizeof since, "not heard of since the leader began to lead");
         problem(r, SEVERITY_WARNING, cure, "storage node %" PRIu64 " (%s) is %s: %s", node, endpoint, state, since);
         free(cure);
-        return;
     }
-    if (strcmp(state, "up") != 0)
-        return;
+    /* Of one that is down: what it last said, as it may well be why. */
     if (has_flag(s, "disk_error"))
         problem(r, SEVERITY_WARNING, "replace its disk: stop it, give it an empty data directory, start it",
                 "storage node %" PRIu64 " (%s) reports disk errors", node, endpoint);

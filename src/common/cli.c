@@ -1,13 +1,17 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "common/cli.h"
 
+#include <errno.h>
 #include <getopt.h>
 #include <inttypes.h>
 #include <malloc.h>
 #include <signal.h>
 #include <stdarg.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <sys/statvfs.h>
+#include <unistd.h>
 
 #include "common/os_env.h"
 
@@ -180,6 +184,7 @@ bool cli_parse(struct cli *c, int argc, char **argv, int *ret_status)
     }
     c->n_args = argc - optind;
     c->args = argv + optind;
+    c->argv = argv;
     return true;
 }
 
@@ -224,4 +229,35 @@ int cli_daemon_env(const struct cli *c, const struct config *config, struct env 
     log_setup(config ? (enum log_level)config->log.level : LOG_LEVEL_INFO, 2);
     r = os_env_new(NULL, ret_env);
     return r;
+}
+
+#define ROOM_VARIABLE "TERCET_AWAIT_ROOM"
+#define ROOM_BYTES (32ull << 20)
+
+static uint64_t room(const char *dir)
+{
+    struct statvfs st;
+
+    return statvfs(dir, &st) == 0 ? (uint64_t)st.f_bavail * st.f_frsize : UINT64_MAX; /* opening it will say why */
+}
+
+int cli_again_with_room(const struct cli *c, const char *dir)
+{
+    sigset_t none;
+
+    LOG_ERR("main", "the disk is full: ending, to start again when there is room", "dir=%s needed=%llu", dir, ROOM_BYTES);
+    (void)sigemptyset(&none);
+    (void)sigprocmask(SIG_SETMASK, &none, NULL);
+    (void)setenv(ROOM_VARIABLE, "1", 1);
+    (void)execv("/proc/self/exe", c->argv);
+    return cli_failed(c, "disk full at %s, and cannot start again: %s", dir, strerror(errno));
+}
+
+void cli_await_room(const char *dir)
+{
+    if (!getenv(ROOM_VARIABLE))
+        return;
+    (void)unsetenv(ROOM_VARIABLE);
+    while (room(dir) < ROOM_BYTES)
+        (void)sleep(1);
 }

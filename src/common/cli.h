@@ -33,6 +33,7 @@ struct cli {
     bool check_config;
     int n_args; /* what follows the options; borrowed from argv */
     char **args;
+    char **argv; /* all of it, borrowed */
 };
 
 /* Parse. True: go on. False: all is said, exit with *ret_status. */
@@ -47,3 +48,13 @@ int cli_failed(const struct cli *c, const char *fmt, ...) TC_PRINTF(2, 3);
 struct env;
 /* What every daemon's main does first: many descriptors, no SIGPIPE, the log's level, a new env. */
 TC_MUST_CHECK int cli_daemon_env(const struct cli *c, const struct config *config, struct env **ret_env);
+
+/*
+ * A daemon whose disk is so full that its own records no longer fit ends, and comes back by itself when there
+ * is room; until then it is down, which the others are made for. cli_again_with_room() starts this program
+ * again, at once, with its arguments and its pid (nothing of the old one is left: ports, threads, locks); it returns only
+ * if that fails. The new one's cli_await_room(), called before anything is opened, waits until the file system
+ * of @dir has room again; in a program started in any other way it does nothing. Signals end the waiting.
+ */
+int cli_again_with_room(const struct cli *c, const char *dir);
+void cli_await_room(const char *dir);

@@ -15,6 +15,7 @@
 struct daemon {
     struct env *env;
     struct meta_server *server;
+    int err;
     bool stopping;
 };
 
@@ -41,8 +42,8 @@ static void on_failed(void *arg, int err, const char *what)
 {
     struct daemon *d = arg;
 
-    (void)err;
     (void)what; /* logged */
+    d->err = err;
     os_env_stop(d->env, 1);
 }
 
@@ -63,6 +64,7 @@ static int serve(struct cli *cli, const struct config *config, const struct conf
     mc.heartbeat_ms = config->raft.heartbeat_ms;
     mc.election_min_ms = config->raft.election_ms;
     mc.election_max_ms = 2 * config->raft.election_ms;
+    cli_await_room(mc.dir);
     r = cli_daemon_env(cli, config, &d.env);
     if (r < 0)
         return cli_failed(cli, "cannot start: %s", tc_strerror(r));
@@ -75,7 +77,8 @@ static int serve(struct cli *cli, const struct config *config, const struct conf
         return cli_failed(cli, "[meta.%u] cannot start: %s", own->id, why[0] ? why : tc_strerror(r));
     LOG_INFO("main", "tercet-meta runs", "id=%u version=%s endpoint=%s data=%s", own->id, TC_VERSION,
              own->endpoint, own->data);
-    return os_env_run(d.env);
+    r = os_env_run(d.env);
+    return d.err == -TC_E_NOSPC ? cli_again_with_room(cli, mc.dir) : r;
 }
 
 int main(int argc, char **argv)

@@ -116,6 +116,7 @@ void replica_fail(struct replica *r, int err, const char *what)
         return;
     LOG_ERR("raft", "disk of the log failed", "what=%s error=%s", what, tc_error_name(err));
     r->failed = true;
+    r->fail_err = err;
     env_timer_cancel(r->env, &r->timer);
     lose_all(r);
     r->told_any = false;
@@ -305,7 +306,7 @@ static void on_work(struct env_task *t)
     if (r->failed) {
         work_lost(r);
         if (!r->closing)
-            r->ops->failed(r->arg, -TC_E_IO);
+            r->ops->failed(r->arg, r->fail_err);
         (void)replica_job_over(r);
         return;
     }

@@ -67,6 +67,7 @@ struct replica {
     struct replica_base base;
     const char *damage;
     bool started, closing, failed;
+    int fail_err; /* why it failed */
     unsigned jobs;          /* under way: the last one frees a closed replica */
     struct env_queue queue; /* of all jobs here */
     struct env_timer timer, retry_timer;

@@ -43,6 +43,7 @@ static int run(const struct cli *c, const struct config *config, uint32_t id)
 
     if (!node)
         return cli_failed(c, "%s has no section [storage.%u]", config->path, id);
+    cli_await_room(node->data);
     r = cli_daemon_env(c, config, &d.env);
     if (r < 0)
         return cli_failed(c, "cannot start: %s", tc_strerror(r));
@@ -68,7 +69,10 @@ static int run(const struct cli *c, const struct config *config, uint32_t id)
     if (r < 0)
         return cli_failed(c, "cannot open %s: %s", cfg.dir, tc_strerror(r));
     r = os_env_run(d.env);
-    if (d.err)
+    fflush(NULL);
+    if (d.err == -TC_E_NOSPC)
+        r = cli_again_with_room(c, cfg.dir);
+    else if (d.err)
         r = cli_failed(c, "ended: %s", tc_strerror(d.err));
     fflush(NULL);
     _exit(r); /* what was acknowledged is durable; disk jobs need not be waited for */
