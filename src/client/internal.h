@@ -594,6 +594,8 @@ void recalls_drop(struct tc_client *c, struct inode *i); /* acknowledge all: not
 void recall_purge_now(struct tc_client *c, struct inode *i);
 void recall_commit_done(struct tc_client *c, struct inode *i);
 void recall_item(struct tc_client *c, uint64_t term, const struct recall_item *it);
+void commits_init(struct tc_client *c); /* commit.c */
+void commits_fini(struct tc_client *c);
 void lease_init(struct tc_client *c);
 void lease_fini(struct tc_client *c);
 void reader_enter(struct tc_call *call);

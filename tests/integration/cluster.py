@@ -5,7 +5,7 @@ Everything is started by this process and ended by pid; nothing is found by name
 machine. A test that leaves its `with` block has unmounted, killed and removed what it made (kept on failure
 when TERCET_KEEP is set).
 """
-import contextlib, json, os, shutil, signal, socket, subprocess, sys, tempfile, time
+import contextlib, fcntl, json, os, random, shutil, signal, socket, subprocess, sys, tempfile, time
 
 BUILD = os.environ.get('TERCET_BUILD') or os.path.join(os.path.dirname(__file__), '..', '..', 'build')
 BUILD = os.path.abspath(BUILD)
@@ -26,14 +26,37 @@ def need_fuse():
         sys.exit(SKIP)
 
 
+PORTS_FIRST, PORTS_BLOCK, PORTS_BLOCKS = 20000, 20, 600     # below the range the kernel hands out by itself
+held_blocks = []
+
+
 def free_ports(n):
-    socks = [socket.socket() for _ in range(n)]
-    for s in socks:
-        s.bind(('127.0.0.1', 0))
-    ports = [s.getsockname()[1] for s in socks]
-    for s in socks:
-        s.close()
-    return ports
+    """Ports that stay ours while this process lives. Not of the kernel's own range: a connection of anybody (our
+    daemons' among them) could be given the port of a daemon that is just being restarted. The lock on a block of
+    ports keeps other runs of the tests on this machine away."""
+    assert n <= PORTS_BLOCK
+    locks = os.path.join(tempfile.gettempdir(), 'tercet-test-ports')
+    os.makedirs(locks, mode=0o1777, exist_ok=True)
+    start = random.SystemRandom().randrange(PORTS_BLOCKS)
+    for i in range(PORTS_BLOCKS):
+        block = (start + i) % PORTS_BLOCKS
+        try:
+            f = open(os.path.join(locks, '%d-%d' % (os.geteuid(), block)), 'w')
+            fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            continue
+        ports = [PORTS_FIRST + block * PORTS_BLOCK + k for k in range(n)]
+        try:
+            for p in ports:
+                with socket.socket() as s:
+                    s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                    s.bind(('127.0.0.1', p))
+        except OSError:
+            f.close()
+            continue
+        held_blocks.append(f)
+        return ports
+    raise RuntimeError('no free ports')
 
 
 def wait_until(what, fn, timeout=30, every=0.05):
@@ -179,7 +202,7 @@ class Cluster:
         for d in self.daemons.values():
             d.start()
         if format:
-            wait_until('format', lambda: self.tercet('format', check=False).returncode == 0, 30, 0.2)
+            wait_until('format', lambda: self.tercet('format', check=False).returncode == 0, 60, 0.2)
         return self
 
     def status(self):
@@ -192,7 +215,7 @@ class Cluster:
     def problems(self):
         return self.status().get('problems', [])
 
-    def wait_healthy(self, timeout=60):
+    def wait_healthy(self, timeout=120):
         wait_until('healthy status', lambda: not [p for p in self.problems() if p.get('severity') != 'info'], timeout, 0.3)
 
     def mount(self, name='mnt', options=''):

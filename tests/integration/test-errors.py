@@ -5,7 +5,7 @@ import contextlib, os, re, shutil, signal, subprocess, sys, time
 from cluster import Cluster, need_fuse, program, wait_until
 
 
-def refused(args, *words, status=None, timeout=20):
+def refused(args, *words, status=None, timeout=60):
     r = subprocess.run(args, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, timeout=timeout)
     lines = [l for l in r.stderr.splitlines() if not l.startswith('level=info') and not l.startswith('level=warn')]
     assert r.returncode not in (0, -6, -11), (args, r.returncode, r.stderr)
@@ -18,7 +18,7 @@ def refused(args, *words, status=None, timeout=20):
 def has_problem(c, *words):
     def found():
         return [p for p in c.problems() if all(re.search(w.lower(), (p['what'] + ' ' + p.get('cure', '')).lower()) for w in words) and p.get('cure')]
-    return wait_until('problem %s in status' % (words,), found, 30, 0.2)
+    return wait_until('problem %s in status' % (words,), found, 60, 0.2)
 
 
 def mistakes(c):
@@ -36,7 +36,7 @@ def mistakes(c):
     refused([storage, conf, '--id=1'], 'use')
     refused([fuse, conf, c.dir + '/no/such/dir'], '/no/such/dir')
     refused([fuse, conf, '-o', 'frobnicate', c.dir], 'frobnicate')
-    refused([fuse, '-o', 'wait=1s', '127.0.0.1:1:/', c.dir], timeout=30)
+    refused([fuse, '-o', 'wait=1s', '127.0.0.1:1:/', c.dir], timeout=60)
     r = c.tercet('format', check=False)
     assert r.returncode != 0 and 'format' in r.stdout.lower(), r.stdout
 
