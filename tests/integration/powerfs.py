@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Disks that lose power: tests/powerfs mounted in a directory (see the head of powerfs.c)."""
+import os, shutil, subprocess
+from cluster import BUILD, wait_until
+
+
+class PowerFs:
+    def __init__(self, path):
+        self.path, self.backing = path, path + '.backing'
+        os.makedirs(path, exist_ok=True)
+        os.makedirs(self.backing)
+        self.proc = subprocess.Popen([os.path.join(BUILD, 'tests', 'powerfs', 'powerfs'), self.backing, path])
+        wait_until('powerfs', lambda: os.path.ismount(path), 20)
+
+    def command(self, text):
+        fd = os.open(self.path + '/.power', os.O_WRONLY)
+        try:
+            os.write(fd, text.encode())
+        finally:
+            os.close(fd)
+
+    def cut(self, *tops):
+        """From now on nothing changes any more; programs see EIO until they are ended."""
+        self.command(' '.join(['cut', *tops]))
+
+    def lose(self, seed, *tops):
+        self.command(' '.join(['lose', str(seed), *tops]))
+
+    def report(self):
+        with open(self.path + '/.power') as f:
+            return dict((k, int(v)) for k, v in (p.split('=') for p in f.read().split()))
+
+    def close(self):
+        if self.proc.poll() is None:
+            subprocess.run(['umount', '-l', self.path], stderr=subprocess.DEVNULL)
+            try:
+                self.proc.wait(20)
+            except subprocess.TimeoutExpired:
+                self.proc.kill()
+                self.proc.wait()
+        shutil.rmtree(self.backing, ignore_errors=True)
