@@ -331,21 +331,19 @@ static bool unanimous(struct qread_op *o, unsigned need)
         if (!o->votes[i] || !(o->op.items[i].set & QSET_C1))
             continue;
         votes++;
-        if (o->op.items[i].want_data && !data)
+        if ((o->op.items[i].want_data || o->r->versions_only) && !data)
             data = o->votes[i];
         else
             other = o->votes[i];
     }
-    if (votes != need || need > 2 || (!data && !o->r->versions_only))
+    if (votes != need || need > 2 || !data)
         return false;
-    if (!data)
-        data = other;
     for (uint32_t b = 0; b < o->r->count; b++) {
         if (data[b].kind == RUN_UNKNOWN)
             return false;
         if (data[b].kind == RUN_DATA && !data[b].data && !o->r->versions_only)
             return false; /* asked for it only after this answer */
-        if (other && data != other &&
+        if (other &&
             (version_cmp(&data[b], &other[b]) != 0 || data[b].kind != other[b].kind || data[b].sum != other[b].sum))
             return false;
     }

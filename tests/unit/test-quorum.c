@@ -438,6 +438,31 @@ START_TEST(laggard_is_mended)
 }
 END_TEST
 
+/* Versions alone, of voters that differ: the newest, whichever two are asked and whoever answers last. */
+START_TEST(versions_of_a_laggard)
+{
+    for (unsigned lag = 0; lag < 3; lag++) {
+        struct world *w = world_new(4);
+
+        write_ok(w, 0, 4, 6, 1, 'n');
+        settle(w, 1000);
+        w->stores[lag].blocks[1].vepoch = 5;
+        for (unsigned i = 0; i < 4; i++) {
+            struct op *o = tc_calloc(1, sizeof(*o));
+
+            o->world = w;
+            o->r = (struct qread){.ino = INO, .count = 4, .versions_only = true, .deadline = UINT64_MAX, .done = op_rdone};
+            quorum_read(w->q, &o->r);
+            finish(o, 200);
+            ck_assert_int_eq(o->status, 0);
+            ck_assert_uint_eq(o->r.blocks[1].vepoch, 6);
+            op_free(o);
+        }
+        world_free(w);
+    }
+}
+END_TEST
+
 /* With write_back a version on one voter only is on W before the read returns. */
 START_TEST(write_back_first)
 {
@@ -636,6 +661,7 @@ int main(void)
     tcase_add_test(t, one_silent);
     tcase_add_test(t, no_quorum_waits);
     tcase_add_test(t, laggard_is_mended);
+    tcase_add_test(t, versions_of_a_laggard);
     tcase_add_test(t, write_back_first);
     tcase_add_test(t, damage_is_not_returned);
     tcase_add_test(t, fenced_and_full);
