@@ -58,7 +58,9 @@ struct journal *journal_new(struct env *env, const char *dir, const struct journ
     j->env = env;
     j->vfs = env_vfs(env);
     j->dir = tc_strdup(dir);
-    j->segment_bytes = opt && opt->segment_bytes ? opt->segment_bytes : SEGMENT_BYTES_DEFAULT;
+    j->segment_bytes = opt ? opt->segment_bytes : 0;
+    if (!j->segment_bytes)
+        j->segment_bytes = tc_test_value("TERCET_SEGMENT_BYTES", SEGMENT_BYTES_DEFAULT);
     j->spare_max = opt && opt->spare_max ? opt->spare_max : SPARE_DEFAULT;
     ASSERT(j->segment_bytes >= JOURNAL_SEGMENT_MIN && j->segment_bytes <= JOURNAL_SEGMENT_MAX);
     ASSERT(j->segment_bytes % JOURNAL_HEADER_BYTES == 0);

@@ -38,3 +38,18 @@ extern uint32_t tc_test_rules_off;
 
 /* Turn rules off; nothing in a build without them. */
 void tc_test_rules_set(uint32_t off);
+
+#ifdef TC_TEST_RULES_BUILD
+/*
+ * Whether the sync at this place is to be left out: its name, "FILE:FUNCTION:EXPRESSION", is that in the environment
+ * variable TERCET_SYNC_OFF. Names of places reached are appended once to the file TERCET_SYNC_LOG.
+ */
+bool tc_sync_off(const char *file, const char *function, const char *expression);
+/* The number in environment variable @name, or @normal: sizes and times that make rare events frequent. */
+uint64_t tc_test_value(const char *name, uint64_t normal);
+#else
+static inline uint64_t tc_test_value(const char *name TC_UNUSED, uint64_t normal)
+{
+    return normal;
+}
+#endif

@@ -16,6 +16,7 @@
 
 #include "common/base.h"
 #include "common/error.h"
+#include "common/test_rules.h"
 
 enum {
     VFS_RDONLY = 0,
@@ -162,3 +163,10 @@ TC_MUST_CHECK int vfs_make_dir(struct vfs *v, const char *path);
 
 /* The POSIX implementation: one per process, stateless. Static storage. */
 struct vfs *vfs_posix(void);
+
+#ifdef TC_TEST_RULES_BUILD
+/* Any one sync may be left out, to show that its absence is noticed (test_rules.h). */
+#define vfs_sync(f) (tc_sync_off(__FILE__, __func__, "vfs_sync(" #f ")") ? 0 : vfs_sync(f))
+#define vfs_sync_dir(v, path) \
+    (tc_sync_off(__FILE__, __func__, "vfs_sync_dir(" #v ", " #path ")") ? 0 : vfs_sync_dir(v, path))
+#endif

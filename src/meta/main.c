@@ -8,6 +8,7 @@
 
 #include "common/cli.h"
 #include "common/os_env.h"
+#include "common/test_rules.h"
 #include "meta/server.h"
 
 #define STOP_MS 2000
@@ -64,6 +65,7 @@ static int serve(struct cli *cli, const struct config *config, const struct conf
     mc.heartbeat_ms = config->raft.heartbeat_ms;
     mc.election_min_ms = config->raft.election_ms;
     mc.election_max_ms = 2 * config->raft.election_ms;
+    mc.checkpoint_ms = tc_test_value("TERCET_CHECKPOINT_MS", 0);
     cli_await_room(mc.dir);
     r = cli_daemon_env(cli, config, &d.env);
     if (r < 0)

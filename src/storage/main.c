@@ -8,6 +8,7 @@
 
 #include "common/cli.h"
 #include "common/os_env.h"
+#include "common/test_rules.h"
 #include "storage/server.h"
 
 struct daemon {
@@ -58,6 +59,7 @@ static int run(const struct cli *c, const struct config *config, uint32_t id)
     cfg.reserve_bytes = node->reserve;
     cfg.cache_bytes = config->limits.memory_max / 8;
     cfg.pending_bytes = config->limits.memory_max / 4;
+    cfg.journal.segment_bytes = tc_test_value("TERCET_SEGMENT_BYTES", 0);
     cfg.fatal = on_fatal;
     cfg.fatal_arg = &d;
     /* Before the store's own threads exist: they would not have the signals blocked. */

@@ -151,6 +151,7 @@ class Cluster:
         self.dir = tempfile.mkdtemp(prefix='tercet-test-')
         self.conf = os.path.join(self.dir, 'tercet.conf')
         os.makedirs(os.path.join(self.dir, 'log'))
+        self.prepare()
         ports = free_ports(metas + storages)
         lines = ['[cluster]', 'name=test', '']
         self.daemons, self.mounts = {}, []
@@ -164,6 +165,9 @@ class Cluster:
                                             os.path.join(self.dir, 'log', name))
         with open(self.conf, 'w') as f:
             f.write('\n'.join(lines) + '\n' + extra_conf)
+
+    def prepare(self):
+        """Before the data directories are made: whatever they shall lie on."""
 
     def __enter__(self):
         return self
