@@ -15,11 +15,14 @@ from cluster import Cluster, need_fuse, wait_until
 from history import Wrong, crew
 from powerfs import PowerFs
 
+BAD = ('without a vote', 'damaged', 'does not match', 'does not reach', 'do not meet', 'two contents', 'cannot be opened',
+       'cannot be read', 'is missing', 'no identity', 'no longer holds')
 PATIENCE = 60 # seconds until a cluster that does not come back is given up
 
 
 class PowerCluster(Cluster):
     def prepare(self):
+        self.emptied = set()
         self.disks = PowerFs(os.path.join(self.dir, 'data'))
 
     def __exit__(self, kind, value, tb):
@@ -41,6 +44,14 @@ class PowerCluster(Cluster):
             self.daemons[n].kill()
         self.disks.lose(rnd.randrange(1 << 32), *names)
 
+    def none_anew(self):
+        """A disk that lost power is not one that lost what it held: nobody had to begin anew, nothing was damaged."""
+        for name in set(self.daemons) - self.emptied:
+            with open(os.path.join(self.dir, 'log', name)) as f:
+                bad = [line for line in f if any(w in line for w in BAD)]
+            if bad:
+                raise Wrong('%s: %s' % (name, bad[0].strip()))
+
     def healthy(self):
         wait_until('healthy status', lambda: not [p for p in self.problems() if p.get('severity') != 'info'], PATIENCE, 0.2)
 
@@ -59,6 +70,7 @@ class Watch:
 
 
 def empty_disk(c, name):
+    c.emptied.add(name)
     c.daemons[name].kill()
     for n in os.listdir(c.data(name)):
         path = os.path.join(c.data(name), n)
@@ -131,6 +143,8 @@ def main():
         for i in range(args.rounds):
             kind = ('plain', 'some', 'twice', 'plain', 'emptied')[(i + args.seed) % 5]
             workers = one_round(c, rnd, workers, args.time * (0.2 if i == 0 else 1), kind)
+            c.healthy()
+            c.none_anew()
             r = c.disks.report()
             print('ok: round %d (%s), %d operations, %.1f s; lost so far %d of %d unsynced sectors, %d of %d changes of names' % (
                 i, kind, sum(w.done for w in workers), time.monotonic() - begin, r['sectors_lost'], r['sectors'],
