@@ -65,9 +65,17 @@ static void check_members(struct report *r)
         up += d != NULL;
         formatted += d && json_is_true(json_object_get(d, "formatted"));
         if (d && json_text(d, "trouble", NULL))
-            problem(r, SEVERITY_WARNING, "see its log; if its disk is lost, empty its data directory and start it again",
+            problem(r, SEVERITY_WARNING,
+                    json_text(d, "trouble_cure", "see its log; if its disk is lost, empty its data directory and start it again"),
                     "metadata member %" PRIu32 " (%s): %s", member_id(r, i), r->m->endpoints[i],
                     json_text(d, "trouble", ""));
+        if (d && json_text(d, "aside", NULL)) {
+            char *remove = tc_asprintf("look at its disk; remove %s when nobody needs it", json_text(d, "aside", ""));
+
+            problem(r, SEVERITY_INFO, remove, "metadata member %" PRIu32 " (%s) was damaged and keeps the files: %s",
+                    member_id(r, i), r->m->endpoints[i], json_text(d, "aside_why", ""));
+            free(remove);
+        }
         if (d && json_object_get(d, "disk_free"))
             problem(r, SEVERITY_WARNING, "make room on the file system of its data directory, or move it to a larger one",
                     "the disk of metadata member %" PRIu32 " (%s) is nearly full: %" PRIu64 " MiB free", member_id(r, i),

@@ -241,16 +241,22 @@ static uint64_t room(const char *dir)
     return statvfs(dir, &st) == 0 ? (uint64_t)st.f_bavail * st.f_frsize : UINT64_MAX; /* opening it will say why */
 }
 
-int cli_again_with_room(const struct cli *c, const char *dir)
+int cli_again(const struct cli *c, const char *why)
 {
     sigset_t none;
 
-    LOG_ERR("main", "the disk is full: ending, to start again when there is room", "dir=%s needed=%llu", dir, ROOM_BYTES);
+    LOG_WARN("main", "starting again", "why=\"%s\"", why);
     (void)sigemptyset(&none);
     (void)sigprocmask(SIG_SETMASK, &none, NULL);
-    (void)setenv(ROOM_VARIABLE, "1", 1);
     (void)execv("/proc/self/exe", c->argv);
-    return cli_failed(c, "disk full at %s, and cannot start again: %s", dir, strerror(errno));
+    return cli_failed(c, "cannot start again: %s", strerror(errno));
+}
+
+int cli_again_with_room(const struct cli *c, const char *dir)
+{
+    LOG_ERR("main", "the disk is full: ending, to start again when there is room", "dir=%s needed=%llu", dir, ROOM_BYTES);
+    (void)setenv(ROOM_VARIABLE, "1", 1);
+    return cli_again(c, "disk full");
 }
 
 void cli_await_room(const char *dir)

@@ -49,6 +49,9 @@ struct env;
 /* What every daemon's main does first: many descriptors, no SIGPIPE, the log's level, a new env. */
 TC_MUST_CHECK int cli_daemon_env(const struct cli *c, const struct config *config, struct env **ret_env);
 
+/* Start this program again, at once, with its arguments and its pid: nothing of the old one is left (ports, threads,
+ * locks). Returns an exit status, and only if that fails. */
+int cli_again(const struct cli *c, const char *why);
 /*
  * A daemon whose disk is so full that its own records no longer fit ends, and comes back by itself when there
  * is room; until then it is down, which the others are made for. cli_again_with_room() starts this program

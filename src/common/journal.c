@@ -192,9 +192,9 @@ static struct batch *batch_open(struct journal *j, uint64_t pos)
 
 /* ---- completion --------------------------------------------------------------------------------- */
 
-static bool journal_gone(struct journal *j)
+bool journal_gone(struct journal *j)
 {
-    if (!j->closing || j->entered || j->flying || j->bg.busy || j->start_task.queued)
+    if (!j->closing || j->entered || j->flying || j->bg.busy || j->marking || j->start_task.queued)
         return false;
     journal_free(j);
     return true;
@@ -266,6 +266,7 @@ static void batch_done(struct env_job *job)
         j->wipe_from = j->wipe_to = 0;
         batch_put(j, journal_pop(j, &list_end));
         journal_finish(j, list, 0);
+        journal_mark_later(j);
     } else {
         if (b->status == -TC_E_NOSPC && b->wipe_to == 0) { /* what is there now is to be wiped */
             bool in_old = b->close_pos && !b->closed;
@@ -580,5 +581,6 @@ void journal_close(struct journal *j)
         return;
     j->closing = true;
     env_defer_cancel(j->env, &j->start_task);
+    env_timer_cancel(j->env, &j->mark_timer);
     (void)journal_gone(j); /* else the last job, task or callback under way frees it */
 }

@@ -142,7 +142,7 @@ bool frame_decode(struct journal_id id, uint64_t pos, const uint8_t raw[JOURNAL_
 
 bool frame_data_ok(const struct frame *f, const void *data)
 {
-    size_t len = f->len == JOURNAL_LEN_END ? 0 : f->len;
+    size_t len = f->len == JOURNAL_LEN_END || f->len == JOURNAL_LEN_MARK ? 0 : f->len;
 
     return XXH3_64bits_withSeed(data, len, f->seed) == f->sum;
 }

@@ -23,6 +23,9 @@ enum {
     JOURNAL_ALIGN = 8,
 };
 #define JOURNAL_LEN_END UINT32_MAX /* the frame is an end marker: the next record opens the next segment */
+/* The frame is a tail mark: nothing follows, and all before it was synced. Written when no append came for a while, so
+ * that damage of the last records is told from a torn tail. Not synced; the next record takes its place. */
+#define JOURNAL_LEN_MARK (UINT32_MAX - 1)
 #define JOURNAL_SEGMENT_MIN (64u << 10)
 #define JOURNAL_SEGMENT_MAX (256u << 20) /* open reads one segment into memory */
 
@@ -148,6 +151,11 @@ struct journal {
     int create_status; /* of the last attempt, until the next */
     struct env_queue write_queue, bg_queue;
     struct env_task start_task;
+    struct env_timer mark_timer; /* armed when a batch is durable and none follows */
+    struct env_job mark_job;
+    bool marking; /* the job is under way */
+    struct segment *mark_seg;
+    uint64_t mark_pos;
 };
 
 /* journal_segment.c: blocking, on any thread. */
@@ -164,5 +172,9 @@ void journal_add_segment(struct journal *j, struct segment *s);
 struct journal *journal_new(struct env *env, const char *dir, const struct journal_options *opt);
 /* journal.c */
 void journal_free(struct journal *j);
+bool journal_gone(struct journal *j); /* was closed, nothing is under way any more: it is freed */
 void journal_background(struct journal *j);
 void journal_start(struct env_task *t);
+/* journal_mark.c */
+void journal_mark_init(struct journal *j);
+void journal_mark_later(struct journal *j);

@@ -68,6 +68,7 @@ struct journal *journal_new(struct env *env, const char *dir, const struct journ
     j->tail = &j->head;
     j->recycle_tail = &j->recycle;
     j->start_task.fn = journal_start;
+    journal_mark_init(j);
     env_queue_init(env, &j->write_queue, true);
     env_queue_init(env, &j->bg_queue, true);
     return j;
@@ -145,8 +146,12 @@ static int open_load(struct opening *o, struct segment *s)
     n = vfs_pread(s->file, o->bytes, o->j->segment_bytes, 0);
     if (n < 0)
         return (int)n;
-    memset(o->bytes + n, 0, o->j->segment_bytes - (uint64_t)n); /* shorter: its end was torn off */
-    return 0;
+    if ((uint64_t)n == o->j->segment_bytes)
+        return 0;
+    /* It had its size, in synced blocks, before it got its name: nothing that a crash does makes it shorter. */
+    o->damage = s->id * o->j->segment_bytes + (uint64_t)n;
+    LOG_ERR("journal", "segment is cut short", "dir=%s id=%016" PRIx64 " bytes=%" PRIi64, o->j->dir, s->id, n);
+    return -TC_E_DAMAGED;
 }
 
 /* Replay one loaded segment from its first record. *ret_off: where it ends; *ret_closed: by an end marker. */
@@ -166,6 +171,8 @@ static int open_replay(struct opening *o, uint64_t id, uint64_t *ret_off, bool *
             *ret_closed = frame_data_ok(&f, p);
             break;
         }
+        if (f.len == JOURNAL_LEN_MARK)
+            break;
         if (off + JOURNAL_FRAME_BYTES + f.len > S || !frame_data_ok(&f, p + JOURNAL_FRAME_BYTES))
             break;
         if (o->replay) {
@@ -255,18 +262,6 @@ static int open_one(struct opening *o, uint32_t i)
     return open_scan(o, s, off, false);
 }
 
-/* Give a segment that was cut short its size again: written blocks, as ever. */
-static int open_extend(struct journal *j, struct segment *s)
-{
-    uint64_t size;
-    int r;
-
-    r = vfs_size(s->file, &size);
-    if (!r && size < j->segment_bytes)
-        r = segment_zero(s->file, size, j->segment_bytes);
-    return r ? r : vfs_sync(s->file);
-}
-
 static int open_spares(struct opening *o)
 {
     struct journal *j = o->j;
@@ -330,7 +325,7 @@ static int open_all(struct opening *o)
     }
     r = open_wipe(o);
     for (uint32_t i = o->cut_at ? o->cut_at - 1 : 0; i < j->n_segs && !r; i++)
-        r = open_extend(j, j->segs[i]);
+        r = vfs_sync(j->segs[i]->file);
     if (!r)
         r = vfs_sync_dir(j->vfs, j->dir);
     j->end = j->durable = o->cut;
@@ -358,5 +353,6 @@ int journal_open(struct env *env, const char *dir, const struct journal_options 
     }
     *ret_journal = o.j;
     journal_background(o.j);
+    journal_mark_later(o.j);
     return 0;
 }

@@ -426,6 +426,7 @@ static int open_db(struct kv_rocks *k, const char *path, const struct kv_options
     rocksdb_lru_cache_options_t *lru = rocksdb_lru_cache_options_create();
     rocksdb_block_based_table_options_t *table;
     char *err = NULL;
+    bool missing;
     int r;
 
     rocksdb_lru_cache_options_set_capacity(lru, (size_t)cache_bytes);
@@ -448,7 +449,9 @@ static int open_db(struct kv_rocks *k, const char *path, const struct kv_options
     k->flush = rocksdb_flushoptions_create();
     rocksdb_flushoptions_set_wait(k->flush, 1);
     k->db = rocksdb_open(k->options, path, &err);
-    return error_take("open", err);
+    missing = err && strstr(err, "No such file");
+    r = error_take("open", err);
+    return r == -TC_E_IO && missing ? -TC_E_DAMAGED : r; /* a file of the store is not there */
 }
 
 int kv_open_rocks(const char *path, const struct kv_options *opt, struct kv **ret_kv)

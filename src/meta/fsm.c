@@ -65,6 +65,11 @@ uint64_t fsm_clock(const struct fsm *f)
     return f->clock;
 }
 
+int fsm_store_error(const struct fsm *f)
+{
+    return f->store_error;
+}
+
 bool fsm_formatted(const struct fsm *f)
 {
     return f->formatted;

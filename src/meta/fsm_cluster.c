@@ -216,7 +216,7 @@ uint32_t fsm_gc(struct fsm *f, uint64_t after, struct gc_item *ret_items, uint32
         item->epoch = get_u64(&g);
         item->reach = get_u64(&g);
         if (g.bad)
-            f->io_error = -TC_E_DAMAGED;
+            io_fail(f, -TC_E_DAMAGED);
     }
     row_iter_end(f, it);
     return n;

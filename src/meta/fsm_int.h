@@ -142,8 +142,17 @@ struct fsm {
     struct fsm_result *res;
     bool map_dirty;
     int io_error;
+    int store_error; /* the first io_error of all: it is not forgotten */
     bool failed;
 };
+
+/* The kv could not be read, or holds what no entry has written. */
+static inline void io_fail(struct fsm *f, int err)
+{
+    f->io_error = err;
+    if (f->store_error == 0)
+        f->store_error = err;
+}
 
 /* ---- fsm_row.c: keys, rows, cache ------------------------------------------------------------ */
 struct key key_u64(uint8_t table, uint64_t a);

@@ -70,7 +70,7 @@ int row_get(struct fsm *f, struct key k, struct kv_value *ret)
     int r = kv_get(f->kv, key_slice(&k), ret);
 
     if (r < 0 && r != -TC_E_NOENT)
-        f->io_error = r;
+        io_fail(f, r);
     return r;
 }
 
@@ -86,7 +86,7 @@ void row_iter_end(struct fsm *f, struct kv_iter *it)
     int r = kv_iter_error(it);
 
     if (r < 0)
-        f->io_error = r;
+        io_fail(f, r);
     kv_iter_free(it);
 }
 
@@ -186,7 +186,7 @@ static bool inode_load(struct fsm *f, uint64_t ino, struct inode *in)
     ok = inode_decode(value_slice(&v), ino, in);
     kv_value_free(&v);
     if (!ok)
-        f->io_error = -TC_E_DAMAGED;
+        io_fail(f, -TC_E_DAMAGED);
     return ok;
 }
 

@@ -154,7 +154,7 @@ int reply_load(struct fsm *f, uint64_t session, uint64_t seq, struct fsm_result 
         return r;
     if (!reply_decode(value_slice(&v), &type, &status, &watermark, &body)) {
         kv_value_free(&v);
-        f->io_error = -TC_E_DAMAGED;
+        io_fail(f, -TC_E_DAMAGED);
         return f->io_error;
     }
     ret->type = type;

@@ -81,6 +81,8 @@ static int serve(struct cli *cli, const struct config *config, const struct conf
     LOG_INFO("main", "tercet-meta runs", "id=%u version=%s endpoint=%s data=%s", own->id, TC_VERSION,
              own->endpoint, own->data);
     r = os_env_run(d.env);
+    if (d.err == -TC_E_DAMAGED)
+        return cli_again(cli, "what is damaged goes aside");
     return d.err == -TC_E_NOSPC ? cli_again_with_room(cli, mc.dir) : r;
 }
 

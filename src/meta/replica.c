@@ -114,7 +114,8 @@ void replica_fail(struct replica *r, int err, const char *what)
 {
     if (r->failed || r->closing)
         return;
-    LOG_ERR("raft", "disk of the log failed", "what=%s error=%s", what, tc_error_name(err));
+    LOG_ERR("raft", err == -TC_E_DAMAGED ? "files of this member cannot be used" : "disk of the log failed",
+            "what=\"%s\" error=%s", what, tc_error_name(err));
     r->failed = true;
     r->fail_err = err;
     env_timer_cancel(r->env, &r->timer);
@@ -152,10 +153,14 @@ static bool cluster_matches(struct replica *r, const struct wire_header *h,
                             const struct raft_msg *m)
 {
     if (r->state.cluster != 0 && h->cluster != 0 && h->cluster != r->state.cluster) {
-        r->wrong_cluster++;
-        LOG_WARN("raft", "message of another cluster refused", "from=%" PRIu64, m->from);
+        if (r->wrong_cluster++ % 100 == 0)
+            LOG_WARN("raft", "message of another cluster refused", "from=%" PRIu64 " n=%" PRIu64, m->from,
+                     r->wrong_cluster);
+        replica_foreign(r, m->from, h->cluster, m->type == RAFT_MSG_APPEND || m->type == RAFT_MSG_SNAPSHOT);
         return false;
     }
+    if (h->cluster != 0)
+        r->own_heard = true;
     /* A blank member learns its cluster from the leader that fills it. */
     if (r->state.cluster == 0 && h->cluster != 0 &&
         (m->type == RAFT_MSG_APPEND || m->type == RAFT_MSG_SNAPSHOT)) {
@@ -298,6 +303,17 @@ static void work_installed(struct replica *r)
     free(old);
 }
 
+static void work_mended(struct replica *r)
+{
+    struct raft_status s;
+
+    raft_get_status(r->core, &s);
+    if (!s.voter || s.last == 0)
+        return;
+    LOG_INFO("raft", "this member is whole and votes again", "was=\"%s\"", r->damage);
+    r->damage = NULL;
+}
+
 static void on_work(struct env_task *t)
 {
     struct replica *r = container_of(t, struct replica, work_task);
@@ -319,6 +335,8 @@ static void on_work(struct env_task *t)
         work_apply(r);
     if (!r->closing && !r->failed)
         replica_snap_work(r);
+    if (!r->closing && r->damage)
+        work_mended(r);
     if (!r->closing && r->n_lost > 0)
         replica_work(r);
     (void)replica_job_over(r);
@@ -521,6 +539,11 @@ bool replica_lease_valid(const struct replica *r)
     return r->started && !r->failed && raft_lease_valid(r->core, env_now(r->env));
 }
 
+bool replica_failed(const struct replica *r)
+{
+    return r->failed;
+}
+
 uint64_t replica_term(const struct replica *r)
 {
     struct raft_status s;
@@ -535,6 +558,16 @@ uint32_t replica_leader(const struct replica *r)
 
     raft_get_status(r->core, &s);
     return (uint32_t)s.leader;
+}
+
+uint64_t replica_cluster(const struct replica *r)
+{
+    return r->state.cluster;
+}
+
+uint64_t replica_term_at(const struct replica *r, uint64_t index)
+{
+    return raft_term_at(r->core, index);
 }
 
 uint64_t replica_last(const struct replica *r)
@@ -613,8 +646,13 @@ int replica_start(struct replica *r, uint64_t applied)
 
     ASSERT(!r->started);
     if (err == -TC_E_DAMAGED) {
-        LOG_ERR("raft", "log and store do not meet: both are set aside", "applied=%" PRIu64, applied);
-        (void)replica_set_aside(r); /* if that fails the next start finds the same */
+        char why[REPLICA_WHY_MAX];
+        int marked;
+
+        snprintf(why, sizeof why, "log and store do not meet: the store is as of entry %" PRIu64, applied);
+        marked = replica_mark_damaged(env_vfs(r->env), r->dir, REPLICA_DAMAGE_ALL, why);
+        if (marked < 0)
+            return marked;
     }
     if (err < 0)
         return err;

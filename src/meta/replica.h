@@ -47,7 +47,8 @@ struct replica_ops {
     /* The state as of @index came from the leader and is a complete, durable store in @kv_path: close the
      * old one, open this one. It is removed after the call. Everything pending is lost(). */
     void (*snapshot_installed)(void *arg, const char *kv_path, uint64_t index, uint64_t term);
-    /* The log's disk failed; this member can promise nothing more and is to be closed. */
+    /* The log's disk failed; this member can promise nothing more and is to be closed. DAMAGED: open it anew, what
+     * is wrong goes aside then. */
     void (*failed)(void *arg, int err);
 };
 
@@ -66,16 +67,33 @@ struct replica_config {
 
 /*
  * Blocking, start-up only. On error a line for a human is in @why. Errors: WRONG_CLUSTER (directory of
- * another member), VERSION, IO, NOSPC, CONFIG. Damage is no error: the member starts as one that does not
- * vote (replica_status) and is mended by the leader.
+ * another member), VERSION, IO, NOSPC, CONFIG. Damage is no error where there are other members: what is damaged
+ * is set aside (aside-N), the member starts as one that does not vote (replica_status) and is mended by the
+ * leader. The only member there is fails with DAMAGED, and nothing is changed.
  */
 TC_MUST_CHECK int replica_open(struct env *env, const struct replica_config *cfg, char *why,
                                size_t why_size, struct replica **ret);
 /* Where the state machine's store is (or is to be created). Borrowed until an installation. */
 const char *replica_kv_path(const struct replica *r);
-/* @applied: the durable position of that store, 0 if it is new. Errors: DAMAGED (log and store do not meet: both have
- * been set aside; close and open anew, and the member starts as one that does not vote), others of env_connect(). */
+/* @applied: the durable position of that store, 0 if it is new. Errors: DAMAGED (log and store do not meet, and are
+ * marked as damaged; close and open anew, and the member starts as one that does not vote), others of env_connect(). */
 TC_MUST_CHECK int replica_start(struct replica *r, uint64_t applied);
+/* Between open and start: the cluster the files are of (0: not known), and the term of the log's entry @index (0: not
+ * in the log). */
+uint64_t replica_cluster(const struct replica *r);
+uint64_t replica_term_at(const struct replica *r, uint64_t index);
+
+enum replica_damage_kind {
+    REPLICA_DAMAGE_ALL,     /* log and store go aside */
+    REPLICA_DAMAGE_KV,      /* the store; and the log too, if it does not go back to the first entry */
+    REPLICA_DAMAGE_FOREIGN, /* as ALL, and the cluster is learnt anew */
+};
+enum { REPLICA_WHY_MAX = 256 };
+/* The owner found damage in the directory @dir: the next replica_open() sets it aside. Blocking, short. */
+TC_MUST_CHECK int replica_mark_damaged(struct vfs *vfs, const char *dir, enum replica_damage_kind kind,
+                                       const char *what);
+/* The newest directory of damaged files, and why they are there. Returns: caller frees; NULL: none. */
+char *replica_aside_newest(struct vfs *vfs, const char *dir, char *why, size_t why_size);
 /* At once, as a crash would; nothing is called any more. The owner closes its kv after it. Accepts NULL,
  * returns NULL. */
 struct replica *replica_close(struct replica *r);
@@ -100,6 +118,7 @@ TC_MUST_CHECK int replica_propose(struct replica *r, struct slice data, void *co
 bool replica_leads(const struct replica *r);
 /* Leads, its first entry is applied, and no other can have been elected until now. */
 bool replica_lease_valid(const struct replica *r);
+bool replica_failed(const struct replica *r); /* failed() was, or is about to be called */
 uint64_t replica_term(const struct replica *r);
 uint32_t replica_leader(const struct replica *r); /* 0: unknown */
 uint64_t replica_last(const struct replica *r);
@@ -136,7 +155,7 @@ struct replica_status {
     bool voter;
     bool lease;
     bool installing;
-    const char *damage; /* why this member started as one that does not vote; NULL: it did not */
+    const char *damage; /* why this member started as one that does not vote; NULL: it did not, or votes again */
     uint64_t first, last, persisted, commit, applied;
     uint64_t log_bytes;
     uint64_t wrong_cluster; /* messages refused because they were of another cluster */

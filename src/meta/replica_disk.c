@@ -6,6 +6,8 @@
 #include <string.h>
 #include <xxhash.h>
 
+#include "common/log.h"
+
 static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "disk formats are little-endian");
 
 enum { FILE_VERSION = 1, STATE_BYTES = 72, BASE_BYTES_MAX = 64 + RAFT_CONFIG_BYTES_MAX };
@@ -99,6 +101,15 @@ static int state_read_one(struct vfs *vfs, const char *dir, char which, struct r
     return 0;
 }
 
+/* One of the two is not what the other is: a crash came between them, or the disk lost it. */
+static int state_heal(struct vfs *vfs, const char *dir, const struct replica_state *s, int err_a, int err_b)
+{
+    if (err_a < 0 || err_b < 0)
+        LOG_WARN("raft", "one copy of term and vote is missing or damaged, written anew from the other",
+                 "dir=%s file=state-%c error=%s", dir, err_a < 0 ? 'a' : 'b', tc_error_name(err_a < 0 ? err_a : err_b));
+    return replica_state_write(vfs, dir, s);
+}
+
 int replica_state_read(struct vfs *vfs, const char *dir, struct replica_state *ret)
 {
     struct replica_state a, b;
@@ -117,6 +128,8 @@ int replica_state_read(struct vfs *vfs, const char *dir, struct replica_state *r
         return err_b; /* a is written first: a torn first write is none */
     else
         return err_b == -TC_E_NOENT && err_a == -TC_E_DAMAGED ? -TC_E_NOENT : err_a;
+    if (err_a < 0 || err_b < 0 || a.seq != b.seq)
+        return state_heal(vfs, dir, ret, err_a, err_b);
     return 0;
 }
 

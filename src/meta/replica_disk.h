@@ -20,7 +20,8 @@ struct replica_state {
     uint64_t term, vote;
 };
 
-/* Errors: NOENT (never written), DAMAGED (written, and neither is readable), VERSION, IO. */
+/* Makes the two alike if one is not readable or older. Errors: NOENT (never written), DAMAGED (written, and neither is
+ * readable), VERSION, IO. */
 TC_MUST_CHECK int replica_state_read(struct vfs *vfs, const char *dir, struct replica_state *ret);
 TC_MUST_CHECK int replica_state_write(struct vfs *vfs, const char *dir,
                                       const struct replica_state *s);

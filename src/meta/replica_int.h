@@ -6,6 +6,7 @@
  *  replica_log.c   journal records, term and vote, base, format
  *  replica_snap.c  snapshots out and in
  *  replica_disk.c  the small files
+ *  replica_aside.c damage: what becomes of a directory that cannot be used
  *  raft_wire.c     messages
  *  kv_dump.c       a store as a stream
  */
@@ -65,7 +66,12 @@ struct replica {
     struct journal *log;
     struct replica_state state;
     struct replica_base base;
-    const char *damage;
+    const char *damage; /* damage_text, or NULL: the files were whole, or the member votes again */
+    char damage_text[REPLICA_WHY_MAX];
+    bool own_heard; /* a message of the own cluster came */
+    struct {
+        uint64_t tag, from, since, n;
+    } foreign; /* a leader of another cluster speaks */
     bool started, closing, failed;
     int fail_err; /* why it failed */
     unsigned jobs;          /* under way: the last one frees a closed replica */
@@ -135,11 +141,18 @@ void replica_core_new(struct replica *r); /* of state and base as they are, with
 TC_MUST_CHECK int replica_log_open(struct replica *r, char *why, size_t why_size);
 void replica_log_close(struct replica *r);
 void replica_saves_drop(struct replica *r); /* those that wait for room */
-/* Start anew beside what is there, as a member that does not vote. Blocking. */
-int replica_set_aside(struct replica *r);
 void replica_save_entries(struct replica *r, uint64_t seq, uint64_t first, uint64_t last);
 void replica_save_state(struct replica *r, uint64_t seq, uint64_t term, uint64_t vote);
 void replica_compact_next(struct replica *r);
+
+/* replica_aside.c: blocking, but for replica_foreign(). */
+void replica_damaged(struct replica *r, const char *why); /* sets damage; copies */
+bool replica_marked(struct replica *r, enum replica_damage_kind *ret_kind);
+/* Start anew beside what is there, as a member that does not vote. */
+TC_MUST_CHECK int replica_set_aside(struct replica *r);
+TC_MUST_CHECK int replica_set_kv_aside(struct replica *r); /* the log goes back to its first entry */
+TC_MUST_CHECK int replica_set_state_aside(struct replica *r);
+void replica_foreign(struct replica *r, uint64_t from, uint64_t tag, bool leads);
 
 /* replica_snap.c */
 void replica_snap_install(struct replica *r); /* the base may be written now */

@@ -487,47 +487,26 @@ static uint64_t fresh_incarnation(struct replica *r)
     return v;
 }
 
-int replica_set_aside(struct replica *r)
-{
-    struct vfs *vfs = env_vfs(r->env);
-    uint64_t kv = 0, log = 0;
-    unsigned n;
-    int err;
-
-    err = replica_dir_last(vfs, r->dir, "kv", &kv, &n);
-    if (err == 0)
-        err = replica_dir_last(vfs, r->dir, "log", &log, &n);
-    if (err < 0)
-        return err;
-    r->base = (struct replica_base){.kv_gen = MAX(kv, r->base.kv_gen) + 1,
-                                    .log_gen = MAX(log, r->base.log_gen) + 1};
-    r->state.incarnation = fresh_incarnation(r);
-    r->state.id = r->id;
-    r->state.seq++;
-    err = replica_state_write(vfs, r->dir, &r->state);
-    if (err == 0)
-        err = replica_base_write(vfs, r->dir, &r->base);
-    return err;
-}
-
 static void say(char *why, size_t size, const char *what, const char *dir, int err)
 {
     if (why)
         snprintf(why, size, "%s: %s: %s", dir, what, tc_strerror(err));
 }
 
-static int see_none(void *arg, const char *name)
+static int see_segment(void *arg, const char *name)
 {
+    size_t n = strlen(name);
+
     (void)arg;
-    (void)name;
-    return 1;
+    return n > 4 && strcmp(name + n - 4, ".seg") == 0;
 }
 
+/* A log that base names has a segment from its first moment on. */
 static bool log_exists(struct replica *r)
 {
     char *path = tc_asprintf("%s/log-%" PRIu64, r->dir, r->base.log_gen);
     struct vfs *vfs = env_vfs(r->env);
-    bool exists = vfs_list(vfs, path, see_none, NULL) >= 0;
+    bool exists = vfs_list(vfs, path, see_segment, NULL) == 1;
 
     free(path);
     return exists;
@@ -562,15 +541,70 @@ static int log_judge(struct replica *r, char *why, size_t why_size, bool *ret_as
     if (err_base < 0)
         r->base = (struct replica_base){.kv_gen = 1, .log_gen = 1};
     here = log_exists(r);
+    if (err_state == -TC_E_DAMAGED) { /* for a human: nothing reads them again */
+        int err;
+
+        replica_damaged(r, "term and vote (state-a, state-b) are damaged");
+        err = replica_set_state_aside(r);
+        if (err < 0)
+            return err;
+        r->damage = NULL; /* the log may be whole: judged by the caller */
+    }
     if (err_base == -TC_E_DAMAGED)
-        r->damage = "the record of the log's beginning is damaged";
+        replica_damaged(r, "the record of the log's beginning (base) is damaged");
     else if (err_state == 0 && !here)
-        r->damage = "the log is missing";
+        replica_damaged(r, "the log is missing");
     *ret_aside = r->damage != NULL;
     if (err_state < 0)
         r->state = (struct replica_state){.id = r->id, .incarnation = fresh_incarnation(r)};
     *ret_stateless = err_state < 0;
     return 0;
+}
+
+/* Nobody could fill it: better a member that does not start than one that forgot everything. */
+static int refuse_alone(struct replica *r, char *why, size_t why_size)
+{
+    if (r->n_peers > 1)
+        return 0;
+    snprintf(why, why_size,
+             "%s: %s; there is no other member to fill this one from, nothing was changed. Bring back a copy of the "
+             "directory, or restore a dump: tercet meta load",
+             r->dir, r->damage);
+    return -TC_E_DAMAGED;
+}
+
+/* Replay the log, or set aside what cannot be used. */
+static int log_open(struct replica *r, bool aside, char *why, size_t why_size)
+{
+    enum replica_damage_kind kind = REPLICA_DAMAGE_ALL;
+    bool marked = replica_marked(r, &kind), kv_only;
+    int err = 0;
+
+    kv_only = marked && kind == REPLICA_DAMAGE_KV && !aside && r->base.index == 0;
+    aside = aside || (marked && !kv_only);
+    if (!aside) {
+        err = log_replay(r);
+        if (err == -TC_E_DAMAGED) {
+            replica_damaged(r, "the log is damaged");
+            aside = true;
+        } else if (err == 0 && kv_only) {
+            err = replica_set_kv_aside(r);
+            r->damage = NULL; /* all of it is in the log */
+        }
+    }
+    if (aside) {
+        err = refuse_alone(r, why, why_size);
+        if (err < 0)
+            return err;
+        if (marked && kind == REPLICA_DAMAGE_FOREIGN)
+            r->state = (struct replica_state){.seq = r->state.seq}; /* term and vote were of that cluster, too */
+        err = replica_set_aside(r);
+        if (err == 0)
+            err = log_replay(r);
+    }
+    if (err < 0)
+        say(why, why_size, "cannot open the log", r->dir, err);
+    return err;
 }
 
 int replica_log_open(struct replica *r, char *why, size_t why_size)
@@ -587,34 +621,25 @@ int replica_log_open(struct replica *r, char *why, size_t why_size)
         return err;
     }
     err = log_judge(r, why, why_size, &aside, &stateless);
+    if (err == 0)
+        err = log_open(r, aside, why, why_size);
     if (err < 0)
         return err;
-    if (!aside) {
-        err = log_replay(r);
-        if (err == -TC_E_DAMAGED) {
-            r->damage = "the log is damaged";
-            aside = true;
-        }
-    }
-    if (aside) {
-        err = replica_set_aside(r);
-        if (err == 0)
-            err = log_replay(r);
-    }
-    if (err < 0) {
-        say(why, why_size, "cannot open the log", r->dir, err);
-        return err;
-    }
     raft_get_status(r->core, &s);
-    if (stateless && s.last > 0)
-        r->damage = "term and vote are missing";
+    if (stateless && s.last > 0) {
+        replica_damaged(r, "term and vote (state-a, state-b) are missing or damaged");
+        err = refuse_alone(r, why, why_size);
+        if (err < 0)
+            return err;
+    }
     if (s.last == 0 && r->state.incarnation == 0) {
         /* A format that did not come to its end, or a log that was emptied: no voter either way. */
         r->state.incarnation = fresh_incarnation(r);
         replica_core_new(r);
     }
     if (r->damage)
-        LOG_ERR("raft", "this member starts without a vote", "dir=%s why=\"%s\"", r->dir, r->damage);
+        LOG_ERR("raft", "this member starts without a vote, to be filled by the others", "dir=%s why=\"%s\"", r->dir,
+                r->damage);
     replica_dir_clean(vfs, r->dir, "log", r->base.log_gen);
     replica_dir_clean(vfs, r->dir, "kv", r->base.kv_gen);
     replica_snap_clean(r);

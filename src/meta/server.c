@@ -13,12 +13,23 @@
 
 /* ---- replies ---- */
 
+/* What was read from a damaged store is nobody's answer: this member ends in the next turn, another one leads. */
+static bool store_whole(struct meta_server *s)
+{
+    if (!s->fsm || fsm_store_error(s->fsm) == 0 || s->failed)
+        return true;
+    server_turn(s);
+    return false;
+}
+
 void server_reply(struct meta_server *s, uint64_t peer, uint64_t id, uint16_t type, int status,
                   const struct wire_schema *schema, const void *body)
 {
     struct wire_header h = {
         .kind = WIRE_REPLY, .type = type, .status = tc_error_to_wire(status), .id = id, .cluster = s->cluster_tag};
 
+    if (!store_whole(s))
+        return;
     s->n.replies++;
     (void)env_send(s->port, peer, wire_encode_frame(&h, schema, body), NULL); /* lost: the requester asks again */
 }
@@ -28,6 +39,8 @@ void server_reply_body(struct meta_server *s, uint64_t peer, uint64_t id, uint16
     struct wire_header h = {
         .kind = WIRE_REPLY, .type = type, .status = tc_error_to_wire(status), .id = id, .cluster = s->cluster_tag};
 
+    if (!store_whole(s))
+        return;
     s->n.replies++;
     (void)env_send(s->port, peer, wire_frame_of_body(&h, body), NULL); /* as above */
 }
@@ -94,6 +107,12 @@ static void server_fail(struct meta_server *s, int err, const char *what)
     if (s->failed)
         return;
     s->failed = true;
+    /* A read that fails is no better than one that lies: the next start is without this store. */
+    if (s->fsm && fsm_store_error(s->fsm) < 0)
+        err = -TC_E_DAMAGED;
+    if (err == -TC_E_DAMAGED && !replica_failed(s->replica) &&
+        replica_mark_damaged(env_vfs(s->env), s->dir, REPLICA_DAMAGE_KV, what) < 0)
+        err = -TC_E_IO; /* start it again: the same will be found */
     LOG_ERR("meta", "this member can go on no longer", "what=\"%s\" error=\"%s\"", what, tc_strerror(err));
     lead_end(s);
     if (s->cfg.failed)
@@ -333,7 +352,8 @@ static void on_apply(void *arg, uint64_t index, uint64_t term, struct slice data
     r = fsm_apply(s->fsm, index, term, data, &res);
     if (r < 0) {
         fsm_result_fini(&res);
-        server_fail(s, r, "the store does not take an entry");
+        server_fail(s, r, r == -TC_E_DAMAGED ? "the store (kv) is damaged: found when an entry was applied"
+                                             : "the store does not take an entry");
         return;
     }
     if (!s->cluster_tag) {
@@ -401,7 +421,7 @@ static int store_open(struct meta_server *s, const char *path)
     r = fsm_open(s->kv, &s->fsm);
     if (r < 0)
         s->fsm = NULL;
-    return r;
+    return r == -TC_E_IO ? -TC_E_DAMAGED : r; /* rows that cannot be read */
 }
 
 static void store_close(struct meta_server *s)
@@ -463,6 +483,8 @@ static void flush_done(struct env_job *j)
         s->flush = NULL;
     if (f->orphan) {
         kv_close(f->kv);
+    } else if (s && f->status == -TC_E_DAMAGED) {
+        server_fail(s, f->status, "the store (kv) is damaged: found at a checkpoint");
     } else if (f->status < 0) {
         LOG_ERR("meta", "checkpoint failed, the log is kept", "error=\"%s\"", tc_strerror(f->status));
     } else if (s) {
@@ -548,6 +570,10 @@ static void space_tick(struct meta_server *s)
 
 static void turn_run(struct meta_server *s)
 {
+    if (s->fsm && fsm_store_error(s->fsm) < 0)
+        server_fail(s, -TC_E_DAMAGED, "the store (kv) is damaged: found when it was read");
+    if (s->failed)
+        return;
     if (s->held && (server_ready(s) || !replica_leads(s->replica)))
         held_release(s, false);
     if (s->lead)
@@ -672,6 +698,13 @@ static int open_dir(struct meta_server *s, char *why, size_t why_size)
     return r;
 }
 
+static int open_damaged(struct meta_server *s, enum replica_damage_kind kind, const char *what)
+{
+    int r = replica_mark_damaged(env_vfs(s->env), s->dir, kind, what);
+
+    return r < 0 ? r : -TC_E_DAMAGED;
+}
+
 static int open_replica(struct meta_server *s, char *why, size_t why_size)
 {
     struct replica_peer peers[REPLICA_PEERS_MAX];
@@ -702,9 +735,24 @@ static int open_replica(struct meta_server *s, char *why, size_t why_size)
         return r;
     }
     r = store_open(s, replica_kv_path(s->replica));
+    if (r == -TC_E_DAMAGED)
+        return open_damaged(s, REPLICA_DAMAGE_KV, "the store (kv) is damaged: it does not open");
     if (r < 0)
         snprintf(why, why_size, "the store in %s does not open: %s", replica_kv_path(s->replica), tc_strerror(r));
     return r;
+}
+
+/* Files that are each whole and do not belong together. */
+static int check_files(struct meta_server *s)
+{
+    const struct genesis *g = fsm_genesis(s->fsm);
+    uint64_t cluster = replica_cluster(s->replica), term = replica_term_at(s->replica, fsm_applied(s->fsm));
+
+    if (g && cluster && cluster != map_cluster_tag(g->cluster.p))
+        return open_damaged(s, REPLICA_DAMAGE_FOREIGN, "term and vote are of one cluster, the store is of another");
+    if (term && fsm_applied(s->fsm) && term != fsm_applied_term(s->fsm))
+        return open_damaged(s, REPLICA_DAMAGE_ALL, "the log is not the one that the store was made from");
+    return 0;
 }
 
 static int check_cluster(const struct meta_server *s, const char *name, char *why, size_t why_size)
@@ -746,6 +794,37 @@ static int open_port(struct meta_server *s, const char *endpoint, char *why, siz
     return r;
 }
 
+/* From the directory to a member that runs. What is found damaged is set aside by the next try. */
+static int open_log(struct meta_server *s, const char *cluster, char *why, size_t why_size)
+{
+    int r = -TC_E_DAMAGED;
+
+    for (unsigned i = 0; i < OPEN_TRIES && r == -TC_E_DAMAGED; i++) {
+        s->replica = replica_close(s->replica);
+        if (s->kv)
+            store_close(s);
+        r = open_replica(s, why, why_size);
+        if (!s->replica)
+            return r; /* the only member there is */
+        if (r == 0)
+            r = check_cluster(s, cluster, why, why_size);
+        if (r == 0)
+            r = check_files(s);
+        if (r == 0) {
+            free(s->aside);
+            s->aside = replica_aside_newest(env_vfs(s->env), s->dir, s->aside_why, sizeof s->aside_why);
+            formatted(s);
+            s->checkpoint_index = fsm_applied(s->fsm);
+            r = replica_start(s->replica, fsm_applied(s->fsm));
+            if (r < 0)
+                snprintf(why, why_size, "log and store in %s do not fit together: %s", s->dir, tc_strerror(r));
+        }
+    }
+    if (r == -TC_E_DAMAGED && !why[0])
+        snprintf(why, why_size, "the data directory %s is damaged", s->dir);
+    return r;
+}
+
 int meta_server_open(struct env *env, const struct meta_server_config *cfg, char *why, size_t why_size,
                      struct meta_server **ret_server)
 {
@@ -771,16 +850,7 @@ int meta_server_open(struct env *env, const struct meta_server_config *cfg, char
     if (r == 0)
         r = open_port(s, own_endpoint(s, cfg), why, why_size);
     if (r == 0)
-        r = open_replica(s, why, why_size);
-    if (r == 0)
-        r = check_cluster(s, cfg->cluster, why, why_size);
-    if (r == 0) {
-        formatted(s);
-        s->checkpoint_index = fsm_applied(s->fsm);
-        r = replica_start(s->replica, fsm_applied(s->fsm));
-        if (r < 0)
-            snprintf(why, why_size, "log and store in %s do not fit together: %s", s->dir, tc_strerror(r));
-    }
+        r = open_log(s, cfg->cluster, why, why_size);
     if (r < 0) {
         meta_server_close(s);
         return r;
@@ -824,6 +894,7 @@ struct meta_server *meta_server_close(struct meta_server *s)
         free((void *)(uintptr_t)s->members[i].endpoint);
     free(s->members);
     free(s->dir);
+    free(s->aside);
     wire_arena_fini(&s->arena);
     free(s);
     return NULL;

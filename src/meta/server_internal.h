@@ -36,6 +36,7 @@
 #define RECALL_BATCH 512     /* items in one message */
 #define MSG_STRUCT_MAX 1024  /* the largest struct of a request */
 #define RECOVERIES_MAX 64    /* inodes being recovered at a time */
+#define OPEN_TRIES 3         /* damage found one after the other: store, log, both */
 
 struct waiter {
     uint64_t peer, id;
@@ -173,6 +174,7 @@ struct meta_server {
     struct kv *kv;
     struct fsm *fsm;
     bool failed;
+    char *aside, aside_why[REPLICA_WHY_MAX]; /* where damaged files are kept; NULL: there are none */
     uint64_t cluster_tag;
     uint64_t started;
 

@@ -51,6 +51,24 @@ static const char *role_of(const struct replica_status *r)
     return r->voter ? "follower" : "learner";
 }
 
+static void status_damage(struct meta_server *s, json_t *j, const struct replica_status *r, json_t *problems)
+{
+    const char *what = s->failed ? "a disk failed" : r->damage;
+    const char *cure = s->failed ? "look at its log, replace the disk if it is at fault, and start it again"
+                                 : "wait: the others fill it again, if a majority of them runs; then look at its disk. "
+                                   "What is damaged is kept in aside-N of its data directory";
+
+    if (what) {
+        json_object_set_new(j, "trouble", json_string(what));
+        json_object_set_new(j, "trouble_cure", json_string(cure));
+        problem(problems, "error", cure, "member %u: %s", s->cfg.id, what);
+    }
+    if (s->aside) {
+        json_object_set_new(j, "aside", json_string(s->aside));
+        json_object_set_new(j, "aside_why", json_string(s->aside_why));
+    }
+}
+
 static void status_member(struct meta_server *s, json_t *j, const struct replica_status *r, json_t *problems)
 {
     const struct genesis *g = s->fsm ? fsm_genesis(s->fsm) : NULL;
@@ -70,11 +88,7 @@ static void status_member(struct meta_server *s, json_t *j, const struct replica
     json_object_set_new(j, "applied", num(s->fsm ? fsm_applied(s->fsm) : 0));
     json_object_set_new(j, "checkpoint", num(s->checkpoint_index));
     json_object_set_new(j, "log_bytes", num(r->log_bytes));
-    if (s->failed || r->damage) {
-        json_object_set_new(j, "trouble", json_string(s->failed ? "a disk failed; restart this member" : r->damage));
-        problem(problems, "error", "look at its log, replace the disk if it is at fault, and start it again",
-                "member %u: %s", s->cfg.id, s->failed ? "a disk failed" : r->damage);
-    }
+    status_damage(s, j, r, problems);
     if (r->wrong_cluster)
         problem(problems, "error", "look which data directory or configuration is in the wrong place",
                 "member %u is spoken to by members of another cluster", s->cfg.id);

@@ -96,14 +96,25 @@ static void world_kill(struct world *w)
     }
 }
 
-/* Let what runs finish, then close in peace. */
-static void world_shut(struct world *w)
+static void world_shut_after(struct world *w, uint64_t ns)
 {
-    sim_run_until(w->s, sim_now(w->s) + 60 * NS_PER_S);
+    sim_run_until(w->s, sim_now(w->s) + ns);
     journal_close(w->j);
     sim_run_until(w->s, sim_now(w->s) + NS_PER_S);
     w->j = NULL;
     sim_node_kill(w->n);
+}
+
+/* Let what runs finish, then close in peace. */
+static void world_shut(struct world *w)
+{
+    world_shut_after(w, 60 * NS_PER_S);
+}
+
+/* Before a tail mark is written: as a crash soon after the last append leaves it. */
+static void world_shut_soon(struct world *w)
+{
+    world_shut_after(w, 100 * NS_PER_MS);
 }
 
 static struct world *world_new(uint64_t seed)
@@ -277,7 +288,7 @@ START_TEST(group_commit)
     ops = sim_disk_ops(sim_node_disk(w->n));
     append_n(w, 20);
     ck_assert_uint_eq(w->acked, 20);
-    ck_assert_uint_eq(sim_disk_ops(sim_node_disk(w->n)) - ops, 2);
+    ck_assert_uint_eq(sim_disk_ops(sim_node_disk(w->n)) - ops, 2 + 1); /* and a tail mark, which is not synced */
     ck_assert_int_eq(journal_append(w->j, &iov, 1, &r), -TC_E_LIMIT);
     world_shut(w);
     world_free(w);
@@ -343,10 +354,11 @@ static struct world *world_with(uint64_t seed, uint32_t n)
     struct world *w = world_new(seed);
 
     ck_assert_int_eq(world_open(w), 0);
-    for (uint32_t i = 0; i < n; i++)
+    for (uint32_t i = 0; i + 1 < n; i++)
         append_n(w, 1);
+    ck_assert_int_eq(world_append(w), 0);
+    world_shut_soon(w);
     ck_assert_uint_eq(w->acked, n);
-    world_shut(w);
     return w;
 }
 
@@ -362,8 +374,8 @@ START_TEST(torn_tail)
     seg_name(name, last / SEG);
     memset(junk, _i == 1 ? 0 : 0xa5, sizeof junk);
     switch (_i) {
-    case 0: /* the file ends within the record */
-        ck_assert(sim_disk_chop(d, name, end - 5));
+    case 0: /* only part of its frame */
+        ck_assert(sim_disk_poke(d, name, off + 4, junk, end - off - 4));
         break;
     case 1: /* zeros over its tail */
     case 2: /* garbage over its tail */
@@ -377,9 +389,6 @@ START_TEST(torn_tail)
         break;
     case 5: /* garbage to the end of the file */
         ck_assert(sim_disk_poke(d, name, off, junk, SEG - off));
-        break;
-    case 6: /* the file ends before the frame */
-        ck_assert(sim_disk_chop(d, name, off));
         break;
     }
     ck_assert_int_eq(world_open(w), 0);
@@ -415,7 +424,7 @@ START_TEST(cut_never_returns)
         want_len(w, 100);
         ck_assert_int_eq(world_append(w), 0);
     }
-    world_shut(w);
+    world_shut_soon(w);
     seg_name(name, at / SEG);
     ck_assert(sim_disk_poke(sim_node_disk(w->n), name, at % SEG + FRAME + 20, junk, 4));
     ck_assert_int_eq(world_open(w), 0);
@@ -429,6 +438,44 @@ START_TEST(cut_never_returns)
     ck_assert_uint_eq(w->n_seen, 4);
     world_check(w);
     world_shut(w);
+    world_free(w);
+}
+END_TEST
+
+/* When nothing was appended for a while, a bad last record is damage, not a torn tail; and a file that is cut short, always. */
+START_TEST(damage_of_tail)
+{
+    struct world *w = world_with(60 + (uint64_t)_i, 12);
+    uint64_t last = w->pos[11], off = last % SEG;
+    struct sim_disk *d = sim_node_disk(w->n);
+    uint64_t hash;
+    char name[64];
+
+    seg_name(name, last / SEG);
+    if (_i < 2) {
+        ck_assert_int_eq(world_open(w), 0);
+        world_shut(w); /* the mark is written by whoever opens, too */
+    }
+    switch (_i) {
+    case 0:
+        ck_assert(sim_disk_flip(d, name, off + FRAME + 3, 4));
+        break;
+    case 1:
+        ck_assert(sim_disk_flip(d, name, off + 9, 1));
+        break;
+    case 2:
+        ck_assert(sim_disk_chop(d, name, off));
+        break;
+    case 3:
+        ck_assert(sim_disk_chop(d, name, SEG - 1));
+        break;
+    }
+    hash = sim_disk_hash(d);
+    ck_assert_int_eq(world_open(w), -TC_E_DAMAGED);
+    if (_i < 2)
+        ck_assert_uint_eq(w->damage, last);
+    ck_assert_uint_eq(sim_disk_hash(d), hash);
+    sim_node_kill(w->n);
     world_free(w);
 }
 END_TEST
@@ -626,7 +673,8 @@ int main(void)
     tcase_add_test(tc, append_and_replay);
     tcase_add_test(tc, group_commit);
     tcase_add_loop_test(tc, crash_everywhere, 0, 3);
-    tcase_add_loop_test(tc, torn_tail, 0, 7);
+    tcase_add_loop_test(tc, torn_tail, 0, 6);
+    tcase_add_loop_test(tc, damage_of_tail, 0, 4);
     tcase_add_test(tc, cut_never_returns);
     tcase_add_loop_test(tc, damage, 0, 11);
     tcase_add_loop_test(tc, damage_of_segments, 0, 4);

@@ -609,6 +609,21 @@ START_TEST(damaged_log)
 }
 END_TEST
 
+static int see_name(void *arg, const char *name)
+{
+    return strcmp(arg, name) == 0;
+}
+
+static bool aside_has(struct member *m, const char *name)
+{
+    char why[100];
+    char *dir = replica_aside_newest(env_vfs(m->env), "meta", why, sizeof why);
+    bool has = dir && why[0] && vfs_list(env_vfs(m->env), dir, see_name, (void *)(uintptr_t)name) == 1;
+
+    free(dir);
+    return has;
+}
+
 /* The directory of another member, or of a cluster that others are not of, is refused by name. */
 START_TEST(wrong_directory)
 {
@@ -639,6 +654,54 @@ START_TEST(wrong_directory)
     replica_get_status(members[1].r, &s);
     ck_assert_uint_gt(s.wrong_cluster, 0);
     ck_assert_uint_le(s.commit, 1);
+    /* As long as a majority is of another cluster and nobody of its own speaks: its files go aside, whole. */
+    run_ms(4000);
+    ck_assert(members[1].failed);
+    kill_member(&members[1]);
+    damage_expected = true;
+    boot(&members[1]);
+    ck_assert(aside_has(&members[1], "log-1"));
+    replica_get_status(members[1].r, &s);
+    ck_assert(!s.voter && s.damage && strstr(s.damage, "another cluster"));
+    settle();
+    replica_get_status(members[1].r, &s);
+    ck_assert(s.voter && !s.damage);
+    world_end();
+}
+END_TEST
+
+/* A store that is damaged beside a whole log is made anew from it: the member keeps its vote. A log that no longer goes
+ * back to the first entry is not enough. */
+START_TEST(damaged_store)
+{
+    struct replica_status s;
+    struct member *m;
+
+    keep_entries = 5;
+    world_new(8, true);
+    (void)propose(50);
+    run_ms(200);
+    m = &members[leader()->id % MEMBERS];
+    if (_i == 1) {
+        checkpoint(m);
+        run_ms(100);
+    }
+    kill_member(m);
+    sim_disk_reopen(sim_node_disk(m->node));
+    ck_assert_int_eq(replica_mark_damaged(sim_disk_vfs(sim_node_disk(m->node)), "meta", REPLICA_DAMAGE_KV, "a test"), 0);
+    damage_expected = _i == 1;
+    boot(m);
+    replica_get_status(m->r, &s);
+    ck_assert_int_eq(s.voter, _i == 0);
+    ck_assert_str_eq(s.damage ? s.damage : "none", _i == 1 ? "a test" : "none");
+    ck_assert(aside_has(m, "kv-1"));
+    ck_assert_int_eq(aside_has(m, "log-1"), _i == 1);
+    (void)propose(10);
+    settle();
+    kill_member(m); /* the mark is gone */
+    damage_expected = false;
+    boot(m);
+    settle();
     world_end();
 }
 END_TEST
@@ -797,6 +860,7 @@ int main(void)
     tcase_add_loop_test(tc, damage, 0, (int)ARRAY_SIZE(damages));
     tcase_add_test(tc, damaged_log);
     tcase_add_test(tc, wrong_directory);
+    tcase_add_loop_test(tc, damaged_store, 0, 2);
     tcase_add_test(tc, full_disk);
     tcase_add_test(tc, failed_disk);
     tcase_add_test(random, random_runs);
