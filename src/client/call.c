@@ -161,6 +161,21 @@ static void call_free(struct tc_call *call)
     c->free_calls = call;
 }
 
+/* What may be cached outside is decided as it goes out: a recall may have come since the call finished. */
+static void answer_entry(struct tc_call *call)
+{
+    struct tc_client *c = call->c;
+    struct inode *i = call->counts ? inode_get(c, call->entry.ino) : inode_find(c, call->entry.ino);
+
+    if (!i)
+        return;
+    if (call->counts)
+        i->lookups++;
+    outside_give_entry(c, i, &call->entry);
+    if (call->name && call->ino)
+        call->entry.entry_until = outside_give_name(c, call->ino, call->name, i->ino);
+}
+
 static void call_answer(struct tc_call *call)
 {
     int status = call->status;
@@ -168,8 +183,8 @@ static void call_answer(struct tc_call *call)
     if (call->answered)
         return;
     call->answered = true;
-    if (status == 0 && call->counts && call->has_entry && call->entry.ino)
-        inode_get(call->c, call->entry.ino)->lookups++;
+    if (status == 0 && call->has_entry && call->entry.ino)
+        answer_entry(call);
     switch (call->result) {
     case RESULT_STATUS:
         if (call->fn.status)
@@ -241,8 +256,6 @@ void call_finish(struct tc_call *call, int status)
 void call_finish_entry(struct tc_call *call, struct inode *i)
 {
     inode_entry(i, &call->entry);
-    if (call->name && call->ino)
-        call->entry.entry_until = outside_give_name(call->c, call->ino, call->name, i->ino);
     call->has_entry = true;
     call_finish(call, 0);
 }

@@ -346,6 +346,7 @@ void dirpage_deliver(struct tc_call *call)
         out[out_n] = (struct tc_dirent){.name = e->name, .cookie = e->cookie, .ino = e->ino, .mode = e->mode};
         if (i && i->attr_cached && lease_s_ok(c, i)) {
             inode_entry(i, &entries[out_n]);
+            outside_give_entry(c, i, &entries[out_n]);
             if (p->current)
                 entries[out_n].entry_until = outside_give_name(c, call->ino, NULL, 0);
             out[out_n].entry = &entries[out_n];

@@ -171,7 +171,6 @@ void inode_entry(struct inode *i, struct tc_entry *ret)
     inode_attr(i, &ret->attr);
     if (ret->attr.ino == 0)
         ret->attr.ino = i->ino;
-    ret->attr_until = outside_give_attr(i->c, i);
 }
 
 void inode_check_dead(struct tc_client *c, struct inode *i)

@@ -302,6 +302,7 @@ struct inode {
     bool kernel_pages; /* data was given out that may be cached outside */
     /* Until when attributes of this inode, names of this directory, may be cached outside (outside.c). */
     uint64_t attr_given, names_given;
+    uint64_t attr_gives; /* how often */
     uint64_t names_quiet; /* a recall met names given out: none are until then */
     struct env_timer names_timer;
     uint32_t end_action; /* enum commit_action under way */
@@ -532,13 +533,15 @@ bool map_wait(struct tc_call *call, uint64_t barrier);
 
 /* ---- outside.c ------------------------------------------------------------------------------------------------------ */
 
-/* An answer that may be cached outside is leaving: until when. 0: not at all. */
-uint64_t outside_give_attr(struct tc_client *c, struct inode *i);
+/* @e, of @i, is leaving: with what attributes, cached until when. */
+void outside_give_entry(struct tc_client *c, struct inode *i, struct tc_entry *e);
 /* @name NULL: out of a page of the listing that is current. */
 uint64_t outside_give_name(struct tc_client *c, struct inode *d, const char *name, uint64_t ino);
 /* The kernel moves the entry it has, with its time, to the other directory (an exchange: both). */
 void outside_renamed(struct inode *from, struct inode *to);
 bool outside_attr(struct tc_client *c, const struct inode *i); /* may somebody have them? */
+/* They, and pages if @pages, are dropped. Returns how often @done will be called. */
+unsigned outside_drop(struct tc_client *c, struct inode *i, bool pages, void (*done)(void *arg), void *arg);
 /* The recalled name: rc->pending counts one more until it is gone outside. */
 void outside_recall_name(struct tc_client *c, struct recall *rc, void (*done)(void *arg));
 /* All names given of a directory: true and @fn is called when they have run out. */

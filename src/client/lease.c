@@ -328,13 +328,12 @@ void lease_release(struct tc_client *c, struct inode *i)
 /* Outside caches of an inode whose lease is over; a new generation waits for it. */
 static void pages_purge(struct tc_client *c, struct inode *i)
 {
-    uint64_t len = i->kernel_pages ? UINT64_MAX : 0;
+    bool pages = i->kernel_pages;
 
-    if (!c->cfg.invalidate_inode || !(i->kernel_pages || outside_attr(c, i)))
+    if (!c->cfg.invalidate_inode || !(pages || outside_attr(c, i)))
         return;
     i->kernel_pages = false;
-    c->purges++;
-    c->cfg.invalidate_inode(c->cfg.arg, i->ino, 0, len, lease_purged, c);
+    c->purges += outside_drop(c, i, pages, lease_purged, c);
 }
 
 void lease_lost(struct tc_client *c, struct inode *i, int error)

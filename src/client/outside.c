@@ -6,7 +6,10 @@
  * OUTSIDE_NS. That bound is what makes the rest simple: whatever cannot be taken back at once has run out a
  * moment later.
  *
- *  - Attributes, of directories only, are taken back by invalidate_inode, which waits for nothing.
+ *  - Attributes are taken back by invalidate_inode, which waits for nothing. Those of a regular file are given only
+ *    while S alone is held and nobody here has it open: nothing of ours can change them then, and no read() or
+ *    append, which go by the size that the kernel has, depends on an answer that a notification made void
+ *    (docs/FUSE.md 4; model outside).
  *  - A name is taken back by invalidate_entry, which may have to wait for the directory's lock in the kernel, held by
  *    a request of our own that may itself wait for this very recall. So its time running out counts as well,
  *    whichever is first; and for a while the directory gives out no more, so that a contended one pays once.
@@ -35,14 +38,15 @@ static uint64_t give(struct tc_client *c, uint64_t *given)
     return until;
 }
 
-uint64_t outside_give_attr(struct tc_client *c, struct inode *i)
+void outside_give_entry(struct tc_client *c, struct inode *i, struct tc_entry *e)
 {
-    /* Of a file the kernel keeps a size of its own, which appends through another mount make wrong: it asks anew. */
-    if (!S_ISDIR(i->attr.mode))
-        return 0;
     if (!i->attr_cached || !lease_s_ok(c, i) || i->recalls || i->phase != RECALL_IDLE || i->hidden)
-        return 0;
-    return give(c, &i->attr_given);
+        return;
+    if (!S_ISDIR(i->attr.mode) && (i->x || i->opens > 0 || i->getting == LEASE_X))
+        return;
+    inode_attr(i, &e->attr); /* as they are now, not as they were when the answer was found */
+    e->attr_until = give(c, &i->attr_given);
+    i->attr_gives += e->attr_until != 0;
 }
 
 uint64_t outside_give_name(struct tc_client *c, struct inode *d, const char *name, uint64_t ino)
@@ -69,6 +73,42 @@ static bool running(struct tc_client *c, uint64_t given)
 bool outside_attr(struct tc_client *c, const struct inode *i)
 {
     return running(c, i->attr_given) && (i->lookups > 0 || i->ino == c->root);
+}
+
+/* Attributes being taken back. */
+struct attr_drop {
+    struct inode *ino; /* pinned */
+    uint64_t gives;    /* as it began: none since, none are outside when it is done */
+    void (*done)(void *arg);
+    void *arg;
+};
+
+static void attr_dropped(void *arg)
+{
+    struct attr_drop *d = arg;
+    struct inode *i = d->ino;
+
+    if (i->attr_gives == d->gives)
+        i->attr_given = 0;
+    d->done(d->arg);
+    inode_unpin(i->c, i);
+    free(d);
+}
+
+unsigned outside_drop(struct tc_client *c, struct inode *i, bool pages, void (*done)(void *arg), void *arg)
+{
+    bool attr = !pages || outside_attr(c, i);
+
+    if (attr) { /* on their own: pieces of a range may be superseded by requests before they have run */
+        struct attr_drop *d = tc_malloc(sizeof(*d));
+
+        *d = (struct attr_drop){.ino = i, .gives = i->attr_gives, .done = done, .arg = arg};
+        inode_pin(i);
+        c->cfg.invalidate_inode(c->cfg.arg, i->ino, 0, 0, attr_dropped, d);
+    }
+    if (pages)
+        c->cfg.invalidate_inode(c->cfg.arg, i->ino, 0, UINT64_MAX, done, arg);
+    return (unsigned)attr + (unsigned)pages;
 }
 
 /* One name being taken back. Lives until the notification has returned, which may be long after the rest. */

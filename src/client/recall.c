@@ -73,7 +73,7 @@ static void simple_done(void *arg)
 static void recall_simple(struct tc_client *c, struct recall *rc)
 {
     struct inode *i = rc->ino;
-    uint64_t pages = 0;
+    bool pages = false;
 
     inode_drop_attr(i);
     if (rc->kind == RECALL_ENTRY) {
@@ -81,17 +81,15 @@ static void recall_simple(struct tc_client *c, struct recall *rc)
         dir_drop_pages(c, i);
     } else if (!i->x && i->opens == 0 && (i->held & LEASE_S) && (i->attr.mode & S_IFMT) == S_IFREG && i->attr.nlink <= 1) {
         lease_ended(c, i, 0); /* its last name may be going: no reference of ours keeps it */
-        pages = i->kernel_pages ? UINT64_MAX : 0; /* it may live on under another name, and be written there */
+        pages = i->kernel_pages; /* it may live on under another name, and be written there */
         i->kernel_pages = false;
     }
     rc->pending = 1;
     if (rc->kind == RECALL_ENTRY)
         outside_recall_name(c, rc, simple_done);
     /* The kernel keeps ACLs with the attributes until told. */
-    if (c->cfg.invalidate_inode && ((rc->kind != RECALL_ENTRY && i->lookups > 0) || outside_attr(c, i))) {
-        rc->pending++;
-        c->cfg.invalidate_inode(c->cfg.arg, i->ino, 0, pages, simple_done, rc);
-    }
+    if (c->cfg.invalidate_inode && ((rc->kind != RECALL_ENTRY && i->lookups > 0) || outside_attr(c, i)))
+        rc->pending += (int)outside_drop(c, i, pages, simple_done, rc);
     simple_done(rc);
 }
 
@@ -138,9 +136,11 @@ static bool purge_start(struct tc_client *c, struct inode *i)
         inode_pin(i);
     }
     if (c->cfg.invalidate_inode && (attr || (i->lookups > 0 && i->kernel_pages))) {
-        i->purge_pending++;
-        inode_pin(i);
-        c->cfg.invalidate_inode(c->cfg.arg, i->ino, 0, i->kernel_pages ? UINT64_MAX : 0, purge_done, i);
+        unsigned n = outside_drop(c, i, i->kernel_pages, purge_done, i);
+
+        i->purge_pending += n;
+        for (unsigned k = 0; k < n; k++)
+            inode_pin(i);
     }
     return i->purge_pending > 0;
 }

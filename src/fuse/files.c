@@ -113,6 +113,7 @@ static void reply_create(void *arg, int status, const struct tc_entry *e)
         if (!op->file)
             op->file = tc_file_new(m->client, e->ino, open_flags((int)op->flags));
         mount_entry(m, e, &ep);
+        ep.attr_timeout = 0.0; /* the kernel takes them whatever it was told meanwhile */
         fill_open(&fi, op, false);
         if (fuse_reply_create(op->req, &ep, &fi) != 0) {
             tc_release(m->client, op->file);

@@ -15,10 +15,9 @@ static void reply_status(void *arg, int status)
     fop_end(op);
 }
 
-/* An entry with a reference counted by the kernel: given back if the reply does not arrive. */
-static void reply_entry(void *arg, int status, const struct tc_entry *e)
+/* An entry with a reference counted by the kernel: given back if the reply does not arrive. @cacheable: its attributes. */
+static void answer_entry(struct fop *op, int status, const struct tc_entry *e, bool cacheable)
 {
-    struct fop *op = arg;
     struct tc_mount *m = op->m;
     struct fuse_entry_param ep = {0};
 
@@ -29,10 +28,24 @@ static void reply_entry(void *arg, int status, const struct tc_entry *e)
         fuse_reply_err(op->req, tc_error_to_errno(status));
     } else {
         mount_entry(m, e, &ep);
+        if (!cacheable)
+            ep.attr_timeout = 0.0;
         if (fuse_reply_entry(op->req, &ep) != 0)
             tc_forget(m->client, e->ino, 1);
     }
     fop_end(op);
+}
+
+static void reply_entry(void *arg, int status, const struct tc_entry *e)
+{
+    answer_entry(arg, status, e, true);
+}
+
+/* Of an inode that the kernel may know: it takes the attributes of this answer whatever it was told meanwhile, so they
+ * may not last. */
+static void reply_link(void *arg, int status, const struct tc_entry *e)
+{
+    answer_entry(arg, status, e, false);
 }
 
 static void answer_attr(struct fop *op, int status, const struct tc_entry *e, bool cacheable)
@@ -53,7 +66,7 @@ static void reply_attr(void *arg, int status, const struct tc_entry *e)
     answer_attr(arg, status, e, true);
 }
 
-/* The kernel takes the attributes of this answer whatever it was told meanwhile, so they may not last. */
+/* Here it does the same. */
 static void reply_setattr(void *arg, int status, const struct tc_entry *e)
 {
     answer_attr(arg, status, e, false);
@@ -270,7 +283,7 @@ static void op_link(fuse_req_t req, fuse_ino_t ino, fuse_ino_t parent, const cha
 {
     struct fop *op = fop_new(req, ino);
 
-    op->call = tc_link(op->m->client, op->ino, ino_of(op->m, parent), name, reply_entry, op);
+    op->call = tc_link(op->m->client, op->ino, ino_of(op->m, parent), name, reply_link, op);
 }
 
 /* ---- directories: offsets are the client's cookies; "." and ".." come from it, too ---- */
@@ -431,12 +444,19 @@ static void reply_xattr(void *arg, int status, const void *data, size_t len)
     fop_end(op);
 }
 
+/* `ls -l` asks it of every file, and no more of the mount once it is told that there are no such labels. */
+static void reply_label(void *arg, int status, const void *data, size_t len)
+{
+    reply_xattr(arg, status == -TC_E_NODATA ? -TC_E_OPNOTSUPP : status, data, len);
+}
+
 static void op_getxattr(fuse_req_t req, fuse_ino_t ino, const char *name, size_t size)
 {
     struct fop *op = fop_new(req, ino);
 
     op->size = size;
-    op->call = tc_getxattr(op->m->client, op->ino, name, reply_xattr, op);
+    op->call = tc_getxattr(op->m->client, op->ino, name, strcmp(name, "security.selinux") == 0 ? reply_label : reply_xattr,
+                           op);
 }
 
 static void op_listxattr(fuse_req_t req, fuse_ino_t ino, size_t size)

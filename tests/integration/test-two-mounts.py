@@ -43,6 +43,27 @@ def main():
         lines = open(a + '/log', 'rb').read().splitlines()
         assert sorted(lines) == sorted(b'%s %06d' % (w, i) for w in (b'A', b'B', b'C', b'D') for i in range(150))
 
+        # Attributes that the kernel keeps of files nobody has open: changed through the other mount, seen at once.
+        open(a + '/kept', 'w').close()
+        size = 0
+        for i in range(60):
+            x, y = (a, b) if i % 2 else (b, a)
+            for _ in range(3):
+                os.stat(y + '/kept'), os.stat(x + '/kept')
+            if i % 4 == 0:
+                with open(x + '/kept', 'a') as f:
+                    size += f.write('x' * 100)
+            elif i % 4 == 1:
+                os.chmod(x + '/kept', 0o600 + i % 7)
+            elif i % 4 == 2:
+                os.link(x + '/kept', x + '/kept%d' % i)
+            else:
+                size = size // 2
+                os.truncate(x + '/kept', size)
+            sx, sy = os.stat(x + '/kept'), os.stat(y + '/kept')
+            assert (sy.st_size, sy.st_mode, sy.st_nlink) == (sx.st_size, sx.st_mode, sx.st_nlink), 'stale in round %d' % i
+            assert sy.st_size == size, 'stale size in round %d' % i
+
         # Unlinked through one, still open through the other.
         f = open(b + '/shared', 'rb')
         os.unlink(a + '/shared')
