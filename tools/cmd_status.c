@@ -165,6 +165,13 @@ static void check_store(struct report *r, const json_t *s)
     else if (has_flag(s, "nearly_full"))
         problem(r, SEVERITY_WARNING, "remove files, or give it a larger disk",
                 "the disk of storage node %" PRIu64 " (%s) is nearly full", node, endpoint);
+    if (json_u64(json_object_get(s, "scrub"), "unrepaired", 0))
+        problem(r, SEVERITY_ERROR, "bring all stores up; if they are, tercet verify FILE says which files are lost",
+                "storage node %" PRIu64 " (%s) has %" PRIu64 " damaged chunks that cannot be repaired now", node, endpoint,
+                json_u64(json_object_get(s, "scrub"), "unrepaired", 0));
+    if (json_u64(json_object_get(s, "scrub"), "aside", 0))
+        problem(r, SEVERITY_INFO, "look at its disk; then remove the directories damaged-N in its data directory",
+                "storage node %" PRIu64 " (%s) was damaged, started empty, and keeps its old files aside", node, endpoint);
     if (behind > 0)
         problem(r, SEVERITY_WARNING, "it catches up by itself: wait",
                 "storage node %" PRIu64 " (%s) is behind: %" PRIu64 " chunks to bring up to date", node,
@@ -229,10 +236,16 @@ static void print_stores(const struct report *r)
     {
         const char *zone = json_text(s, "zone", "");
 
+        const json_t *scrub = json_object_get(s, "scrub");
+
         printf("  %-4" PRIu64 " %-28s %-10s %s used, %s free, %" PRIu64 " chunks%s%s\n",
                json_u64(s, "node", 0), json_text(s, "endpoint", "?"), json_text(s, "state", "?"),
                format_bytes(json_u64(s, "used", 0), used), format_bytes(json_u64(s, "free", 0), capacity),
                json_u64(s, "chunks", 0), *zone ? ", zone " : "", zone);
+        if (json_u64(scrub, "found", 0) || json_u64(scrub, "permille", 0))
+            printf("       damaged blocks: %" PRIu64 " found, %" PRIu64 " repaired; %" PRIu64
+                   " chunks not repairable now%s\n", json_u64(scrub, "found", 0), json_u64(scrub, "repaired", 0),
+                   json_u64(scrub, "unrepaired", 0), json_u64(scrub, "permille", 0) ? "; scrub runs" : "");
     }
     printf("\nplacement groups  %" PRIu64 ": %" PRIu64 " healthy, %" PRIu64 " degraded, %" PRIu64
            " moving, %" PRIu64 " without quorum\n",

@@ -17,6 +17,7 @@ static const struct {
     {"format", cmd_format, "make a new, empty filesystem out of servers that were never formatted"},
     {"status", cmd_status, "health of the cluster: what is wrong and what to do about it"},
     {"locate", cmd_locate, "where the copies of a file are, and whether they are alike"},
+    {"scrub", cmd_scrub, "read data from the disks and check it; what is damaged is repaired"},
     {"umount", cmd_umount, "unmount a directory once everything written is safe"},
 };
 
@@ -149,7 +150,7 @@ const char *format_bytes(uint64_t bytes, char out[16])
 /* Options may stand before the verb: put the verb first. Returns its place, or argc. */
 static int verb_first(int argc, char **argv)
 {
-    static const char *const with_value[] = {"--config", "--servers", "--timeout-ms", "--timeout"};
+    static const char *const with_value[] = {"--config", "--servers", "--timeout-ms", "--timeout", "--rate"};
     int i = 1;
     char *verb;
 
@@ -181,7 +182,7 @@ int main(int argc, char **argv)
         return CLI_OK;
     }
     if (verb_first(argc, argv) >= argc)
-        return cli_usage_error(&self, "which verb? One of format, status, locate, umount; see tercet --help");
+        return cli_usage_error(&self, "which verb? One of format, status, locate, scrub, umount; see tercet --help");
     log_setup(LOG_LEVEL_ERR, STDERR_FILENO);
     for (size_t i = 0; i < ARRAY_SIZE(verbs); i++) {
         if (strcmp(argv[1], verbs[i].name) == 0)

@@ -16,6 +16,7 @@
 int cmd_format(int argc, char **argv);
 int cmd_status(int argc, char **argv);
 int cmd_locate(int argc, char **argv);
+int cmd_scrub(int argc, char **argv);
 int cmd_umount(int argc, char **argv);
 
 /* The metadata members a tool talks to: of the configuration, or of a list of servers. */

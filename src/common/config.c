@@ -55,6 +55,10 @@ static const struct config_setting settings[] = {
      UINT64_C(64) << 20, UINT64_C(1) << 44, CONFIG_BYTES, AT(config_limits, memory_max)},
     {"limits", "client_memory_max", "256M", "the same of a mount",
      UINT64_C(32) << 20, UINT64_C(1) << 44, CONFIG_BYTES, AT(config_limits, client_memory_max)},
+    {"scrub", "rate", "32M", "bytes a second that a storage node reads to find damage",
+     UINT64_C(64) << 10, UINT64_C(1) << 40, CONFIG_BYTES, AT(config_scrub, rate)},
+    {"scrub", "interval", "604800", "seconds from the beginning of one scrub to the next; 0: only by command",
+     0, 315360000, CONFIG_NUMBER, AT(config_scrub, interval)},
     {"log", "level", "info", "what is logged: err, warn, info or debug",
      0, 0, CONFIG_LEVEL, AT(config_log, level)},
 };
@@ -63,7 +67,7 @@ static const struct config_setting settings[] = {
 static const char *const level_names[] = {"err", "warn", "info", "debug"};
 
 /* Sections that may be there once. */
-static const char *const single_names[] = {"cluster", "raft", "limits", "log"};
+static const char *const single_names[] = {"cluster", "raft", "limits", "log", "scrub"};
 enum { SINGLE_CLUSTER = 0, SINGLE_RAFT = 1 };
 
 struct parser {
@@ -71,7 +75,7 @@ struct parser {
     const char *path;
     const char *text; /* what is left of it */
     uint32_t line;
-    uint32_t line_single[4]; /* where the sections of single_names began */
+    uint32_t line_single[5]; /* where the sections of single_names began */
     char section[64];      /* being read */
     bool seen[ARRAY_SIZE(settings)]; /* keys of the section being read */
     char *err;
@@ -212,6 +216,8 @@ static void *section_base(struct parser *p)
         return &c->cluster;
     if (strcmp(p->section, "raft") == 0)
         return &c->raft;
+    if (strcmp(p->section, "scrub") == 0)
+        return &c->scrub;
     if (strcmp(p->section, "limits") == 0)
         return &c->limits;
     ASSERT(strcmp(p->section, "log") == 0);
@@ -291,7 +297,7 @@ static void section_begin(struct parser *p, const char *name)
         return;
     }
     fail(p, p->line,
-         "unknown section [%s]; known are [cluster], [meta.ID], [storage.ID], [raft], [limits] and [log]",
+         "unknown section [%s]; known are [cluster], [meta.ID], [storage.ID], [raft], [limits], [scrub] and [log]",
          name);
     p->section[0] = '\0';
 }
@@ -462,6 +468,7 @@ int config_parse(const char *text, const char *path, struct config **ret_config,
     p.config->path = tc_strdup(path);
     set_defaults(&p, "cluster", &p.config->cluster);
     set_defaults(&p, "raft", &p.config->raft);
+    set_defaults(&p, "scrub", &p.config->scrub);
     set_defaults(&p, "limits", &p.config->limits);
     set_defaults(&p, "log", &p.config->log);
     ASSERT(!p.failed);

@@ -41,6 +41,10 @@ struct config_limits {
     uint64_t memory_max, client_memory_max;
 };
 
+struct config_scrub {
+    uint64_t rate, interval; /* bytes, seconds; interval 0: on request only */
+};
+
 struct config_log {
     uint64_t level; /* enum log_level */
 };
@@ -50,6 +54,7 @@ struct config {
     struct config_cluster cluster;
     struct config_raft raft;
     struct config_limits limits;
+    struct config_scrub scrub;
     struct config_log log;
     struct config_node *metas; /* ascending id */
     uint32_t n_metas;

@@ -420,10 +420,12 @@ int journal_append(struct journal *j, const struct iovec *iov, int n, struct jou
     if (j->queued_bytes + len > QUEUED_BYTES_MAX || j->queued_reqs >= QUEUED_REQS_MAX)
         return -TC_E_BACKPRESSURE;
     need = JOURNAL_FRAME_BYTES + journal_align(len);
-    if (pos % j->segment_bytes + need + JOURNAL_FRAME_BYTES > j->segment_bytes) {
+    if (pos % j->segment_bytes + need + JOURNAL_FRAME_BYTES > j->segment_bytes ||
+        (j->rotate && pos % j->segment_bytes > JOURNAL_HEADER_BYTES)) {
         close_pos = pos;
         pos = (segment_of(j, pos) + 1) * j->segment_bytes + JOURNAL_HEADER_BYTES;
     }
+    j->rotate = false;
     b = batch_open(j, pos);
     if (!b)
         b = batch_new(j, pos, close_pos);
@@ -521,6 +523,43 @@ int journal_read(struct journal *j, uint64_t pos, struct buf **ret_buf, uint64_t
     if (ret_next_pos)
         *ret_next_pos = pos + JOURNAL_FRAME_BYTES + journal_align(f.len);
     return 0;
+}
+
+static void uncache(struct journal *j, uint64_t id)
+{
+    struct segment *s;
+
+    pthread_mutex_lock(&j->lock);
+    s = segment_find(j, id);
+    if (s)
+        s->refs++;
+    pthread_mutex_unlock(&j->lock);
+    if (s) {
+        vfs_uncache(s->file);
+        segment_unref(j, s);
+    }
+}
+
+uint64_t journal_check(struct journal *j, uint64_t from)
+{
+    uint64_t pos = from, seen = UINT64_MAX;
+    struct buf *b = NULL;
+    int r;
+
+    do {
+        if (segment_of(j, pos) != seen)
+            uncache(j, seen = segment_of(j, pos));
+        from = pos;
+        r = journal_read(j, pos, &b, &pos);
+        if (r == 0)
+            b = buf_unref(b);
+    } while (r == 0);
+    return r == -TC_E_DAMAGED || r == -TC_E_IO ? from : 0;
+}
+
+void journal_rotate(struct journal *j)
+{
+    j->rotate = true;
 }
 
 uint64_t journal_begin(const struct journal *j)

@@ -53,6 +53,11 @@ TC_MUST_CHECK int journal_append(struct journal *j, const struct iovec *iov, int
 /* Read a record again. Blocking: in a job or at start-up. @ret_buf: new reference. */
 TC_MUST_CHECK int journal_read(struct journal *j, uint64_t pos, struct buf **ret_buf, uint64_t *ret_next_pos);
 
+/* Read all that is durable from @from, a journal_begin(): the position of a record that does not check, or 0. Blocking. */
+uint64_t journal_check(struct journal *j, uint64_t from);
+/* The next record begins a segment. */
+void journal_rotate(struct journal *j);
+
 /* Everything below @pos is no longer needed: segments wholly below it are recycled, in the background. */
 void journal_trim(struct journal *j, uint64_t pos);
 

@@ -141,6 +141,7 @@ struct journal {
     bool flying;  /* the head batch's job is submitted */
     bool failed;  /* a sync failed: for good */
     bool closing; /* journal_close() was called */
+    bool rotate;  /* the next record begins a segment */
     uint32_t entered; /* callbacks running */
     uint64_t wipe_from, wipe_to;
 

@@ -147,6 +147,11 @@ int kv_flush(struct kv *kv)
     return kv->ops->flush(kv);
 }
 
+int kv_check(struct kv *kv)
+{
+    return kv->ops->check ? kv->ops->check(kv) : 0;
+}
+
 void kv_stats(struct kv *kv, uint64_t *ret_disk_bytes, uint64_t *ret_mem_bytes)
 {
     kv->ops->stats(kv, ret_disk_bytes, ret_mem_bytes);

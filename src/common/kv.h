@@ -76,6 +76,9 @@ void kv_snapshot_free(struct kv *kv, struct kv_snapshot *s);
 /* Make durable everything written before the call. Blocking: run it in a job. One at a time. */
 TC_MUST_CHECK int kv_flush(struct kv *kv);
 
+/* Read all of it as it is on disk. 0, DAMAGED, or the error that kept it from being read. Blocking: run it in a job. */
+TC_MUST_CHECK int kv_check(struct kv *kv);
+
 /* Approximate bytes on disk and in memory, for status. */
 void kv_stats(struct kv *kv, uint64_t *ret_disk_bytes, uint64_t *ret_mem_bytes);
 

@@ -65,6 +65,7 @@ WIRE_DEFINE(store_beat_req, STORE_BEAT_REQ)
 WIRE_DEFINE(gc_item, GC_ITEM)
 WIRE_DEFINE(store_beat_res, STORE_BEAT_RES)
 WIRE_DEFINE(ino_check_req, INO_CHECK_REQ)
+WIRE_DEFINE(ino_trim, INO_TRIM)
 WIRE_DEFINE(ino_check_res, INO_CHECK_RES)
 WIRE_DEFINE(write_item, WRITE_ITEM)
 WIRE_DEFINE(write_req, WRITE_REQ)
@@ -81,6 +82,7 @@ WIRE_DEFINE(manifest_res, MANIFEST_RES)
 WIRE_DEFINE(size_query_req, SIZE_QUERY_REQ)
 WIRE_DEFINE(size_query_res, SIZE_QUERY_RES)
 WIRE_DEFINE(reconcile_req, RECONCILE_REQ)
+WIRE_DEFINE(scrub_req, SCRUB_REQ)
 WIRE_DEFINE(command, COMMAND)
 WIRE_DEFINE(cmd_sessions, CMD_SESSIONS_BODY)
 WIRE_DEFINE(cmd_reap, CMD_INOS_BODY)
@@ -131,6 +133,7 @@ static const struct msg_desc messages[] = { /* ascending */
     {MSG_SIZE_QUERY, "SIZE_QUERY", ANY(size_query_req), ANY(size_query_res), NULL},
     {MSG_RECONCILE, "RECONCILE", ANY(reconcile_req), ANY(empty_msg), NULL},
     {MSG_STORE_STATUS, "STORE_STATUS", ANY(status_req), ANY(status_res), NULL},
+    {MSG_SCRUB, "SCRUB", ANY(scrub_req), ANY(status_res), NULL},
     {MSG_RAFT, "RAFT", NULL, NULL, NULL}, /* the raft directory has its own tables */
     {CMD_GENESIS, "CMD_GENESIS", ANY(genesis), NULL, NULL},
     {CMD_SESSION_EXPIRE, "CMD_SESSION_EXPIRE", ANY(cmd_sessions), NULL, NULL},
@@ -206,6 +209,7 @@ static const struct wire_schema *const schemas[] = {
     ANY(gc_item),
     ANY(store_beat_res),
     ANY(ino_check_req),
+    ANY(ino_trim),
     ANY(ino_check_res),
     ANY(write_item),
     ANY(write_req),
@@ -222,6 +226,7 @@ static const struct wire_schema *const schemas[] = {
     ANY(size_query_req),
     ANY(size_query_res),
     ANY(reconcile_req),
+    ANY(scrub_req),
     ANY(command),
     ANY(cmd_sessions),
     ANY(cmd_reap),

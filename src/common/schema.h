@@ -62,6 +62,7 @@ enum msg_type {
     MSG_SIZE_QUERY = 73,
     MSG_RECONCILE = 74,
     MSG_STORE_STATUS = 75,
+    MSG_SCRUB = 79,
     /* between meta members: 100 to 129, see below */
     MSG_RAFT = 100,
     /* commands that only the leader proposes (log entries beside the mutations): 200 to 249 */
@@ -556,7 +557,13 @@ WIRE_DECLARE(pg_ready, PG_READY)
     L(pg_ready, ready, 8, false) /* newcomer: all chunks durable at this epoch */              \
     F(u64, gc_done, 9, false)    /* every gc row up to this id is done here */                 \
     F(u64, chunks, 10, false)                                                                  \
-    F(u64, behind, 11, false) /* chunks still to be brought up to date */
+    F(u64, behind, 11, false) /* chunks still to be brought up to date */                      \
+    F(u64, found, 30, false)  /* damaged blocks ever found ... */                              \
+    F(u64, repaired, 31, false) /* ... and repaired */                                         \
+    F(u64, unrepaired, 32, false) /* chunks damaged now that could not be repaired so far */   \
+    F(u64, scrubbed, 33, false) /* time of the end of the last complete scrub; 0: none yet */  \
+    F(u32, scrub_permille, 34, false) /* of the scrub under way, from 1; 0: none is */         \
+    F(u32, aside, 35, false) /* damaged directories that were put aside and are kept */
 WIRE_DECLARE(store_beat_req, STORE_BEAT_REQ)
 
 enum store_flags { STORE_FULL = 1 << 0, STORE_NEARLY_FULL = 1 << 1, STORE_DISK_ERROR = 1 << 2 };
@@ -578,7 +585,15 @@ WIRE_DECLARE(store_beat_res, STORE_BEAT_RES)
 
 #define INO_CHECK_REQ(F, S, L) F(u64s, inos, 1, true)
 WIRE_DECLARE(ino_check_req, INO_CHECK_REQ)
-#define INO_CHECK_RES(F, S, L) F(bin, states, 1, true) /* per inode: 0 unknown (keep), 1 alive, 2 dead */
+#define INO_TRIM(F, S, L)                                                                      \
+    F(u32, at, 1, true) /* which of the inodes asked for */                                    \
+    F(u64, size, 2, true)                                                                      \
+    F(u64, epoch, 3, true)
+WIRE_DECLARE(ino_trim, INO_TRIM) /* an entry of its horizon: blocks behind it are garbage, as of a trim (PROTOCOL 5.3) */
+#define INO_CHECK_RES(F, S, L)                                                                 \
+    F(bin, states, 1, true) /* per inode: 0 unknown (keep), 1 alive, 2 dead */                 \
+    F(bin, held, 2, false)  /* per inode: 1 if X is held, or it is unclean */                  \
+    L(ino_trim, trims, 3, false)
 WIRE_DECLARE(ino_check_res, INO_CHECK_RES)
 
 /* ---- data: anyone -> store -------------------------------------------------------------------------------------- */
@@ -722,6 +737,20 @@ WIRE_DECLARE(size_query_res, SIZE_QUERY_RES)
     F(u64, from_epoch, 3, true)                                                                \
     F(u64s, indexes, 4, true) /* chunks; at most 1024 a request */
 WIRE_DECLARE(reconcile_req, RECONCILE_REQ)
+
+/* Looking for damage, and after repairs. Any store answers, with a document (docs/OPERATIONS.md). */
+enum scrub_action {
+    SCRUB_REPORT = 0,
+    SCRUB_START = 1, /* all of the store, from the beginning */
+    SCRUB_STOP = 2,
+    SCRUB_CHUNKS = 3, /* these, now: answered when they were read; at most 64 */
+};
+#define SCRUB_REQ(F, S, L)                                                                     \
+    F(u32, action, 1, true)                                                                    \
+    F(u64, rate, 2, false) /* START: bytes a second; 0: as configured */                       \
+    F(u64, ino, 3, false)                                                                      \
+    F(u64s, indexes, 4, false) /* CHUNKS; REPORT: of which to say when they were verified last */
+WIRE_DECLARE(scrub_req, SCRUB_REQ)
 
 /* ---- replicated commands --------------------------------------------------------------------------------------------- */
 

@@ -36,6 +36,8 @@ struct vfs_ops {
     int64_t (*pread)(struct vfs_file *f, void *data, size_t len, uint64_t off);
     /* The same without waiting for a disk: AGAIN if not all of it is in memory. May be NULL: always AGAIN. */
     int64_t (*pread_nowait)(struct vfs_file *f, void *data, size_t len, uint64_t off);
+    /* The next reads come from the disk, as far as the system can be told to. May be NULL. */
+    void (*uncache)(struct vfs_file *f);
     /* Writes all of it or fails. */
     int (*pwritev)(struct vfs_file *f, const struct iovec *iov, int n, uint64_t off);
     int (*sync)(struct vfs_file *f); /* fdatasync: bytes and size */
@@ -83,6 +85,12 @@ TC_MUST_CHECK static inline int64_t vfs_pread(struct vfs_file *f, void *data, si
 TC_MUST_CHECK static inline int64_t vfs_pread_nowait(struct vfs_file *f, void *data, size_t len, uint64_t off)
 {
     return f->vfs->ops->pread_nowait ? f->vfs->ops->pread_nowait(f, data, len, off) : -TC_E_AGAIN;
+}
+
+static inline void vfs_uncache(struct vfs_file *f)
+{
+    if (f->vfs->ops->uncache)
+        f->vfs->ops->uncache(f);
 }
 
 TC_MUST_CHECK static inline int vfs_pwritev(struct vfs_file *f, const struct iovec *iov, int n, uint64_t off)

@@ -113,6 +113,11 @@ static int write_batch(int fd, struct iovec *iov, int n, uint64_t off)
     return 0;
 }
 
+static void posix_uncache(struct vfs_file *f)
+{
+    (void)posix_fadvise(fd_of(f), 0, 0, POSIX_FADV_DONTNEED);
+}
+
 static int posix_pwritev(struct vfs_file *f, const struct iovec *iov, int n, uint64_t off)
 {
     struct iovec batch[PWRITEV_BATCH];
@@ -286,6 +291,7 @@ static const struct vfs_ops posix_ops = {
     .close = posix_close,
     .pread = posix_pread,
     .pread_nowait = posix_pread_nowait,
+    .uncache = posix_uncache,
     .pwritev = posix_pwritev,
     .sync = posix_sync,
     .truncate = posix_truncate,

@@ -173,6 +173,9 @@ void fsm_usage(const struct fsm *f, uint64_t *ret_inodes, uint64_t *ret_blocks);
 /* INO_CHECK: 1 alive (orphans, too), 2 dead (its blocks may go), 0 unknown (not yet allocated, or
  * not readable). */
 uint8_t fsm_ino_state(struct fsm *f, uint64_t ino);
+/* Of a live inode: whether a writer may be at it (X is held, or it is unclean), and its horizon, at most HORIZON_MAX
+ * entries; their number. */
+uint32_t fsm_ino_garbage(struct fsm *f, uint64_t ino, bool *ret_held, struct horizon *ret_horizon);
 
 /* ---- leases and sessions --------------------------------------------------------------------- */
 

@@ -287,6 +287,20 @@ uint8_t fsm_ino_state(struct fsm *f, uint64_t ino)
     return in ? 1 : 2;
 }
 
+uint32_t fsm_ino_garbage(struct fsm *f, uint64_t ino, bool *ret_held, struct horizon *ret_horizon)
+{
+    struct inode *room = tc_malloc(sizeof(*room));
+    const struct inode *in = inode_peek(f, ino, room);
+    uint32_t n = in ? in->n_horizon : 0;
+
+    *ret_held = !in || in->has_lease || in->unclean_from;
+    if (n)
+        memcpy(ret_horizon, in->horizon, n * sizeof(*ret_horizon));
+    free(room);
+    f->io_error = 0;
+    return n;
+}
+
 /* ---- leases, sessions ------------------------------------------------------------------------ */
 
 bool fsm_lease(struct fsm *f, uint64_t ino, struct fsm_lease *ret_lease)

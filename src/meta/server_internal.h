@@ -116,6 +116,8 @@ struct meta_store {
     uint64_t heard_at; /* 0: never in this process */
     uint64_t start;
     uint64_t capacity, free, used, chunks, behind, gc_done, map_epoch;
+    uint64_t found, repaired, unrepaired, scrubbed; /* damage, as its beats say */
+    uint32_t scrub_permille, aside;
     uint32_t flags;
     bool down, serving;
     uint64_t *ready;  /* per PG: epoch reported ready */

@@ -285,19 +285,34 @@ static void fate(struct meta_server *s, struct request *q)
         fsm_result_fini(&kept[i]);
 }
 
+#define INO_TRIMS_MAX 1024 /* of one answer */
+
 static void ino_check(struct meta_server *s, struct request *q)
 {
     const struct ino_check_req *req = q->msg;
     struct ino_check_res res = {0};
     uint8_t *states = wire_arena_alloc(&s->arena, req->inos.n ? req->inos.n : 1);
+    uint8_t *held = wire_arena_alloc(&s->arena, req->inos.n ? req->inos.n : 1);
+    struct ino_trim *trims = wire_arena_alloc(&s->arena, INO_TRIMS_MAX * sizeof(*trims));
+    struct horizon horizon[HORIZON_MAX];
 
-    if (!states || req->inos.n > 65536) {
+    if (!states || !held || !trims || req->inos.n > 65536) {
         read_done(s, q, -TC_E_BAD_MESSAGE, NULL, NULL);
         return;
     }
-    for (uint32_t i = 0; i < req->inos.n; i++)
+    for (uint32_t i = 0; i < req->inos.n; i++) {
+        bool is_held = true;
+        uint32_t n;
+
         states[i] = fsm_ino_state(s->fsm, req->inos.items[i]);
+        n = states[i] == 1 ? fsm_ino_garbage(s->fsm, req->inos.items[i], &is_held, horizon) : 0;
+        held[i] = is_held;
+        for (uint32_t k = 0; k < n && res.trims.n < INO_TRIMS_MAX; k++) /* what does not fit is left for another time */
+            trims[res.trims.n++] = (struct ino_trim){.at = i, .size = horizon[k].size, .epoch = horizon[k].epoch};
+    }
     res.states = (struct wire_bin){states, req->inos.n};
+    res.held = (struct wire_bin){held, req->inos.n};
+    res.trims.items = trims;
     read_done(s, q, 0, &ino_check_res_schema, &res);
 }
 

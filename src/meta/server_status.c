@@ -163,6 +163,13 @@ static json_t *store_flags_json(uint32_t flags)
     return f;
 }
 
+static json_t *scrub_json(const struct meta_store *h)
+{
+    return json_pack("{s:o,s:o,s:o,s:o,s:o,s:o}", "found", num(h ? h->found : 0), "repaired", num(h ? h->repaired : 0),
+                     "unrepaired", num(h ? h->unrepaired : 0), "scrubbed", num(h ? h->scrubbed : 0), "permille",
+                     num(h ? h->scrub_permille : 0), "aside", num(h ? h->aside : 0));
+}
+
 static void store_problems(const struct fsm_store *st, const struct meta_store *h, const char *state, json_t *problems)
 {
     if (strcmp(state, "down") == 0)
@@ -173,6 +180,13 @@ static void store_problems(const struct fsm_store *st, const struct meta_store *
     if (h->behind)
         problem(problems, "warning", "wait: it is being brought up to date", "storage node %u is behind by %llu chunks",
                 st->node, (unsigned long long)h->behind);
+    if (h->unrepaired)
+        problem(problems, "error", "start all storage nodes; what no quorum has undamaged is lost there: tercet verify FILE",
+                "storage node %u has %llu damaged chunks that could not be repaired", st->node,
+                (unsigned long long)h->unrepaired);
+    if (h->aside)
+        problem(problems, "info", "look at its disk; then remove the directories damaged-N in its data directory",
+                "storage node %u keeps damaged files that were put aside", st->node);
     if (h->flags & STORE_DISK_ERROR)
         problem(problems, "error", "replace its disk", "storage node %u has disk errors", st->node);
     if (h->flags & STORE_FULL)
@@ -206,6 +220,7 @@ static void status_stores(struct meta_server *s, json_t *j, json_t *problems)
                             "capacity", num(h ? h->capacity : st[i].capacity), "free", num(h ? h->free : 0), "used",
                             num(h ? h->used : 0), "chunks", num(h ? h->chunks : 0), "behind", num(h ? h->behind : 0),
                             "flags", store_flags_json(h ? h->flags : 0)));
+        json_object_set_new(json_array_get(list, json_array_size(list) - 1), "scrub", scrub_json(h));
         store_problems(&st[i], h, state, problems);
     }
     json_object_set_new(j, "stores_configured", num(g->stores));

@@ -304,6 +304,12 @@ void store_beat(struct meta_server *s, const struct request *q)
     h->behind = req->behind;
     h->flags = req->flags;
     h->map_epoch = req->map_epoch;
+    h->found = req->found;
+    h->repaired = req->repaired;
+    h->unrepaired = req->unrepaired;
+    h->scrubbed = req->scrubbed;
+    h->scrub_permille = req->scrub_permille;
+    h->aside = req->aside;
     h->gc_done = req->gc_done;
     h->down = false;
     store_served(s, h, st);

@@ -163,13 +163,14 @@ struct chunk_store {
     uint64_t space_taken; /* since space_free was measured */
     uint64_t reserve;
 
-    uint64_t corrupt, writes, reads;
+    uint64_t corrupt, repaired, writes, reads;
     bool disk_error;
 };
 
 /* chunk_store.c */
 void cs_fail(struct chunk_store *cs, int err, const char *why);
 void cs_apply_pos(struct chunk_store *cs, uint64_t end);
+void cs_damaged(struct chunk_store *cs, const struct chunk_key *key);
 bool cs_no_space(struct chunk_store *cs, uint64_t bytes, bool rewrite);
 
 /* chunk_index.c */

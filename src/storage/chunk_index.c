@@ -306,6 +306,8 @@ void chunk_row_put(struct chunk_store *cs, struct chunk *c, bool data)
     cs->n_blocks_kv += c->blocks_kv;
 }
 
+static int kv_trouble(struct chunk_store *cs, int r);
+
 int chunk_packed_read(struct chunk_store *cs, const struct chunk_key *k, uint32_t b, uint8_t *to)
 {
     uint8_t key[KEY_BYTES + 1];
@@ -316,10 +318,10 @@ int chunk_packed_read(struct chunk_store *cs, const struct chunk_key *k, uint32_
     key[KEY_BYTES] = (uint8_t)b;
     r = kv_get(cs->kv, slice_of(key, sizeof key), &v);
     if (r < 0)
-        return r;
+        return kv_trouble(cs, r);
     if (v.len > BLOCK_SIZE) {
         kv_value_free(&v);
-        return -TC_E_DAMAGED;
+        return -TC_E_NOENT; /* not what was put there */
     }
     if (v.len)
         memcpy(to, v.data, v.len);
@@ -433,9 +435,14 @@ static void make_unknown(struct chunk_store *cs, struct chunk *c)
     grow(cs, c, BLOCKS_PER_CHUNK);
     for (uint32_t b = 0; b < BLOCKS_PER_CHUNK; b++)
         c->blocks[b] = (struct block){.kind = RUN_UNKNOWN};
-    cs->corrupt++;
-    LOG_ERR("storage", "index entry of a chunk is damaged, its blocks are unknown until repaired",
-            "ino=%llu index=%u", (unsigned long long)c->key.ino, c->key.index);
+}
+
+/* The kv says of itself that it is damaged: nothing that it has or lacks can be believed. */
+static int kv_trouble(struct chunk_store *cs, int r)
+{
+    if (r == -TC_E_DAMAGED)
+        cs_fail(cs, r, "the index is damaged");
+    return r;
 }
 
 static int load(struct chunk_store *cs, struct chunk *c)
@@ -447,9 +454,15 @@ static int load(struct chunk_store *cs, struct chunk *c)
     key_put(key, 'c', &c->key);
     r = kv_get(cs->kv, slice_of(key, sizeof key), &v);
     if (r < 0)
-        return r;
-    if (!row_decode(cs, c, v.data, v.len))
+        return kv_trouble(cs, r);
+    if (!row_decode(cs, c, v.data, v.len)) {
         make_unknown(cs, c);
+        cs->corrupt += BLOCKS_PER_CHUNK;
+        chunk_mark_dirty(cs, c);
+        LOG_ERR("storage", "index entry of a chunk is damaged, its blocks are unknown until repaired", "ino=%llu index=%u",
+                (unsigned long long)c->key.ino, c->key.index);
+        cs_damaged(cs, &c->key);
+    }
     c->exists_kv = true;
     c->blocks_kv = data_blocks(c);
     c->file_durable = c->file != 0;
@@ -553,13 +566,26 @@ static int rows_flush(struct chunk_store *cs, uint64_t pg)
     return kv_write(cs->kv, cs->batch);
 }
 
+/* A row that does not check: what memory has is put in its place, or the chunk is taken up as damaged. */
+static int row_mend(struct chunk_store *cs, const struct chunk_key *key)
+{
+    struct chunk *c;
+    int r = chunk_get(cs, key, false, &c);
+
+    if (r < 0)
+        return r == -TC_E_NOENT ? 0 : r;
+    chunk_mark_dirty(cs, c);
+    chunk_put(cs, c);
+    return 0;
+}
+
 int chunk_store_manifest(struct chunk_store *cs, uint64_t pg, const struct chunk_key *after,
                          struct chunk_digest *items, uint32_t *n, bool *ret_eof)
 {
     uint8_t from[KEY_BYTES + 1], to[3];
     struct chunk_key k = {.pg = pg};
     struct kv_iter *it;
-    uint32_t max = *n;
+    uint32_t max = *n, bad = 0;
     int r = rows_flush(cs, pg);
 
     *n = 0;
@@ -583,14 +609,20 @@ int chunk_store_manifest(struct chunk_store *cs, uint64_t pg, const struct chunk
         }
         key_get(key.data, &c.key);
         account(cs, &c, 1);
-        if (!row_decode(cs, &c, v.data, v.len))
+        if (!row_decode(cs, &c, v.data, v.len)) {
             make_unknown(cs, &c);
+            bad++;
+        }
         digest_of(&c, &items[(*n)++]);
         account(cs, &c, -1);
         free(c.blocks);
     }
-    r = kv_iter_error(it);
+    r = kv_trouble(cs, kv_iter_error(it));
     kv_iter_free(it);
+    for (uint32_t i = 0; i < *n && bad && r == 0; i++) {
+        if (items[i].damaged)
+            r = row_mend(cs, &items[i].key);
+    }
     return r;
 }
 
@@ -602,6 +634,10 @@ int chunk_store_pair(struct chunk_store *cs, const struct chunk_key *key, struct
     if (r < 0)
         return r;
     *ret_pair = c->pair;
+    for (uint32_t b = 0; b < c->n; b++) { /* the index entry was lost, and the pair with it: no vote */
+        if (c->blocks[b].kind == RUN_UNKNOWN && !c->blocks[b].vepoch)
+            r = -TC_E_UNKNOWN_BLOCK;
+    }
     chunk_put(cs, c);
-    return 0;
+    return r;
 }

@@ -29,6 +29,7 @@ struct file_read {
     uint64_t file;
     int status;
     bool bad; /* a block did not match */
+    bool unreadable; /* the disk refused some of it */
     uint32_t n;
     struct extent extents[];
 };
@@ -55,6 +56,7 @@ static void mark_damaged(struct chunk_store *cs, struct chunk *c, uint32_t b)
     cs->n_blocks--;
     cs->corrupt++;
     chunk_mark_dirty(cs, c);
+    cs_damaged(cs, &c->key);
 }
 
 static void check_extent(struct file_read *fr, const struct extent *x, bool mark)
@@ -80,6 +82,17 @@ static void check_extent(struct file_read *fr, const struct extent *x, bool mark
 
 /* ---- files ------------------------------------------------------------------------------------------------- */
 
+/* Something in the extent cannot be read: only the blocks that cannot are lost. */
+static void read_singly(struct vfs_file *f, const struct extent *x, uint32_t block)
+{
+    for (uint32_t i = 0; i < x->count; i++) {
+        uint8_t *to = x->to + (size_t)i * BLOCK_SIZE;
+
+        if (vfs_pread(f, to, BLOCK_SIZE, (uint64_t)(block + i) * BLOCK_SIZE) != BLOCK_SIZE)
+            memset(to, 0, BLOCK_SIZE); /* then its sum fails */
+    }
+}
+
 static void file_run(struct env_job *j)
 {
     struct file_read *fr = container_of(j, struct file_read, job);
@@ -92,15 +105,21 @@ static void file_run(struct env_job *j)
         fr->status = vfs_open(cs->vfs, path, VFS_RDWR, &fr->opened);
         f = fr->opened;
     }
+    if (fr->status == 0 && fr->op->from_disk)
+        vfs_uncache(f);
     for (uint32_t i = 0; i < fr->n && fr->status == 0; i++) {
         struct extent *x = &fr->extents[i];
         size_t len = (size_t)x->count * BLOCK_SIZE;
         int64_t got = vfs_pread(f, x->to, len, (uint64_t)(fr->item->first + x->first) * BLOCK_SIZE);
 
-        if (got < 0)
+        if (got == -TC_E_IO) {
+            fr->unreadable = true;
+            read_singly(f, x, fr->item->first + x->first);
+        } else if (got < 0) {
             fr->status = (int)got;
-        else if ((size_t)got < len)
+        } else if ((size_t)got < len) {
             memset(x->to + got, 0, len - (size_t)got); /* then its sum fails */
+        }
         if (fr->status == 0)
             check_extent(fr, x, false);
     }
@@ -154,6 +173,7 @@ static void file_done(struct env_job *j)
         fr->status = 0;
         again = true;
     }
+    cs->disk_error = cs->disk_error || fr->unreadable;
     if (fr->status < 0) {
         cs->disk_error = true;
         fr->item->status = fr->status;
@@ -198,8 +218,8 @@ static uint32_t look_up(struct chunk_store *cs, struct chunk_read *rd)
         struct block blk = chunk_block_get(c, rd->first + i);
 
         rd->blocks[i] = (struct chunk_block){blk.vepoch, blk.vseq, blk.sum, blk.kind};
-        if (blk.kind == RUN_UNKNOWN)
-            rd->blocks[i] = (struct chunk_block){.kind = RUN_UNKNOWN};
+        if (blk.kind == RUN_UNKNOWN) /* but its version: what is asked for it may be repaired with */
+            rd->blocks[i].sum = 0;
         rd->n_data += blk.kind == RUN_DATA;
     }
     chunk_put(cs, c);
@@ -222,7 +242,13 @@ static bool gather(struct chunk_store *cs, struct chunk_read *rd, struct chunk *
         if (c->pend && c->pend[b].buf) {
             memcpy(to, c->pend[b].data, BLOCK_SIZE);
         } else if (blk.place == PLACE_KV) {
-            ok = chunk_packed_read(cs, &rd->key, b, to) == 0 && XXH3_64bits(to, BLOCK_SIZE) == blk.sum;
+            int r = chunk_packed_read(cs, &rd->key, b, to);
+
+            if (r < 0 && r != -TC_E_NOENT) { /* the kv failed, not the block */
+                rd->status = r;
+                return false;
+            }
+            ok = r == 0 && XXH3_64bits(to, BLOCK_SIZE) == blk.sum;
         } else if (blk.place == PLACE_FILE && c->file) {
             if (last && last->first + last->count == i && last->to + (size_t)last->count * BLOCK_SIZE == to)
                 last->count++;
@@ -277,7 +303,7 @@ static bool start_item(struct chunk_read_op *op, struct chunk_read *rd)
         return false;
     fr = tc_calloc(1, sizeof(*fr) + rd->count * sizeof(struct extent));
     damaged = gather(cs, rd, c, op->payload->data + rd->payload_off, fr);
-    if (damaged || !fr->n || read_nowait(rd, c, fr)) {
+    if (damaged || rd->status < 0 || !fr->n || (!op->from_disk && read_nowait(rd, c, fr))) {
         free(fr);
         chunk_put(cs, c);
         return !damaged;

@@ -145,6 +145,7 @@ uint32_t rec_apply(struct chunk_store *cs, struct chunk *c, const struct rec_ite
         }
         cs->n_blocks -= blk->kind == RUN_DATA;
         cs->n_blocks += !it->zero;
+        cs->repaired += blk->kind == RUN_UNKNOWN;
         fresh += !it->zero && blk->kind != RUN_DATA;
         chunk_pend_drop(cs, c, b);
         blk->vepoch = it->vepoch;
@@ -190,6 +191,8 @@ void chunk_trim_one(struct chunk_store *cs, struct chunk *c, uint64_t size, uint
     for (uint32_t b = 0; b < c->n; b++) {
         if (start + (uint64_t)b * BLOCK_SIZE < size || c->blocks[b].kind == RUN_NONE)
             continue;
+        if (c->blocks[b].kind == RUN_UNKNOWN && !c->blocks[b].vepoch && epoch != UINT64_MAX)
+            continue; /* it may have been newer: only a quorum can say that it is none */
         if (c->blocks[b].vepoch < epoch)
             block_clear(cs, c, b);
     }

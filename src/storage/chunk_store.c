@@ -180,6 +180,7 @@ static int open_state(struct chunk_store *cs)
         return -TC_E_DAMAGED;
     }
     cs->applied = journal_end(cs->journal);
+    cs->repaired = 0; /* a replay repairs nothing that was not repaired before */
     cs->file_last += FILE_NUMBERS_LOST; /* none of this life was used before */
     return 0;
 }
@@ -247,6 +248,7 @@ void chunk_store_stats(const struct chunk_store *cs, struct chunk_store_stats *s
         .pending_bytes = cs->pending_bytes,
         .cache_bytes = cs->cache_bytes,
         .corrupt = cs->corrupt,
+        .repaired = cs->repaired,
         .writes = cs->writes,
         .reads = cs->reads,
         .disk_error = cs->disk_error,

@@ -38,7 +38,10 @@ struct chunk_store_options {
     void *kv_arg;
     struct journal_options journal;
     uint64_t reserve_bytes, cache_bytes, pending_bytes; /* 0: defaults (server.h) */
-    /* The store failed for good; deferred, at most once. */
+    /* Blocks of a chunk were found damaged: unknown until repaired. From inside calls: take note, no more. */
+    void (*damaged)(void *arg, const struct chunk_key *key);
+    void *damaged_arg;
+    /* The store failed for good; deferred, at most once. DAMAGED: the index or the journal is. */
     void (*fatal)(void *arg, int err, const char *why);
     void *fatal_arg;
 };
@@ -109,6 +112,7 @@ struct chunk_read {
 struct chunk_read_op {
     struct chunk_read *items;
     uint32_t n;
+    bool from_disk; /* not what memory has of the files: for a scrub */
     void (*done)(struct chunk_read_op *op);
     /* result: 4 KiB for each DATA block of the items that asked for data, in order; NULL if none */
     struct buf *payload;
@@ -166,8 +170,25 @@ struct chunk_digest {
 /* Up to *n digests of @pg behind @after (NULL: from the start), in key order. */
 TC_MUST_CHECK int chunk_store_manifest(struct chunk_store *cs, uint64_t pg, const struct chunk_key *after,
                                        struct chunk_digest *items, uint32_t *n, bool *ret_eof);
-/* NOENT: no such chunk. */
+/* NOENT: no such chunk. UNKNOWN_BLOCK: its index entry was damaged, and is not whole again. */
 TC_MUST_CHECK int chunk_store_pair(struct chunk_store *cs, const struct chunk_key *key, struct chunk_pair *ret_pair);
+
+/* How many blocks of the chunk are unknown here; @ret_bare: of them, those of which not even the version is. */
+uint32_t chunk_store_unknown(struct chunk_store *cs, const struct chunk_key *key, uint32_t *ret_bare);
+/* No writer's acknowledgement can be under way on this chunk: forget which versions its unknown blocks had, so that
+ * what a quorum has may take their place, even if it is older (PROTOCOL 4.9). */
+void chunk_store_forget_unknown(struct chunk_store *cs, const struct chunk_key *key);
+/* A quorum says that these blocks (of 256) were never written: those unknown without a version become none. */
+void chunk_store_absent(struct chunk_store *cs, const struct chunk_key *key, const bool *absent);
+
+/* Read the index as it is on disk: 0 or DAMAGED, or why it cannot be said. Blocking, in a job. */
+TC_MUST_CHECK int chunk_store_check_index(struct chunk_store *cs);
+/* Read the journal from @from, a chunk_store_journal_begin(): the position of a record that is damaged on disk, or 0. In
+ * a job. */
+uint64_t chunk_store_check_journal(struct chunk_store *cs, uint64_t from);
+uint64_t chunk_store_journal_begin(const struct chunk_store *cs);
+/* Bring all that the journal holds to its place, and give up the segments it is in now. */
+void chunk_store_renew_journal(struct chunk_store *cs);
 
 struct chunk_store_stats {
     uint64_t chunks, blocks;   /* in use */
@@ -175,6 +196,7 @@ struct chunk_store_stats {
     uint64_t pending_bytes;    /* data only in the journal */
     uint64_t cache_bytes;      /* of the index */
     uint64_t corrupt;          /* blocks found damaged since the start */
+    uint64_t repaired;         /* and given good contents again */
     uint64_t writes, reads;    /* items */
     bool disk_error;
 };

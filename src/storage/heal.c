@@ -10,7 +10,9 @@
  * looked at, this store is the target (backfill, rejoin: PROTOCOL 6.3). HEAL_ALL: all voters of both sets are looked at
  * and are targets, and one that does not answer fails it (reconciliation: PROTOCOL 3.6 b).
  *
- * A block that a source cannot vouch for is not its vote; a block without enough votes fails the chunk.
+ * A block that a source cannot vouch for is not its vote. One without enough votes is left, and fails the chunk when all
+ * others are done; a reconciliation at once. What is unknown here without its version takes another's only when no
+ * writer's acknowledgement can be under way (heal.unsettled): this store may be one of the two that a write counts.
  */
 #include <endian.h>
 #include <xxhash.h>
@@ -56,6 +58,8 @@ struct heal_work {
     struct env_task task;
     uint64_t pg_epoch, barrier;
     uint32_t need;
+    bool unsure; /* some blocks had too few votes */
+    bool absent[BLOCKS_PER_CHUNK]; /* never written, says a quorum */
     struct chunk_block newest[BLOCKS_PER_CHUNK];
     struct chunk_pair pair;
     const uint8_t *data[BLOCKS_PER_CHUNK];
@@ -243,7 +247,10 @@ static void look(struct heal_work *w)
 
 /* ---- comparing ------------------------------------------------------------------------------------------------- */
 
-/* The newest of block @b among the sources; false: not enough of them can say. */
+/*
+ * The newest of block @b among the sources; false: not enough of them can say. One that lost the bytes but knows the
+ * version says at least that it was there; reconciliation, which all must be able to pass, does not count it.
+ */
 static bool compare_block(struct heal_work *w, uint32_t b)
 {
     struct chunk_block *best = &w->newest[b];
@@ -252,14 +259,16 @@ static bool compare_block(struct heal_work *w, uint32_t b)
     *best = (struct chunk_block){0};
     for (uint32_t i = 0; i < w->n; i++) {
         struct party *p = &w->parties[i];
+        const struct chunk_block *v = &p->blocks[b];
+        int cmp = version_cmp(v, best);
 
-        if (!p->source || p->status < 0 || p->blocks[b].kind == RUN_UNKNOWN)
+        if (!p->source || p->status < 0 || (v->kind == RUN_UNKNOWN && (!v->vepoch || w->h->mode == HEAL_ALL)))
             continue;
         votes++;
-        if (version_cmp(&p->blocks[b], best) > 0)
-            *best = p->blocks[b];
+        if (cmp > 0 || (cmp == 0 && best->kind == RUN_UNKNOWN))
+            *best = *v;
     }
-    return votes >= w->need;
+    return votes >= w->need && best->kind != RUN_UNKNOWN;
 }
 
 static struct party *holder_of(struct heal_work *w, uint32_t b)
@@ -305,6 +314,7 @@ static int compare(struct heal_work *w)
     uint32_t answered = 0;
 
     memset(&w->pair, 0, sizeof w->pair);
+    w->unsure = false;
     for (uint32_t i = 0; i < w->n; i++) {
         struct party *p = &w->parties[i];
 
@@ -320,13 +330,23 @@ static int compare(struct heal_work *w)
     if (answered < w->need)
         return -TC_E_QUORUM_LOST;
     for (uint32_t b = 0; b < BLOCKS_PER_CHUNK; b++) {
-        if (!compare_block(w, b))
-            return -TC_E_UNKNOWN_BLOCK;
+        w->absent[b] = false;
+        if (!compare_block(w, b)) {
+            if (w->h->mode == HEAL_ALL)
+                return -TC_E_UNKNOWN_BLOCK;
+            w->unsure = true;
+            w->newest[b] = (struct chunk_block){0};
+            continue;
+        }
+        w->absent[b] = w->newest[b].kind == RUN_NONE && !w->h->unsettled;
         for (uint32_t i = 0; i < w->n && w->newest[b].vepoch; i++) {
             struct party *p = &w->parties[i];
+            bool unknown = p->blocks[b].kind == RUN_UNKNOWN;
 
+            if (unknown && p->self && w->h->unsettled && !p->blocks[b].vepoch)
+                continue;
             if (p->target && w->newest[b].vepoch >= w->h->from_epoch &&
-                (p->blocks[b].kind == RUN_UNKNOWN || version_cmp(&p->blocks[b], &w->newest[b]) < 0))
+                (unknown || version_cmp(&p->blocks[b], &w->newest[b]) < 0))
                 lack(w, p, b);
         }
     }
@@ -608,8 +628,10 @@ static void step(struct env_task *t)
         r = w->status < 0 ? w->status : compare(w);
         for (uint32_t i = 0; r == 0 && i < w->n; i++)
             any = any || w->parties[i].lacks_any;
+        if (r == 0 && map_is_voter(&w->s->map->pgs[w->h->key.pg], w->s->id.store))
+            chunk_store_absent(w->s->cs, &w->h->key, w->absent);
         if (r < 0 || !any)
-            finish(w, r);
+            finish(w, r < 0 || !w->unsure ? r : -TC_E_UNKNOWN_BLOCK);
         else
             fetch(w);
         return;
@@ -632,6 +654,8 @@ static void step(struct env_task *t)
             if (w->parties[i].lacks_any && w->parties[i].status < 0)
                 r = w->parties[i].status;
         }
+        if (r == 0 && w->unsure)
+            r = -TC_E_UNKNOWN_BLOCK;
         finish(w, r < 0 && w->h->mode == HEAL_ALL ? -TC_E_QUORUM_LOST : r);
         return;
     }

@@ -60,6 +60,8 @@ static int run(const struct cli *c, const struct config *config, uint32_t id)
     cfg.cache_bytes = config->limits.memory_max / 8;
     cfg.pending_bytes = config->limits.memory_max / 4;
     cfg.journal.segment_bytes = tc_test_value("TERCET_SEGMENT_BYTES", 0);
+    cfg.scrub_rate = config->scrub.rate;
+    cfg.scrub_interval_ns = config->scrub.interval ? config->scrub.interval * NS_PER_S : UINT64_MAX;
     cfg.fatal = on_fatal;
     cfg.fatal_arg = &d;
     /* Before the store's own threads exist: they would not have the signals blocked. */
@@ -74,6 +76,8 @@ static int run(const struct cli *c, const struct config *config, uint32_t id)
     fflush(NULL);
     if (d.err == -TC_E_NOSPC)
         r = cli_again_with_room(c, cfg.dir);
+    else if (d.err == -TC_E_DAMAGED)
+        r = cli_again(c, "index or journal damaged"); /* as an empty store: see server_aside.c */
     else if (d.err)
         r = cli_failed(c, "ended: %s", tc_strerror(d.err));
     fflush(NULL);

@@ -239,6 +239,8 @@ static void list_local(struct pg_work *w)
 
     for (uint32_t i = 0; r == 0 && i < n; i++) {
         w->local_after = d[i].key;
+        if (d[i].damaged)
+            scrub_damaged(s, &d[i].key);
         see(w, &d[i].key, d[i].damaged ? 0 : d[i].digest, true);
     }
     if (r < 0)
@@ -396,7 +398,8 @@ static bool heal_more(struct pg_work *w)
             }
             continue;
         }
-        d->heal = (struct heal){.s = s, .key = d->key, .mode = HEAL_LOCAL, .done = heal_done, .arg = d};
+        d->heal = (struct heal){.s = s, .key = d->key, .mode = HEAL_LOCAL,
+                                .unsettled = w->kind == WORK_COMPARE, .done = heal_done, .arg = d};
         heal_start(&d->heal);
     }
     return w->healing > 0 || (w->next_due && w->status == 0);

@@ -22,7 +22,7 @@ static void request_free(struct request *q)
     env_defer_cancel(s->env, &q->task);
     if (q->type == MSG_WRITE)
         env_defer_cancel(s->env, &q->op.write.task);
-    else if (q->type == MSG_READ)
+    else if (q->type == MSG_READ || q->type == MSG_SCRUB)
         env_defer_cancel(s->env, &q->op.read.task);
     DL_DELETE(s->requests, q);
     s->n_requests--;
@@ -130,6 +130,8 @@ static const struct wire_schema *request_schema(uint16_t type)
         return &map_get_req_schema;
     case MSG_STORE_STATUS:
         return &status_req_schema;
+    case MSG_SCRUB:
+        return &scrub_req_schema;
     default:
         return NULL;
     }
@@ -224,7 +226,15 @@ void server_fatal(struct storage_server *s, int err, const char *why)
 
 static void store_fatal(void *arg, int err, const char *why)
 {
-    server_fatal(arg, err, why);
+    if (err == -TC_E_DAMAGED)
+        server_damaged(arg, why);
+    else
+        server_fatal(arg, err, why);
+}
+
+static void store_damaged(void *arg, const struct chunk_key *key)
+{
+    scrub_damaged(arg, key);
 }
 
 static int open_dir(struct storage_server *s)
@@ -252,6 +262,8 @@ static int open_store(struct storage_server *s)
         .reserve_bytes = s->cfg.reserve_bytes,
         .cache_bytes = s->cfg.cache_bytes,
         .pending_bytes = s->cfg.pending_bytes,
+        .damaged = store_damaged,
+        .damaged_arg = s,
         .fatal = store_fatal,
         .fatal_arg = s,
     };
@@ -263,16 +275,40 @@ static int open_store(struct storage_server *s)
     return r;
 }
 
+static int open_files(struct storage_server *s)
+{
+    int r = identity_load(s);
+
+    if (r == 0)
+        r = map_load(s);
+    return r == 0 ? open_store(s) : r;
+}
+
+static void forget_files(struct storage_server *s)
+{
+    s->map = map_free(s->map);
+    s->map_bytes = buf_unref(s->map_bytes);
+    s->id = (struct identity){0};
+    durable_fini(&s->id_file);
+    durable_fini(&s->map_file);
+    durable_init(&s->id_file, s->vfs, s->dir, "identity");
+    durable_init(&s->map_file, s->vfs, s->dir, "map");
+}
+
 static int open_all(struct storage_server *s)
 {
     int r = open_dir(s);
 
     if (r == 0)
-        r = identity_load(s);
+        r = aside_put(s, false);
     if (r == 0)
-        r = map_load(s);
-    if (r == 0)
-        r = open_store(s);
+        r = open_files(s);
+    if (r == -TC_E_DAMAGED) {
+        forget_files(s);
+        r = aside_put(s, true);
+        if (r == 0)
+            r = open_files(s);
+    }
     if (r < 0)
         return r;
     r = env_listen(s->env, s->listen, on_msg, s, &s->port);
@@ -280,6 +316,7 @@ static int open_all(struct storage_server *s)
         LOG_ERR("storage", "cannot listen", "endpoint=%s err=%s", s->listen, tc_error_name(r));
         return r;
     }
+    scrub_open(s);
     r = recovery_open(s);
     return r < 0 ? r : leader_open(s);
 }
@@ -319,6 +356,7 @@ void storage_server_close(struct storage_server *s)
     if (!s)
         return;
     s->closing = true;
+    scrub_close(s);
     recovery_close(s);
     leader_close(s);
     for (uint32_t i = 0; i < s->n_peers; i++)

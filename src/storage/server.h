@@ -28,6 +28,8 @@ struct storage_config {
     uint64_t cache_bytes;    /* chunk index cache; 0: default 64 MiB */
     uint64_t pending_bytes;  /* data only in the journal and not merged yet; 0: default 64 MiB */
     uint32_t beat_ms;        /* 0: default 200 */
+    uint64_t scrub_rate;     /* bytes a second; 0: default 32 MiB */
+    uint64_t scrub_interval_ns; /* between the beginnings of two scrubs; 0: default 7 days; UINT64_MAX: on request only */
     /* The node cannot go on (journal or disk failed, its directory was rolled back): close it, and end the
      * process or open it anew. Called on the loop, at most once, not from inside open. May be NULL (abort). */
     void (*fatal)(void *arg, int err, const char *why);

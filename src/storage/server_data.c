@@ -504,6 +504,9 @@ void handle_data(struct request *q)
     case MSG_MAP_GET:
         handle_map_get(q);
         return;
+    case MSG_SCRUB:
+        handle_scrub(q);
+        return;
     default:
         handle_status(q);
         return;

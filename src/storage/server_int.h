@@ -5,8 +5,10 @@
  *   server.c        opening, closing, the port, dispatch
  *   server_data.c   WRITE, READ, MANIFEST, SIZE_QUERY, RECONCILE, MAP_GET, STORE_STATUS
  *   server_leader.c registration, heartbeats, the durable map, gc
+ *   server_aside.c  a damaged directory put out of the way
  *   heal.c          one chunk brought up to date from its other voters, or all of them
  *   recovery.c      which chunks of which placement groups are due
+ *   scrub*.c        damage found on disk and repaired; garbage that nobody removed
  */
 #pragma once
 
@@ -30,6 +32,7 @@
 struct storage_server;
 struct recovery;
 struct gc_run;
+struct scrub;
 
 struct identity {
     uint8_t cluster[16]; /* zero: not registered yet */
@@ -55,6 +58,7 @@ struct request {
         struct size_query_req size;
         struct reconcile_req reconcile;
         struct map_get_req map;
+        struct scrub_req scrub;
     } u;
     union {
         struct chunk_write_op write;
@@ -69,6 +73,8 @@ struct request {
     uint32_t left;
     int status;
     struct size_query_res size_res;
+    uint64_t scrubbed; /* SCRUB: blocks read ... */
+    uint32_t unknown;  /* ... and how many are unknown now */
 };
 
 struct leader_link {
@@ -125,12 +131,17 @@ struct storage_server {
     struct rpc_link *peers[LINKS_MAX]; /* by endpoint */
     uint32_t n_peers;
     struct recovery *recovery;
+    struct scrub *scrub;
+    uint64_t time_off; /* leader's time less this machine's, as of the last beat; 0: not known */
+    uint32_t n_aside;  /* damaged directories that were put aside */
     uint64_t foreground; /* time of the last request of a client */
     uint64_t read_blocks; /* asked for in answers being made */
 };
 
 /* server.c */
 void server_fatal(struct storage_server *s, int err, const char *why);
+/* Index or journal is damaged: the process ends, and the next start puts all files aside (server_aside.c). */
+void server_damaged(struct storage_server *s, const char *why);
 void request_reply(struct request *q, int status, const struct wire_schema *schema, const void *body, struct buf *payload);
 void request_dispatch(struct request *q);
 /* Waits until the map is at least @epoch, then is dispatched again; answered STALE_MAP if that takes too long. */
@@ -140,6 +151,10 @@ void requests_map_changed(struct storage_server *s);
 /* The link to a peer store; NULL: the map does not know it. */
 struct rpc_link *server_peer(struct storage_server *s, uint64_t store);
 bool map_is_c1(const struct map_pg *pg, uint64_t store);
+
+/* server_aside.c */
+/* If marked, or @damaged: all files out of the way. n_aside is set. */
+TC_MUST_CHECK int aside_put(struct storage_server *s, bool damaged);
 
 /* server_data.c */
 void handle_data(struct request *q);
@@ -160,6 +175,7 @@ struct heal {
     enum heal_mode mode;
     uint64_t from_epoch; /* blocks of older versions are left alone */
     uint64_t pg_epoch;
+    bool unsettled; /* writes may be half acknowledged: leave alone what is unknown here without its version */
     void (*done)(struct heal *h, int status); /* on the loop, never from inside heal_start(); h is the caller's */
     void *arg;
     struct heal_work *work;
@@ -176,3 +192,12 @@ void recovery_cut_off(struct storage_server *s);
 uint64_t recovery_behind(const struct storage_server *s);
 /* Up to @max placement groups that this newcomer has complete. */
 uint32_t recovery_ready(struct storage_server *s, struct pg_ready *to, uint32_t max);
+
+/* scrub.c, scrub_repair.c */
+void scrub_open(struct storage_server *s);
+void scrub_close(struct storage_server *s);
+/* Blocks of this chunk are damaged here: repair it. */
+void scrub_damaged(struct storage_server *s, const struct chunk_key *key);
+void scrub_beat(struct storage_server *s, struct store_beat_req *req);
+uint32_t scrub_permille(const struct storage_server *s);
+void handle_scrub(struct request *q);

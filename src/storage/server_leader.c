@@ -479,7 +479,7 @@ static void register_reply(struct storage_server *s, const struct store_register
         return;
     }
     if (res->rolled_back) {
-        server_fatal(s, -TC_E_DAMAGED, "the data directory is an old copy: remove it, a new store is filled by itself");
+        server_damaged(s, "the data directory is an old copy: a newcomer takes its place");
         return;
     }
     s->id_new = s->id;
@@ -545,6 +545,7 @@ static void beat_on_reply(struct rpc_call *c, const struct rpc_reply *reply)
     if (wire_decode(reply->body, &store_beat_res_schema, &a, &res) == 0) {
         if (res.unknown)
             s->registered = false;
+        s->time_off = res.time > s->last_beat ? res.time - s->last_beat : 0;
         leader_want_map(s, res.map_epoch);
         gc_take(s, &res);
         beat_later(s, res.unknown);
@@ -572,6 +573,8 @@ static void send_beat(struct storage_server *s)
         req.flags |= STORE_NEARLY_FULL;
     if (st.disk_error)
         req.flags |= STORE_DISK_ERROR;
+    scrub_beat(s, &req);
+    req.aside = s->n_aside;
     req.ready.items = ready;
     req.ready.n = recovery_ready(s, ready, READY_MAX);
     s->leader_call.done = beat_on_reply;

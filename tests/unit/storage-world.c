@@ -56,9 +56,10 @@ static void on_register(struct fake_leader *f, uint64_t peer, const struct wire_
 
 static void on_beat(struct fake_leader *f, uint64_t peer, const struct wire_header *h, const struct store_beat_req *req)
 {
-    struct store_beat_res res = {.map_epoch = f->epoch};
+    struct store_beat_res res = {.map_epoch = f->epoch, .time = UINT64_C(1800000000000000000) + env_now(f->env)};
 
     f->beats++;
+    f->found = req->found;
     res.unknown = true;
     for (int i = 1; i <= STORES; i++) {
         if (f->stores[i] != req->store)
@@ -109,12 +110,14 @@ static void on_msg(void *arg, uint64_t peer, struct buf *head, struct buf *paylo
         break;
     }
     case MSG_INO_CHECK: {
-        struct ino_check_res res;
-        uint8_t states[1024];
+        struct ino_check_res res = {.trims = {f->trims, f->n_trims}};
+        uint8_t states[1024], held[1024];
 
         ASSERT(wire_decode(body, &ino_check_req_schema, &a, &u) == 0);
         for (uint32_t i = 0; i < u.check.inos.n; i++)
             states[i] = u.check.inos.items[i] == f->dead_ino ? 2 : 1;
+        memset(held, f->held, sizeof held);
+        res.held = (struct wire_bin){held, u.check.inos.n};
         res.states = (struct wire_bin){states, u.check.inos.n};
         leader_answer(f, peer, &h, 0, &ino_check_res_schema, &res);
         break;
@@ -325,6 +328,10 @@ void world_ask(struct world *w, int node, uint16_t type, const void *body, struc
     case MSG_SIZE_QUERY:
         schema = &size_query_req_schema;
         ask.schema = &size_query_res_schema;
+        break;
+    case MSG_SCRUB:
+        schema = &scrub_req_schema;
+        ask.schema = &status_res_schema;
         break;
     default:
         schema = &reconcile_req_schema;

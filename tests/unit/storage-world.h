@@ -33,7 +33,11 @@ struct fake_leader { /* runs on any env */
     uint64_t ready[STORES + 1][PGS]; /* epoch reported */
     uint64_t behind[STORES + 1];
     uint64_t dead_ino;
+    bool held; /* all inodes are said to be in X */
+    struct ino_trim trims[4]; /* said of the first inode that is asked for */
+    uint32_t n_trims;
     uint32_t beats;
+    uint64_t found; /* damaged blocks, as the last beat said */
 };
 
 int fake_leader_open(struct fake_leader *f, struct env *env, const char *endpoint);
@@ -73,6 +77,7 @@ struct answer { /* of one request */
         struct read_res read;
         struct manifest_res manifest;
         struct size_query_res size;
+        struct status_res status;
     } u;
 };
 void answer_free(struct answer *a);

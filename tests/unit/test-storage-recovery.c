@@ -215,6 +215,109 @@ START_TEST(rot_heals)
 }
 END_TEST
 
+static void flip_chunk(struct world *w, int node, uint32_t block)
+{
+    char name[200] = "", path[300];
+
+    for (int i = 0; i < 16 && !name[0]; i++) {
+        snprintf(path, sizeof path, "d/data/%02x", i);
+        if (vfs_list(env_vfs(sim_node_env(w->s[node])), path, first_file, name) < 0)
+            continue;
+        if (name[0])
+            snprintf(path, sizeof path, "d/data/%02x/%s", i, name);
+    }
+    ck_assert(name[0]);
+    ck_assert(sim_disk_flip(sim_node_disk(w->s[node]), path, block * 4096 + 5, 1));
+}
+
+static bool says(struct world *w, int node, uint32_t action, const char *what)
+{
+    struct scrub_req req = {.action = action};
+    struct answer a;
+    char text[2048];
+
+    world_ask(w, node, MSG_SCRUB, &req, NULL, &a);
+    ck_assert_int_eq(a.status, 0);
+    snprintf(text, sizeof text, "%.*s", (int)a.u.status.json.n, a.u.status.json.p);
+    answer_free(&a);
+    return strstr(text, what) != NULL;
+}
+
+static void scrub_all(struct world *w, int node)
+{
+    (void)says(w, node, SCRUB_START, "");
+    for (int i = 0; i < 100 && says(w, node, SCRUB_REPORT, "\"running\":true"); i++)
+        world_run(w, 500);
+    ck_assert(says(w, node, SCRUB_REPORT, "\"running\":false"));
+    world_run(w, 2000);
+}
+
+/* A scrub finds what nobody reads, has it repaired, and removes what belongs to nobody: chunks of inodes that are gone and
+ * what a truncate left behind, but nothing newer than that. */
+START_TEST(scrubs)
+{
+    struct world *w = world_new(5, 3);
+
+    write_at(w, (int[]){1, 2, 3, 0}, 10, 0, 0, 256, 1, 1);
+    write_at(w, (int[]){1, 2, 3, 0}, 11, 0, 0, 3, 1, 2);
+    write_at(w, (int[]){1, 2, 3, 0}, 12, 0, 0, 8, 1, 3);
+    write_at(w, (int[]){1, 2, 3, 0}, 12, 0, 6, 1, 3, 1);
+    flip_chunk(w, 1, 50);
+    w->leader.dead_ino = 11;
+    scrub_all(w, 1);
+    ck_assert(says(w, 1, SCRUB_REPORT, "\"found\":1,\"repaired\":1,\"damaged\":0,\"unrepaired\":0"));
+    world_expect(w, 1, 10, 0, 0, 256, 1, 1);
+    world_expect(w, 1, 11, 0, 0, 3, 0, 0);
+    world_expect(w, 2, 11, 0, 0, 3, 1, 2); /* another's, until its own scrub */
+    ck_assert_uint_eq(w->leader.found, 1);
+
+    w->leader.dead_ino = 10; /* so that 12 is the first to be asked for */
+    scrub_all(w, 2);
+    world_expect(w, 2, 10, 0, 0, 256, 0, 0);
+    w->leader.dead_ino = 0;
+    w->leader.trims[0] = (struct ino_trim){.at = 0, .size = 5 * 4096 - 1, .epoch = 2};
+    w->leader.n_trims = 1;
+    scrub_all(w, 2);
+    world_expect(w, 2, 12, 0, 0, 5, 1, 3);
+    world_expect(w, 2, 12, 0, 5, 1, 0, 0);
+    world_expect(w, 2, 12, 0, 6, 1, 3, 1);
+    world_expect(w, 2, 12, 0, 7, 1, 0, 0);
+
+    world_run(w, 11000);
+    world_kill(w, 1); /* the totals stay; a scrub that was cut short goes on */
+    world_start(w, 1);
+    wait_for(w, caught_up);
+    ck_assert(says(w, 1, SCRUB_REPORT, "\"found\":1,\"repaired\":1"));
+    world_free(w);
+}
+END_TEST
+
+/* Two of three copies of a block rot: each still knows the version, so the third may repair both. All three: an error, and
+ * never an answer. */
+START_TEST(rot_of_two)
+{
+    struct world *w = world_new(6, 3);
+
+    write_at(w, (int[]){1, 2, 3, 0}, 10, 0, 0, 256, 1, 1);
+    flip_chunk(w, 1, 7);
+    flip_chunk(w, 2, 7);
+    scrub_all(w, 1);
+    scrub_all(w, 2);
+    world_run(w, 10000);
+    world_expect(w, 1, 10, 0, 0, 256, 1, 1);
+    world_expect(w, 2, 10, 0, 0, 256, 1, 1);
+    for (int node = 1; node <= 3; node++)
+        flip_chunk(w, node, 9);
+    w->leader.held = true;
+    for (int node = 1; node <= 3; node++)
+        scrub_all(w, node);
+    for (int node = 1; node <= 3; node++)
+        ck_assert(says(w, node, SCRUB_REPORT, "\"damaged\":1,\"unrepaired\":1"));
+    world_expect(w, 1, 10, 0, 10, 200, 1, 1);
+    world_free(w);
+}
+END_TEST
+
 static void quiet(void *arg, const char *line)
 {
     (void)arg;
@@ -235,6 +338,8 @@ int main(void)
     tcase_add_test(t, voter_returns);
     tcase_add_test(t, reconciles);
     tcase_add_test(t, rot_heals);
+    tcase_add_test(t, scrubs);
+    tcase_add_test(t, rot_of_two);
     suite_add_tcase(s, t);
     sr = srunner_create(s);
     srunner_run_all(sr, CK_ENV);

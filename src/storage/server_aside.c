@@ -1,0 +1,141 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * A directory whose index or journal is damaged: everything in it is put aside, and the node starts as a new, empty
+ * store in the same place, which is filled like one whose disk was lost (PROTOCOL 6.1). Nothing is deleted: what was
+ * put aside lies in damaged-N until an operator removes it.
+ *
+ *   `damaged` (a mark, holds N) is written ─► names are moved to damaged-N/ ─► the mark goes
+ *
+ * Whatever interrupts it, the next start finds the mark and goes on. No file is read before that.
+ */
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "common/log.h"
+#include "storage/server_int.h"
+
+#define ASIDE_MAX 4 /* damaged so often, something is wrong with the machine */
+#define MARK "damaged"
+#define NAMES_MAX 64
+
+struct names {
+    char *name[NAMES_MAX];
+    uint32_t n, n_aside;
+};
+
+static int see(void *arg, const char *name)
+{
+    struct names *l = arg;
+
+    if (!strncmp(name, MARK "-", strlen(MARK "-")))
+        l->n_aside++;
+    else if (strcmp(name, "lock") && strcmp(name, MARK) && l->n < NAMES_MAX)
+        l->name[l->n++] = tc_strdup(name);
+    return 0;
+}
+
+/* The number in the mark: 0 if it has none yet, -NOENT without a mark. */
+static int mark_read(struct storage_server *s, const char *path, unsigned *ret_n)
+{
+    struct vfs_file *f = NULL;
+    char text[16] = "";
+    int64_t got = 0;
+    int r = vfs_open(s->vfs, path, VFS_RDONLY, &f);
+
+    *ret_n = 0;
+    if (r < 0)
+        return r;
+    got = vfs_pread(f, text, sizeof text - 1, 0);
+    vfs_close(f);
+    if (got < 0)
+        return (int)got;
+    *ret_n = (unsigned)strtoul(text, NULL, 10);
+    return 0;
+}
+
+static int mark_write(struct storage_server *s, const char *path, unsigned n)
+{
+    struct vfs_file *f = NULL;
+    char text[16];
+    int len = snprintf(text, sizeof text, "%u\n", n);
+    int r = vfs_open(s->vfs, path, VFS_RDWR | VFS_CREATE, &f);
+
+    if (r == 0)
+        r = vfs_pwrite(f, text, (size_t)len, 0);
+    if (r == 0)
+        r = vfs_sync(f);
+    vfs_close(f);
+    return r == 0 ? vfs_sync_dir(s->vfs, s->dir) : r;
+}
+
+static int move_all(struct storage_server *s, const struct names *l, const char *to)
+{
+    int r = vfs_make_dir(s->vfs, to);
+
+    for (uint32_t i = 0; i < l->n && r == 0; i++) {
+        char *a = tc_asprintf("%s/%s", s->dir, l->name[i]), *b = tc_asprintf("%s/%s", to, l->name[i]);
+
+        r = vfs_rename(s->vfs, a, b);
+        free(a);
+        free(b);
+    }
+    if (r == 0)
+        r = vfs_sync_dir(s->vfs, to);
+    return r == 0 ? vfs_sync_dir(s->vfs, s->dir) : r;
+}
+
+int aside_put(struct storage_server *s, bool damaged)
+{
+    char *mark = tc_asprintf("%s/" MARK, s->dir), *to = NULL;
+    struct names l = {0};
+    unsigned n = 0;
+    int r = vfs_list(s->vfs, s->dir, see, &l);
+
+    if (r == 0)
+        r = mark_read(s, mark, &n);
+    s->n_aside = l.n_aside;
+    if (r == -TC_E_NOENT && !damaged) {
+        r = 0;
+        goto out;
+    }
+    if (r < 0 && r != -TC_E_NOENT)
+        goto out;
+    if (!n && l.n_aside >= ASIDE_MAX) {
+        LOG_ERR("storage", "damaged files were put aside too often: look at the disk, then remove them", "dir=%s",
+                s->dir);
+        r = -TC_E_DAMAGED;
+        goto out;
+    }
+    n = n ? n : l.n_aside + 1;
+    r = mark_write(s, mark, n);
+    to = tc_asprintf("%s/" MARK "-%u", s->dir, n);
+    if (r == 0)
+        r = move_all(s, &l, to);
+    if (r == 0)
+        r = vfs_unlink(s->vfs, mark);
+    if (r == 0)
+        r = vfs_sync_dir(s->vfs, s->dir);
+    if (r < 0) {
+        LOG_ERR("storage", "damaged files cannot be put aside", "dir=%s err=%s", s->dir, tc_error_name(r));
+    } else {
+        LOG_ERR("storage", "index or journal was damaged: all files are put aside, the node starts as an empty store",
+                "node=%u files=%s", s->cfg.node, to);
+        s->n_aside = n;
+    }
+out:
+    for (uint32_t i = 0; i < l.n; i++)
+        free(l.name[i]);
+    free(mark);
+    free(to);
+    return r;
+}
+
+void server_damaged(struct storage_server *s, const char *why)
+{
+    char *mark = tc_asprintf("%s/" MARK, s->dir);
+
+    if (!s->fatal_told && mark_write(s, mark, 0) < 0) /* then the next start sees for itself, or the next scrub */
+        LOG_WARN("storage", "the damage cannot be marked", "dir=%s", s->dir);
+    free(mark);
+    server_fatal(s, -TC_E_DAMAGED, why);
+}

@@ -1,0 +1,40 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What the verbs that look at files and their chunks share: the cluster map from the leader, the stores, a file of a
+ * mount as an inode number and a size.
+ */
+#pragma once
+
+#include "common/map.h"
+#include "tercet.h"
+
+#define TOOL_CHUNK_BYTES (1u << 20)
+#define TOOL_CHUNK_BLOCKS 256u
+
+struct tool_data {
+    const struct cli *cli;
+    struct env *env;
+    struct tool_members members;
+    struct tool_status status; /* as of the opening */
+    struct map *map;
+    uint64_t tag; /* of the cluster */
+};
+
+struct tool_file {
+    uint64_t ino, size;
+    uint32_t chunks;
+};
+
+/* Members, env, status and the whole map. False: exit with *ret_status. The caller ends with tool_data_close() anyhow. */
+TC_MUST_CHECK bool tool_data_open(struct cli *cli, const char *servers, struct tool_data *d, int *ret_status);
+void tool_data_close(struct tool_data *d);
+/* A regular file on a Tercet mount, what was written to it flushed. False: *ret_status, said why. */
+TC_MUST_CHECK bool tool_file_open(const struct cli *cli, const char *path, struct tool_file *f, int *ret_status);
+
+/* The leader's entry of a store, or NULL. */
+const json_t *tool_store_status(const struct tool_data *d, uint64_t store);
+/* SCRUB of several stores at once: documents, NULL where none came. The caller drops them. */
+void tool_scrub_ask(struct tool_data *d, const char *const *endpoints, unsigned n, const struct scrub_req *req,
+                    uint64_t timeout_ms, json_t **docs, int *statuses);
+/* "2026-01-31 12:00", "never". Returns @out. */
+const char *format_time(uint64_t ns, char out[32]);
