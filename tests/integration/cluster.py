@@ -109,10 +109,8 @@ class Daemon:
 class Mount(Daemon):
     def __init__(self, cluster, path, options=''):
         os.makedirs(path, exist_ok=True)
-        args = [program('tercet-fuse'), '--config=' + cluster.conf, path]
-        if options:
-            args[1:1] = ['-o', options]
-        super().__init__('mount:' + path, args, os.path.join(cluster.dir, 'log', 'fuse-%s' % os.path.basename(path)))
+        args = [program('tercet-fuse'), *(['-o', options] if options else []), '--config=' + cluster.conf, path]
+        super().__init__('mount:' + path, cluster.within(os.path.basename(path)) + args, os.path.join(cluster.dir, 'log', 'fuse-%s' % os.path.basename(path)))
         self.path = path
 
     def is_mounted(self):
@@ -159,15 +157,22 @@ class Cluster:
             for i in range(1, count + 1):
                 data = self.data('%s-%d' % (kind, i))
                 os.makedirs(data)
-                lines += ['[%s.%d]' % (kind, i), 'endpoint=tcp://127.0.0.1:%d' % ports[base + i - 1], 'data=' + data, '']
+                lines += ['[%s.%d]' % (kind, i), 'endpoint=' + self.endpoint('%s-%d' % (kind, i), ports[base + i - 1]), 'data=' + data, '']
                 name = '%s-%d' % (kind, i)
-                self.daemons[name] = Daemon(name, [program('tercet-' + kind), '--config=' + self.conf, '--id=%d' % i],
+                self.daemons[name] = Daemon(name, self.within(name) + [program('tercet-' + kind), '--config=' + self.conf, '--id=%d' % i],
                                             os.path.join(self.dir, 'log', name))
         with open(self.conf, 'w') as f:
             f.write('\n'.join(lines) + '\n' + extra_conf)
 
     def prepare(self):
         """Before the data directories are made: whatever they shall lie on."""
+
+    def endpoint(self, name, port):
+        return 'tcp://127.0.0.1:%d' % port
+
+    def within(self, name):
+        """What begins the command line of daemon, mount or command @name: where it runs."""
+        return []
 
     def __enter__(self):
         return self
@@ -199,7 +204,7 @@ class Cluster:
         return os.path.join(self.dir, 'data', name)
 
     def tercet(self, *args, check=True, timeout=60):
-        return subprocess.run([program('tercet'), '--config=' + self.conf, *args], stdin=subprocess.DEVNULL,
+        return subprocess.run([*self.within('tercet'), program('tercet'), '--config=' + self.conf, *args], stdin=subprocess.DEVNULL,
                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=check, timeout=timeout)
 
     def start(self, format=True):

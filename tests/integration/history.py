@@ -11,7 +11,7 @@ error ends and keeps it; verify() then accepts the state before or after that op
   the version synced last or a later one.
 - Names: create, rename, link, unlink, mkdir, rmdir in a small tree against a model of it.
 """
-import hashlib, os, random, shutil, struct, threading
+import hashlib, os, random, shutil, struct, threading, time
 
 BLOCK = 4096
 
@@ -36,10 +36,14 @@ class Worker(threading.Thread):
         super().__init__(daemon=True)
         self.mounts, self.dirname, self.rnd = mounts, name, random.Random(seed)
         self.ending, self.error, self.done, self.pause = threading.Event(), None, 0, pause
-        self.made = False
+        self.made, self.longest = False, 0.0
 
     def path(self, name='', mount=None):
         return os.path.join(mount or self.rnd.choice(self.mounts), self.dirname, name)
+
+    def two(self, fn, old, new):
+        mount = self.rnd.choice(self.mounts)
+        fn(self.path(old, mount), self.path(new, mount))
 
     def run(self):
         try:
@@ -47,8 +51,10 @@ class Worker(threading.Thread):
                 os.makedirs(self.path(), exist_ok=True)
                 self.made = True
             while not self.ending.wait(self.pause * self.rnd.random()):
+                begin = time.monotonic()
                 self.step()
                 self.done += 1
+                self.longest = max(self.longest, time.monotonic() - begin)
         except Exception as e:
             self.error = e
 
@@ -57,7 +63,7 @@ class Worker(threading.Thread):
         w = self.__class__.__new__(self.__class__)
         w.__dict__.update({k: v for k, v in self.__dict__.items() if k in self.KEPT})
         Worker.__init__(w, self.mounts, self.dirname, self.rnd.random(), self.pause)
-        w.made, w.done = self.made, self.done
+        w.made, w.done, w.longest = self.made, self.done, self.longest
         return w
 
     def finish(self, timeout=60):
@@ -106,7 +112,7 @@ class Files(Worker):
             finally:
                 os.close(fd)
         if target != name:
-            os.rename(self.path(name), self.path(target))
+            self.two(os.rename, name, target)
         if whole or len(self.mounts) == 1:
             self.sure[target] = body
         else:
@@ -295,10 +301,10 @@ class Names(Worker):
                 return
             del self.next[old]
             self.next[new] = (kind, obj)
-            os.rename(self.path(old), self.path(new))
+            self.two(os.rename, old, new)
         elif what == 'link':
             self.next[new] = (kind, obj)
-            os.link(self.path(old), self.path(new))
+            self.two(os.link, old, new)
         elif what == 'unlink':
             del self.next[old]
             os.unlink(self.path(old))
@@ -316,7 +322,7 @@ class Names(Worker):
         elif what == 'move':
             new = 'm%d' % self.number
             self.next = {new + n[len(old):] if n == old or n.startswith(old + '/') else n: v for n, v in self.next.items()}
-            os.rename(self.path(old), self.path(new))
+            self.two(os.rename, old, new)
 
     def look(self):
         mount = self.rnd.choice(self.mounts)

@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What happens to the cluster: one event after another, each undone before the next.
+
+An event is a generator: it does its harm, says how long to let it last (yield seconds), and undoes it. Harm never exceeds what
+the cluster promises to survive: a minority of the members and one store at a time for any length, all for a
+moment. Events that destroy copies (an emptied disk, flipped bits) wait until the cluster is whole, and bits are flipped on
+one store only, until it was emptied.
+"""
+import os, random, shutil, signal
+
+
+class Nemesis:
+    def __init__(self, cluster, seed, log, only=None):
+        self.c, self.rnd, self.log = cluster, random.Random(seed), log
+        self.flipped = None # the store with bits flipped
+        self.events = {'kill': 4, 'stop': 3, 'freeze': 3, 'both': 2, 'all': 1, 'leader': 2, 'empty_store': 1, 'empty_meta': 1,
+                       'flip': 2, 'mount': 1}
+        if cluster.net:
+            self.events.update(unplug=3, deafen=2, unplug_mount=1)
+        if cluster.tmpfs:
+            self.events.update(fill=2)
+        if only:
+            self.events = {k: v for k, v in self.events.items() if k in only}
+        self.counts = {}
+
+    def next(self):
+        name = self.rnd.choices(list(self.events), list(self.events.values()))[0]
+        self.counts[name] = self.counts.get(name, 0) + 1
+        return name, getattr(self, name)()
+
+    def metas(self):
+        return sorted(n for n in self.c.daemons if n.startswith('meta-'))
+
+    def stores(self):
+        return sorted(n for n in self.c.daemons if n.startswith('storage-'))
+
+    def anyone(self):
+        return self.rnd.choice(self.metas() + self.stores())
+
+    def seconds(self):
+        return self.rnd.choice((0.1, 1, 3, 6, 12))
+
+    # ---- processes ----
+
+    def kill(self, *names):
+        names = names or (self.anyone(),)
+        self.log('kill -9 %s' % ' '.join(names))
+        for n in names:
+            self.c.daemons[n].kill()
+        yield self.seconds()
+        for n in names:
+            self.c.daemons[n].start()
+
+    def both(self):
+        return self.kill(self.rnd.choice(self.metas()), self.rnd.choice(self.stores()))
+
+    def leader(self):
+        return self.kill(self.c.leader(60))
+
+    def all(self):
+        self.log('kill -9 all servers')
+        for d in self.c.daemons.values():
+            d.kill()
+        yield 0.5
+        for d in self.c.daemons.values():
+            d.start()
+
+    def stop(self):
+        name = self.anyone()
+        self.log('SIGTERM %s' % name)
+        self.c.daemons[name].stop()
+        yield self.seconds()
+        self.c.daemons[name].start()
+
+    def freeze(self):
+        name = self.anyone()
+        self.log('SIGSTOP %s' % name)
+        self.c.daemons[name].signal(signal.SIGSTOP)
+        yield self.seconds()
+        self.c.daemons[name].signal(signal.SIGCONT)
+
+    def mount(self):
+        m = self.rnd.choice(self.c.mounts[1:] or self.c.mounts)
+        self.log('kill -9 mount %s' % os.path.basename(m.path))
+        self.c.mount_lost(m)
+        yield 0.5
+
+    # ---- network ----
+
+    def unplug(self):
+        name = self.anyone()
+        self.log('unplug %s' % name)
+        self.c.net.unplug(name)
+        yield self.seconds()
+        self.c.net.plug(name)
+
+    def unplug_mount(self):
+        name = os.path.basename(self.rnd.choice(self.c.mounts).path)
+        self.log('unplug mount %s' % name)
+        self.c.net.unplug(name)
+        yield self.rnd.choice((0.5, 2, 4)) # longer than 10 s may end its session: an error that is right
+        self.c.net.plug(name)
+
+    def deafen(self):
+        a = self.anyone()
+        b = self.rnd.choice([n for n in self.metas() + self.stores() if n != a])
+        self.log('what %s sends to %s is lost' % (a, b))
+        self.c.net.deafen(a, b)
+        yield self.seconds()
+        self.c.net.undeafen(a, b)
+
+    # ---- disks ----
+
+    def empty(self, name):
+        self.c.wait_whole()
+        self.log('the disk of %s is empty' % name)
+        self.c.daemons[name].kill()
+        for n in os.listdir(self.c.data(name)):
+            path = os.path.join(self.c.data(name), n)
+            shutil.rmtree(path) if os.path.isdir(path) else os.unlink(path)
+        if name == self.flipped:
+            self.flipped = None
+        self.c.daemons[name].start()
+        yield 1
+
+    def empty_store(self):
+        return self.empty(self.flipped or self.rnd.choice(self.stores()))
+
+    def empty_meta(self):
+        return self.empty(self.rnd.choice(self.metas()))
+
+    def flip(self):
+        """Some bits of chunk files on one store turn."""
+        self.c.wait_whole()
+        self.flipped = self.flipped or self.rnd.choice(self.stores())
+        top = os.path.join(self.c.data(self.flipped), 'data')
+        files = sorted(os.path.join(d, n) for d, _, names in os.walk(top) for n in names)
+        turned = 0
+        for path in self.rnd.sample(files, min(len(files), 5)):
+            size = os.path.getsize(path)
+            if size == 0:
+                continue
+            with open(path, 'rb+') as f:
+                at = self.rnd.randrange(size)
+                f.seek(at)
+                byte = f.read(1)[0] ^ (1 << self.rnd.randrange(8))
+                f.seek(at)
+                f.write(bytes([byte]))
+                turned += 1
+        self.log('%d bits flipped on %s' % (turned, self.flipped))
+        yield 0.5
+
+    def fill(self):
+        """The disk of one store is full to the last byte."""
+        name = self.rnd.choice(self.stores())
+        self.log('the disk of %s is full' % name)
+        path = os.path.join(self.c.data(name), '..', name + '.fill')
+        path = os.path.join(self.c.data(name), 'fill')
+        try:
+            with open(path, 'wb', buffering=0) as f:
+                while f.write(b'f' * (1 << 20)):
+                    pass
+        except OSError:
+            pass
+        yield self.rnd.choice((1, 5))
+        os.unlink(path)
