@@ -208,6 +208,20 @@ static void check_stores(struct report *r)
                 "%" PRIu64 " files are unclean: a writer went away without a word", unclean);
 }
 
+static void check_sessions(struct report *r)
+{
+    const json_t *s;
+    size_t i;
+
+    json_array_foreach(json_object_get(r->leader, "silent_sessions"), i, s)
+    {
+        problem(r, SEVERITY_INFO, "if it is gone for good nothing has to be done: whoever needs its files gets them, and after "
+                "5 minutes it is given up",
+                "the mount %s has been silent for %" PRIu64 " s; it was writing %" PRIu64 " files", json_text(s, "client", "?"),
+                json_u64(s, "silent_ms", 0) / 1000, json_u64(s, "writing", 0));
+    }
+}
+
 /* ---- for humans --------------------------------------------------------------------------------- */
 
 static void print_members(const struct report *r)
@@ -343,6 +357,7 @@ int cmd_status(int argc, char **argv)
     if (r.leader) {
         check_lag(&r);
         check_stores(&r);
+        check_sessions(&r);
     }
     if (json)
         print_json(&r);

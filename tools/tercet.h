@@ -11,7 +11,7 @@
 #include "common/env.h"
 #include "rpc.h"
 
-#define TOOL_TIMEOUT_MS 5000
+#define TOOL_TIMEOUT_MS 15000
 
 int cmd_format(int argc, char **argv);
 int cmd_status(int argc, char **argv);

@@ -138,6 +138,8 @@ static void flight_done(struct qwrite *w, int status)
     f->status = status;
     if (status != 0)
         i->write_error = status;
+    else if (i->recalls || i->ask)
+        c->recall_landed++;
     c->flight_bytes -= bytes;
     c->dirty_bytes -= bytes;
     if (status == 0 && x) {

@@ -23,6 +23,16 @@ static bool inode_idle(const struct inode *i)
            !i->recalls && i->phase == RECALL_IDLE && !i->commit_inflight && !i->commit_queued && i->n_tails == 0;
 }
 
+/* A grant that was recalled may still be on its way. Ids of one kind grow over all inodes, so one mark does for all that
+ * are forgotten; what else it meets is asked for again. */
+static void refused_keep(struct tc_client *c, const struct inode *i)
+{
+    for (unsigned n = 0; n < 2; n++) {
+        if (grant_id_less(&c->refused[n], &i->refused[n]))
+            c->refused[n] = i->refused[n];
+    }
+}
+
 static void inode_free(struct tc_client *c, struct inode *i)
 {
     env_timer_cancel(c->env, &i->names_timer);
@@ -30,6 +40,7 @@ static void inode_free(struct tc_client *c, struct inode *i)
     readahead_drop(c, i);
     clean_drop(c, i);
     ASSERT(i->n_ext == 0 && !i->flights);
+    refused_keep(c, i);
     env_timer_cancel(c->env, &i->get_timer);
     env_timer_cancel(c->env, &i->trunc_timer);
     free(i->ext);
@@ -76,6 +87,7 @@ struct inode *inode_get(struct tc_client *c, uint64_t ino)
     i = tc_calloc(1, sizeof(*i));
     i->ino = ino;
     i->c = c;
+    memcpy(i->refused, c->refused, sizeof(i->refused));
     HASH_ADD(hh, c->inodes, ino, sizeof(ino), i);
     DL_APPEND2(c->lru, i, lru_prev, lru_next);
     c->n_inodes++;

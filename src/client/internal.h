@@ -233,9 +233,20 @@ struct recall {
     uint64_t term;
     int pending; /* invalidations under way */
     bool acked;
+    bool orphan; /* the inode has no name any more, */
+    bool news;   /* which we did not know */
     char *name;
     struct outside_wait *outside; /* a name's end outside, awaited; the other end of outside_wait.rc */
 };
+
+struct grant_id {
+    uint64_t gterm, gcount;
+};
+
+static inline bool grant_id_less(const struct grant_id *a, const struct grant_id *b)
+{
+    return a->gterm < b->gterm || (a->gterm == b->gterm && a->gcount < b->gcount);
+}
 
 struct dentry {
     UT_hash_handle hh;
@@ -272,9 +283,7 @@ struct inode {
     uint64_t gterm, gcount, barrier;
     uint64_t gen_term, gen_n;             /* generation S belongs to */
     uint64_t recall_term, recall_seen;    /* highest recall counter acknowledged or under way, of that term */
-    struct {
-        uint64_t gterm, gcount;
-    } refused[2];         /* grants up to this id are dead: [0] made by entries, [1] in a leader's memory */
+    struct grant_id refused[2]; /* grants up to this id are dead: [0] made by entries, [1] in a leader's memory */
     uint64_t breaks;      /* times the lease ended: what began under it is begun again */
     uint32_t getting;     /* LEASE_S or LEASE_X: request under way */
     struct waitq wq;      /* calls that wait for the lease */
@@ -439,6 +448,7 @@ struct tc_client {
     /* inodes, leases */
     struct inode *inodes, *lru;
     unsigned n_inodes, inodes_max;
+    struct grant_id refused[2]; /* of inodes that were forgotten, as theirs */
     struct inode *x_list; /* X held, least recently used first */
     struct inode *commit_q;
     struct inode **commit_tail;
@@ -452,6 +462,7 @@ struct tc_client {
     struct env_task ack_task;
     unsigned purges; /* invalidations that a new generation waits for */
     uint64_t list_cursor;
+    uint64_t recall_landed; /* flights that landed while their inode was recalled: keepalives tell of it */
 
     /* what may be cached outside */
     uint64_t outside_until;

@@ -189,9 +189,9 @@ static void lease_get(struct tc_client *c, struct inode *i, uint32_t kind)
 
 static bool is_refused(const struct inode *i, uint64_t gterm, uint64_t gcount)
 {
-    unsigned n = (unsigned)(gcount >> 63);
+    struct grant_id id = {gterm, gcount};
 
-    return gterm < i->refused[n].gterm || (gterm == i->refused[n].gterm && gcount <= i->refused[n].gcount);
+    return !grant_id_less(&i->refused[gcount >> 63], &id);
 }
 
 /* An X that was recalled before we knew of it: given back at once. */
@@ -203,6 +203,20 @@ static void x_decline(struct tc_client *c, const struct grant *g)
     *it = (struct commit_item){.ino = g->ino, .epoch = g->epoch, .gterm = g->gterm, .gcount = g->gcount,
                                .action = COMMIT_RELEASE, .data_state = g->was_clean ? DATA_CLEAN : DATA_SETTLED};
     RPC(c, MSG_COMMIT, RPC_MUTATION | RPC_URGENT, commit_req, &req, commit_res, items_done, it);
+}
+
+/* An S that comes while a new generation is being entered cannot be used. The leader has it in place of what we had;
+ * unless it is given back, it keeps a removed file until the session ends (or the leader asks). */
+static void s_decline(struct tc_client *c, struct inode *i, const struct grant *g)
+{
+    uint32_t keep = i->opens > 0 ? LEASE_O : 0;
+
+    lease_queue_release(c, i->ino, g->gterm, g->gcount, g->kind, keep);
+    if (i->held & LEASE_S)
+        lease_ended(c, i, keep);
+    i->held = keep;
+    i->gterm = g->gterm;
+    i->gcount = g->gcount;
 }
 
 bool lease_counter_ok(const struct inode *i, const struct grant *g)
@@ -243,13 +257,16 @@ bool lease_take_grant(struct tc_client *c, struct inode *i, const struct grant *
     if (i->x)
         return false;
     if (is_refused(i, g->gterm, g->gcount) || g->gterm < c->term_seen)
+        return false; /* the leader has ended it, or is gone */
+    if (!same && i->held && g->gterm == i->gterm && (g->gcount & i->gcount & MEMORY_GRANT) && g->gcount < i->gcount)
+        return false; /* answers overtook each other: the leader's reference bears the id that we have */
+    if (g->kind == LEASE_S && (!current || i->phase != RECALL_IDLE)) {
+        if (!same && i->phase == RECALL_IDLE)
+            s_decline(c, i, g);
         return false;
-    if (g->kind == LEASE_S && (!current || i->phase != RECALL_IDLE))
-        return false;
+    }
     if (same && (i->held & g->kind))
         return g->kind == LEASE_S && counter_ok && holds_s_now(c, i);
-    if (i->held && g->gterm == i->gterm && (g->gcount & i->gcount & MEMORY_GRANT) && g->gcount < i->gcount)
-        return false; /* answers overtook each other: the leader's reference bears the id that we have */
     if (i->held && !same)
         lease_queue_release(c, i->ino, i->gterm, i->gcount, i->held, 0);
     if (!(i->held & LEASE_S))

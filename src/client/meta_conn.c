@@ -502,6 +502,7 @@ void meta_send_keepalive(struct tc_client *c, uint64_t id, bool next_member)
         .has_ctx = true,
         .map_epoch = c->map ? c->map->epoch : 0,
         .caching = c->gen_term != 0 && !c->listing,
+        .progress = c->recall_landed,
     };
     unsigned to = next_member ? (c->leader + 1 + (unsigned)(env_random(c->env) % MAX(c->n_members - 1, 1))) % c->n_members : c->leader;
 

@@ -70,6 +70,15 @@ static void simple_done(void *arg)
     recall_ack(c, rc);
 }
 
+/* A directory that was removed here is kept for who may be working in it: its references end when nobody does. Of one
+ * removed elsewhere the kernel does not know, and may keep it for ever. */
+static bool last_name_goes(const struct inode *i, const struct recall *rc)
+{
+    if (rc->orphan)
+        return (i->attr.mode & S_IFMT) != S_IFDIR || i->lookups == 0 || rc->news;
+    return (i->attr.mode & S_IFMT) == S_IFREG && i->attr.nlink <= 1;
+}
+
 static void recall_simple(struct tc_client *c, struct recall *rc)
 {
     struct inode *i = rc->ino;
@@ -79,7 +88,7 @@ static void recall_simple(struct tc_client *c, struct recall *rc)
     if (rc->kind == RECALL_ENTRY) {
         dir_drop_name(c, i, rc->name);
         dir_drop_pages(c, i);
-    } else if (!i->x && i->opens == 0 && (i->held & LEASE_S) && (i->attr.mode & S_IFMT) == S_IFREG && i->attr.nlink <= 1) {
+    } else if (last_name_goes(i, rc) && !i->x && i->opens == 0 && (i->held & LEASE_S)) {
         lease_ended(c, i, 0); /* its last name may be going: no reference of ours keeps it */
         pages = i->kernel_pages; /* it may live on under another name, and be written there */
         i->kernel_pages = false;
@@ -97,12 +106,10 @@ static void recall_simple(struct tc_client *c, struct recall *rc)
 
 static void refuse_grants(struct inode *i, uint64_t gterm, uint64_t gcount)
 {
-    unsigned n = (unsigned)(gcount >> 63);
+    struct grant_id id = {gterm, gcount}, *mark = &i->refused[gcount >> 63];
 
-    if (gterm > i->refused[n].gterm || (gterm == i->refused[n].gterm && gcount > i->refused[n].gcount)) {
-        i->refused[n].gterm = gterm;
-        i->refused[n].gcount = gcount;
-    }
+    if (grant_id_less(mark, &id))
+        *mark = id;
 }
 
 /* ---- the machine ---------------------------------------------------------------------------------------------------- */
@@ -386,7 +393,12 @@ void recall_item(struct tc_client *c, uint64_t term, const struct recall_item *i
         refuse_grants(i, it->gterm, it->gcount);
     }
     rc = tc_calloc(1, sizeof(*rc));
-    *rc = (struct recall){.ino = i, .gterm = it->gterm, .gcount = it->gcount, .counter = it->recall, .kind = kind, .term = term};
+    *rc = (struct recall){.ino = i, .gterm = it->gterm, .gcount = it->gcount, .counter = it->recall, .kind = kind, .term = term,
+                          .orphan = it->orphan};
+    if (it->orphan) {
+        rc->news = i->attr.nlink > 0;
+        i->attr.nlink = 0; /* for good */
+    }
     inode_pin(i);
     rc->name = tc_malloc((size_t)it->name.n + 1);
     if (it->name.n)

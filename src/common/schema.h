@@ -185,7 +185,8 @@ WIRE_DECLARE(session_close_req, CTX_ONLY)
 #define KEEPALIVE_REQ(F, S, L)                                                                 \
     S(req_ctx, ctx, 1, true)                                                                   \
     F(u64, map_epoch, 2, false)                                                                \
-    F(boolean, caching, 3, false) /* asks to prolong the caching right of ctx.gen */
+    F(boolean, caching, 3, false) /* asks to prolong the caching right of ctx.gen */          \
+    F(u64, progress, 4, false)    /* pieces of recalled files written out so far */
 WIRE_DECLARE(keepalive_req, KEEPALIVE_REQ)
 
 #define KEEPALIVE_RES(F, S, L)                                                                 \
@@ -428,7 +429,8 @@ enum recall_kind {
     F(u64, gcount, 3, true)                                                                    \
     F(u32, kind, 4, true)                                                                      \
     F(u64, recall, 5, true) /* counter, grows per (session, inode) */                          \
-    F(str, name, 6, false)  /* ENTRY */
+    F(str, name, 6, false)  /* ENTRY */                                                        \
+    F(boolean, orphan, 7, false) /* ATTR: the inode has lost its last name; is it still needed? */
 WIRE_DECLARE(recall_item, RECALL_ITEM)
 
 #define RECALL_MSG(F, S, L)                                                                    \

@@ -293,6 +293,27 @@ void lease_recall_x(struct leases *l, struct lease_op *op, uint64_t ino, struct 
     recall_wait(c, op);
 }
 
+#define ORPHAN_ASK_NS (5 * NS_PER_S) /* first; doubled each time */
+#define ORPHAN_ASK_MAX_NS (320 * NS_PER_S)
+
+void lease_ask_orphan(struct leases *l, struct lease_ref *r, uint64_t now)
+{
+    struct lease_recall *c;
+
+    if (!r->orphan_at) { /* most go by themselves */
+        r->orphan_wait = ORPHAN_ASK_NS;
+        r->orphan_at = now + r->orphan_wait;
+    }
+    if (now < r->orphan_at)
+        return;
+    r->orphan_wait = MIN(2 * r->orphan_wait, ORPHAN_ASK_MAX_NS);
+    r->orphan_at = now + r->orphan_wait;
+    c = recall_new(l, r->session, r->inode->ino, RECALL_ATTR, now);
+    c->gterm = r->gterm;
+    c->gcount = r->gcount;
+    c->orphan = true;
+}
+
 bool lease_wait_recovery(struct leases *l, struct lease_op *op, uint64_t ino)
 {
     struct lease_inode *i = lease_inode_get(l, ino);
@@ -358,6 +379,17 @@ void lease_committed(struct leases *l, struct lease_session *s, uint64_t ino, ui
         c->progress_at = now;
         if (c->kind == RECALL_ASK && c->number <= number)
             lease_recall_complete(l, c);
+    }
+}
+
+void lease_progress(struct lease_session *s, uint64_t now)
+{
+    struct lease_recall *c;
+
+    DL_FOREACH(s->recalls, c)
+    {
+        if (c->of_x)
+            c->progress_at = now;
     }
 }
 

@@ -124,7 +124,7 @@ struct lease_ref *lease_find(struct leases *l, const struct lease_session *s, ui
     return i ? ref_of(i, s) : NULL;
 }
 
-const struct lease_ref *lease_refs_of(struct leases *l, uint64_t ino)
+struct lease_ref *lease_refs_of(struct leases *l, uint64_t ino)
 {
     struct lease_inode *i = lease_inode_find(l, ino);
 

@@ -89,6 +89,7 @@ struct lease_recall {
     uint64_t number;
     uint64_t gterm, gcount; /* the grant it names */
     bool of_x;              /* ends when the state machine says that X has ended (ASK: was committed) */
+    bool orphan;            /* ATTR: the inode has no name any more */
     char *name;             /* ENTRY; owned */
     uint32_t name_len;
     uint64_t progress_at;
@@ -106,6 +107,8 @@ struct lease_ref {
     uint64_t gen_n;      /* generation it was granted or listed in */
     uint64_t request_id; /* that it answered last: a retry gets the same grant */
     bool listed;
+    uint64_t orphan_at;   /* next to be asked whether it is needed (lease_ask_orphan); 0: not yet thought of */
+    uint64_t orphan_wait; /* between askings */
     struct lease_ref *prev, *next;   /* inode->refs */
     struct lease_ref *sprev, *snext; /* session->refs */
 };
@@ -145,7 +148,7 @@ void leases_release(struct leases *l, struct lease_session *s, const struct leas
 struct lease_ref *lease_find(struct leases *l, const struct lease_session *s, uint64_t ino);
 bool lease_any_ref(struct leases *l, uint64_t ino);
 /* The references of an inode, linked by next; NULL: none. */
-const struct lease_ref *lease_refs_of(struct leases *l, uint64_t ino);
+struct lease_ref *lease_refs_of(struct leases *l, uint64_t ino);
 /* A recall or a change of this inode is under way, other than @own's (may be NULL): no counter, no S. */
 bool lease_changing(struct leases *l, uint64_t ino, const struct lease_op *own);
 /* The counter that an answer read now bears. */
@@ -190,6 +193,9 @@ void lease_recall_s(struct leases *l, struct lease_op *op, uint64_t ino, uint64_
  * not sent yet is shared), ATTR (until acknowledged). */
 void lease_recall_x(struct leases *l, struct lease_op *op, uint64_t ino, struct lease_session *s, uint32_t kind,
                     uint64_t gterm, uint64_t gcount, uint64_t now);
+/* @r is of an inode without a name. Ask its session, now and then, whether it needs it still: grants that it could not
+ * use, and names that its kernel keeps, would hold the inode for as long as the session lives. */
+void lease_ask_orphan(struct leases *l, struct lease_ref *r, uint64_t now);
 /* Wait for the recovery of @ino (lease_recovered). True: it is the first, so recovery has to be begun. */
 bool lease_wait_recovery(struct leases *l, struct lease_op *op, uint64_t ino);
 void lease_recovered(struct leases *l, uint64_t ino);
@@ -201,6 +207,8 @@ bool lease_recovering(struct leases *l, uint64_t ino);
 struct lease_recall *leases_ack(struct leases *l, struct lease_session *s, const struct lease_item *item);
 /* The session committed under its X of @ino: an ASK with number <= @number completes; others see progress. */
 void lease_committed(struct leases *l, struct lease_session *s, uint64_t ino, uint64_t number, uint64_t now);
+/* The session has written out data of inodes that are recalled from it. */
+void lease_progress(struct lease_session *s, uint64_t now);
 /* Recalls of S of sessions whose caching right has run out by @now are given up, as in lease_recall_s(). */
 void lease_expire_caching(struct leases *l, struct lease_session *s, uint64_t now);
 /* An operation waits for @op's inode? For tests. */

@@ -81,6 +81,7 @@ struct meta_session {
     uint32_t incarnation;
     uint64_t peer; /* that spoke last for it */
     uint64_t heard_at;
+    uint64_t progress; /* as its last keepalive said */
     bool expiring; /* proposed: no keepalive is answered any more */
     bool old;      /* lived before this term: may hold what we do not know */
     UT_hash_handle hh;

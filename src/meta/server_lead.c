@@ -234,6 +234,9 @@ void keepalive(struct meta_server *s, const struct request *q)
     if (!x)
         return;
     x->heard_at = env_now(s->env);
+    if (req->progress != x->progress)
+        lease_progress(&x->lease, x->heard_at);
+    x->progress = req->progress;
     current = q->ctx->gen_term == s->lead->term && q->ctx->gen_n == x->lease.gen_n;
     res = (struct keepalive_res){
         .gen_term = s->lead->term,
@@ -324,6 +327,7 @@ static void recalls_send(struct meta_server *s, struct meta_session *x, uint64_t
             .gcount = c->gcount,
             .kind = c->kind,
             .recall = c->number,
+            .orphan = c->orphan,
             .name = {c->name, c->name_len},
         };
     }

@@ -423,11 +423,11 @@ static void reap_applied(struct meta_server *s, struct meta_op *op, int status)
     s->lead->reaping = false;
 }
 
-/* An orphan waits for whoever may hold it: those who are silent for a TTL need not be waited for. */
+/* An orphan waits for whoever may hold it: those who are silent for a TTL need not be waited for, others are asked. */
 static void reap_held(struct meta_server *s, uint64_t ino)
 {
-    const struct lease_ref *r, *next;
-    struct meta_session *holder;
+    struct lease_ref *r, *next;
+    struct meta_session *holder = NULL;
     struct fsm_lease f;
 
     if (fsm_lease(s->fsm, ino, &f) && !f.dead) {
@@ -441,6 +441,8 @@ static void reap_held(struct meta_server *s, uint64_t ino)
         next = r->next;
         if (session_silent(s, x))
             session_expire(s, x, "silent, and holds a removed file");
+        else if (x != holder)
+            lease_ask_orphan(s->lead->leases, r, env_now(s->env));
     }
 }
 

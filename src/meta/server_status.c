@@ -273,6 +273,34 @@ static void status_pgs(struct meta_server *s, json_t *j, json_t *problems, bool 
         problem(problems, "warning", "format a cluster with more copies if the data matters", "no redundancy: one copy");
 }
 
+#define ORPHANS_COUNTED 256
+
+/* Mounts that are silent: nobody has had to wait for them yet, so their sessions live. Returns how many files they were
+ * writing; each becomes unclean when somebody uses it, or when the session is given up. */
+static uint64_t status_silent(struct meta_server *s, json_t *j, json_t *problems)
+{
+    json_t *list = json_array();
+    struct meta_session *x, *tmp;
+    struct fsm_session f;
+    uint64_t files = 0;
+
+    HASH_ITER(hh, s->lead->sessions, x, tmp)
+    {
+        uint64_t silent = (env_now(s->env) - x->heard_at) / NS_PER_MS;
+
+        if (!session_silent(s, x) || !fsm_session(s->fsm, x->lease.id, &f))
+            continue;
+        files += f.n_x;
+        json_array_append_new(list, json_pack("{s:s,s:o,s:o}", "client", f.client ? f.client : "", "silent_ms", num(silent),
+                                              "writing", num(f.n_x)));
+        problem(problems, "info", "if it is gone nothing has to be done: it is given up when somebody needs its files, or after 5 minutes",
+                "mount %s is silent for %llu s, it was writing %llu files", f.client ? f.client : "?",
+                (unsigned long long)(silent / 1000), (unsigned long long)f.n_x);
+    }
+    json_object_set_new(j, "silent_sessions", list);
+    return files;
+}
+
 static void status_leader(struct meta_server *s, json_t *j, const struct replica_status *r, json_t *problems, bool each)
 {
     const struct genesis *g = fsm_genesis(s->fsm);
@@ -295,9 +323,11 @@ static void status_leader(struct meta_server *s, json_t *j, const struct replica
                         json_pack("{s:o,s:o,s:o}", "total", num(total), "free", num(avail), "used", num(used)));
     if (s->lead) {
         struct lead *l = s->lead;
-        uint64_t unclean = MAX(l->unclean_count, l->unclean_seen);
+        uint64_t unclean = MAX(l->unclean_count, l->unclean_seen) + status_silent(s, j, problems);
+        uint64_t inos[ORPHANS_COUNTED];
 
         json_object_set_new(j, "unclean", num(unclean));
+        json_object_set_new(j, "orphans", num(fsm_orphans(s->fsm, 0, inos, ORPHANS_COUNTED)));
         json_object_set_new(j, "sessions", num(HASH_COUNT(l->sessions)));
         json_object_set_new(j, "leases", num(leases_refs(l->leases)));
         if (unclean)

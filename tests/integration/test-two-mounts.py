@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
 """Two mounts of one cluster see each other's completed operations at once: names, sizes, data, appends."""
-import os, sys, threading
-from cluster import Cluster, need_fuse, sh
+import os, sys, threading, time
+from cluster import Cluster, need_fuse, sh, wait_until
 
 
 def main():
@@ -68,6 +68,9 @@ def main():
         f = open(b + '/shared', 'rb')
         os.unlink(a + '/shared')
         assert len(f.read()) == 10
+        f.close()
+        fa.close()
+        fb.close()
         # Read through one and closed; renamed and rewritten through the other: no page of before.
         for i in range(3):
             with open(a + '/p', 'wb') as f:
@@ -101,6 +104,23 @@ def main():
             for t in ts:
                 t.join(60)
         assert len(wins) == 30, len(wins)
+        # What one mount has looked at or has open, and the other removes, is gone when nobody needs it any more.
+        os.makedirs(a + '/gone/sub')
+        for i in range(20):
+            open('%s/gone/f%d' % (a, i), 'w').close()
+        sh('ls -lR %s/gone; ls -lR %s/gone' % (b, a))
+        held = open(b + '/gone/f0', 'w+')
+        held.write('still here')
+        held.flush()
+        here = os.open(b + '/gone/sub', os.O_RDONLY)
+        sh('rm -rf %s/gone' % a)
+        time.sleep(8)       # asked for meanwhile
+        held.seek(0)
+        assert held.read() == 'still here' and os.fstat(here).st_nlink == 0
+        held.close()
+        os.close(here)
+        wait_until('removed files are gone', lambda: [m['status']['orphans'] for m in c.status()['members']
+                                                      if 'orphans' in m.get('status', {})] == [0], 90)
         sh('cp -a /usr/include/linux %s/inc && diff -r /usr/include/linux %s/inc' % (a, b))
     return 0
 

@@ -286,6 +286,48 @@ START_TEST(lists)
 }
 END_TEST
 
+/* Who may hold an inode without a name is asked, after a while and ever more seldom; what it says remains. */
+START_TEST(orphans_are_asked_for)
+{
+    struct lease_ref *r = lease_give(l, &a, 10, LEASE_S, 1);
+    struct lease_item item;
+
+    lease_ask_orphan(l, r, NS_PER_S);
+    ck_assert_ptr_null(a.recalls); /* most go by themselves */
+    lease_ask_orphan(l, r, 7 * NS_PER_S);
+    ck_assert(a.recalls && a.recalls->orphan && a.recalls->kind == RECALL_ATTR);
+    lease_ask_orphan(l, r, 8 * NS_PER_S);
+    ck_assert_ptr_null(a.recalls->next);
+    item = ack_of(a.recalls, LEASE_O);
+    (void)lease_give(l, &a, 10, LEASE_S, 2); /* on its way while the question was: not meant by the answer */
+    leases_ack(l, &a, &item);
+    ck_assert_ptr_null(a.recalls);
+    ck_assert_uint_eq(r->kinds, LEASE_S);
+
+    lease_ask_orphan(l, r, 100 * NS_PER_S);
+    item = ack_of(a.recalls, 0);
+    leases_ack(l, &a, &item);
+    ck_assert(!lease_any_ref(l, 10));
+}
+END_TEST
+
+/* Data written out is progress of whatever is recalled with it. */
+START_TEST(flushing_is_progress)
+{
+    struct lease_op op;
+
+    op_on(&op, b.id, 10, LEASE_MODE_EXCLUSIVE);
+    lease_x_granted(l, &a, 10, TERM, 5);
+    ENTER(op);
+    lease_recall_x(l, &op, 10, &a, RECALL_ALL, TERM, 5, 500);
+    lease_progress(&a, 900);
+    ck_assert_uint_eq(a.recalls->progress_at, 900);
+    lease_x_ended(l, &a, 10, TERM, 5, 0, 0);
+    ck_assert_uint_eq(op.waits, 0);
+    lease_op_finish(l, &op);
+}
+END_TEST
+
 /* Whoever waits for a session is freed by its end. */
 START_TEST(session_ends)
 {
@@ -334,6 +376,8 @@ int main(void)
     tcase_add_test(c, bypass_blocks);
     tcase_add_test(c, queue_no_deadlock);
     tcase_add_test(c, lists);
+    tcase_add_test(c, orphans_are_asked_for);
+    tcase_add_test(c, flushing_is_progress);
     tcase_add_test(c, session_ends);
     tcase_add_test(c, recovery_waits);
     suite_add_tcase(s, c);
