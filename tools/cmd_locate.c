@@ -7,73 +7,26 @@
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/stat.h>
-#include <sys/sysmacros.h>
-#include <sys/vfs.h>
 
-#include "common/map.h"
-#include "common/os_env.h"
-#include "tercet.h"
+#include "data.h"
 
-#define CHUNK_BYTES (1u << 20)
-#define CHUNK_BLOCKS 256
 #define CHUNKS_MAX 65536
-#define FUSE_MAGIC 0x65735546
 
 struct locate {
-    const struct cli *cli;
-    struct env *env;
-    struct map *map;
-    uint64_t ino, size, tag;
+    struct tool_data d;
+    struct tool_file f;
     json_t *chunks;
     unsigned bad; /* chunks whose replicas differ or do not answer */
 };
 
-/* The whole map, from the leader. Returns 0 or an exit status. */
-static int get_map(struct locate *l, const struct tool_members *m)
-{
-    struct map_get_req body = {.have = 0};
-    struct rpc_request req = {.type = MSG_MAP_GET, .body = &body, .timeout_ms = TOOL_TIMEOUT_MS};
-    struct wire_arena arena = {0};
-    struct cluster_map msg;
-    struct rpc_answer a;
-    struct tool_status s;
-    const char *endpoint, *hex;
-    uint8_t cluster[16] = {0};
-    int r;
-
-    tool_status_ask(l->env, m, TOOL_TIMEOUT_MS, &s);
-    if (s.leader < 0) {
-        tool_status_fini(&s);
-        return cli_failed(l->cli, "no metadata leader answers; see tercet status");
-    }
-    endpoint = m->endpoints[s.leader];
-    hex = json_text(s.docs[s.leader], "cluster", "");
-    for (size_t i = 0; i < 16 && strlen(hex) == 32; i++)
-        sscanf(hex + 2 * i, "%2hhx", &cluster[i]);
-    req.cluster = l->tag = map_cluster_tag(cluster);
-    rpc_ask(l->env, &endpoint, 1, &req, &a);
-    r = a.status;
-    if (r == 0)
-        r = wire_decode(a.body, &cluster_map_schema, &arena, &msg);
-    if (r == 0)
-        r = map_apply(l->map, &msg);
-    wire_arena_fini(&arena);
-    rpc_answers_fini(&a, 1);
-    tool_status_fini(&s);
-    if (r == 0 && !l->map->pgs)
-        r = -TC_E_NO_MAP;
-    return r < 0 ? cli_failed(l->cli, "cannot get the cluster map: %s", tc_strerror(r)) : 0;
-}
-
 /* What a replica has of a chunk, as JSON. */
 static json_t *describe_replica(struct locate *l, uint32_t pg, uint32_t index, const struct map_store *store)
 {
-    const struct map_pg *p = &l->map->pgs[pg];
-    struct read_item item = {.pg = pg, .pg_epoch = p->epoch, .ino = l->ino, .index = index,
-                             .count = CHUNK_BLOCKS};
-    struct read_req body = {.barrier = l->map->epoch, .items = {&item, 1}};
-    struct rpc_request req = {MSG_READ, l->tag, &body, TOOL_TIMEOUT_MS};
+    const struct map_pg *p = &l->d.map->pgs[pg];
+    struct read_item item = {.pg = pg, .pg_epoch = p->epoch, .ino = l->f.ino, .index = index,
+                             .count = TOOL_CHUNK_BLOCKS};
+    struct read_req body = {.barrier = l->d.map->epoch, .items = {&item, 1}};
+    struct rpc_request req = {MSG_READ, l->d.tag, &body, TOOL_TIMEOUT_MS};
     struct wire_arena arena = {0};
     struct read_res res = {0};
     struct rpc_answer a;
@@ -82,7 +35,7 @@ static json_t *describe_replica(struct locate *l, uint32_t pg, uint32_t index, c
     json_t *o;
     int r;
 
-    rpc_ask(l->env, &endpoint, 1, &req, &a);
+    rpc_ask(l->d.env, &endpoint, 1, &req, &a);
     r = a.status;
     if (r == 0)
         r = wire_decode(a.body, &read_res_schema, &arena, &res);
@@ -110,13 +63,13 @@ static json_t *describe_replica(struct locate *l, uint32_t pg, uint32_t index, c
 
 static void describe_chunk(struct locate *l, uint32_t index)
 {
-    uint32_t pg = map_pg_of(l->map, l->ino, index);
-    const struct map_pg *p = &l->map->pgs[pg];
+    uint32_t pg = map_pg_of(l->d.map, l->f.ino, index);
+    const struct map_pg *p = &l->d.map->pgs[pg];
     json_t *replicas = json_array(), *first = NULL;
     bool alike = true;
 
     for (unsigned i = 0; i < p->n; i++) {
-        const struct map_store *store = map_store(l->map, p->voters[i]);
+        const struct map_store *store = map_store(l->d.map, p->voters[i]);
         json_t *o = store ? describe_replica(l, pg, index, store) : json_pack("{s:s}", "state", "unknown store");
 
         json_array_append_new(replicas, o);
@@ -137,7 +90,7 @@ static void print_human(const struct locate *l, const char *path)
     size_t i, j;
 
     printf("%s: inode %" PRIu64 ", %" PRIu64 " bytes, %zu chunks, %u with replicas that differ or do not answer\n",
-           path, l->ino, l->size, json_array_size(l->chunks), l->bad);
+           path, l->f.ino, l->f.size, json_array_size(l->chunks), l->bad);
     json_array_foreach(l->chunks, i, c)
     {
         printf("  chunk %-6" PRIu64 " pg %-5" PRIu64 " %s\n", json_u64(c, "index", 0), json_u64(c, "pg", 0),
@@ -154,18 +107,13 @@ static void print_human(const struct locate *l, const char *path)
     }
 }
 
-static int locate_file(struct locate *l, const char *path, const struct tool_members *m, bool json)
+static int locate_file(struct locate *l, const char *path, bool json)
 {
-    uint64_t n = (l->size + CHUNK_BYTES - 1) / CHUNK_BYTES;
-    int status = get_map(l, m);
-
-    if (status != 0)
-        return status;
-    for (uint32_t i = 0; i < MIN(n, (uint64_t)CHUNKS_MAX); i++)
+    for (uint32_t i = 0; i < MIN(l->f.chunks, (uint32_t)CHUNKS_MAX); i++)
         describe_chunk(l, i);
     if (json) {
-        json_t *o = json_pack("{s:s, s:I, s:I, s:O}", "file", path, "inode", (json_int_t)l->ino, "size",
-                              (json_int_t)l->size, "chunks", l->chunks);
+        json_t *o = json_pack("{s:s, s:I, s:I, s:O}", "file", path, "inode", (json_int_t)l->f.ino, "size",
+                              (json_int_t)l->f.size, "chunks", l->chunks);
 
         json_dumpf(o, stdout, JSON_INDENT(2));
         putchar('\n');
@@ -190,38 +138,21 @@ int cmd_locate(int argc, char **argv)
         .program = "tercet locate",
         .synopsis = "[--config=FILE | --servers=LIST] [--json] FILE",
         .summary = "Shows the chunks of a file on a mount, where their copies are, and whether these are alike.\n"
-                   "What was written and not flushed yet is not there. Exit status 1: some differ or do not answer.",
+                   "Exit status 1: some differ or do not answer.",
         .options = options,
         .config = true,
     };
-    struct locate l = {.cli = &cli};
-    struct tool_members m;
-    struct statfs fs;
-    struct stat st;
+    struct locate l = {0};
     int status = 0;
 
     if (!cli_parse(&cli, argc, argv, &status))
         return status;
     if (cli.n_args != 1)
         return cli_usage_error(&cli, "exactly one FILE is needed; see --help");
-    if (!tool_members_open(&cli, servers, &m, &status))
-        return status;
-    if (stat(cli.args[0], &st) < 0 || statfs(cli.args[0], &fs) < 0)
-        status = cli_failed(&cli, "%s: %s", cli.args[0], strerror(errno));
-    else if (!S_ISREG(st.st_mode) || fs.f_type != FUSE_MAGIC)
-        status = cli_failed(&cli, "%s: not a regular file on a Tercet mount", cli.args[0]);
-    else if (os_env_new(&(struct os_env_options){.threads = 1}, &l.env) < 0)
-        status = cli_failed(&cli, "cannot start");
-    if (status == 0) {
-        l.ino = st.st_ino;
-        l.size = (uint64_t)st.st_size;
-        l.map = map_new();
-        l.chunks = json_array();
-        status = locate_file(&l, cli.args[0], &m, json);
-        json_decref(l.chunks);
-        map_free(l.map);
-    }
-    os_env_free(l.env);
-    tool_members_fini(&m);
+    l.chunks = json_array();
+    if (tool_data_open(&cli, servers, &l.d, &status) && tool_file_open(&cli, cli.args[0], &l.f, &status))
+        status = locate_file(&l, cli.args[0], json);
+    json_decref(l.chunks);
+    tool_data_close(&l.d);
     return status;
 }

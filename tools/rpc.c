@@ -33,7 +33,7 @@ static void peer_done(struct rpc_peer *p, int status)
         os_env_stop(p->rpc->env, 0);
 }
 
-static void on_reply(void *arg, uint64_t peer TC_UNUSED, struct buf *head, struct buf *payload TC_UNUSED)
+static void on_reply(void *arg, uint64_t peer TC_UNUSED, struct buf *head, struct buf *payload)
 {
     struct rpc_peer *p = arg;
     struct wire_header h;
@@ -47,6 +47,7 @@ static void on_reply(void *arg, uint64_t peer TC_UNUSED, struct buf *head, struc
         return;
     }
     p->answer->frame = buf_ref(head);
+    p->answer->payload = payload ? buf_ref(payload) : NULL;
     p->answer->body = body;
     p->answer->h = h;
     peer_done(p, tc_error_from_wire(h.status));
@@ -112,6 +113,8 @@ void rpc_ask(struct env *env, const char *const *endpoints, unsigned n, const st
 
 void rpc_answers_fini(struct rpc_answer *answers, unsigned n)
 {
-    for (unsigned i = 0; i < n; i++)
+    for (unsigned i = 0; i < n; i++) {
         answers[i].frame = buf_unref(answers[i].frame);
+        answers[i].payload = buf_unref(answers[i].payload);
+    }
 }

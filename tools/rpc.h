@@ -11,6 +11,7 @@
 struct rpc_answer {
     int status;            /* 0, the server's error, or UNREACHABLE or DEADLINE */
     struct buf *frame;     /* the reply's; NULL if none came */
+    struct buf *payload;   /* NULL: none */
     struct slice body;     /* in it */
     struct wire_header h;
 };

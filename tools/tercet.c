@@ -18,6 +18,8 @@ static const struct {
     {"status", cmd_status, "health of the cluster: what is wrong and what to do about it"},
     {"locate", cmd_locate, "where the copies of a file are, and whether they are alike"},
     {"scrub", cmd_scrub, "read data from the disks and check it; what is damaged is repaired"},
+    {"verify", cmd_verify, "read all copies of a file and compare them"},
+    {"explain", cmd_explain, "where a file lies, and what would happen to it if a node died"},
     {"umount", cmd_umount, "unmount a directory once everything written is safe"},
 };
 
@@ -182,7 +184,7 @@ int main(int argc, char **argv)
         return CLI_OK;
     }
     if (verb_first(argc, argv) >= argc)
-        return cli_usage_error(&self, "which verb? One of format, status, locate, scrub, umount; see tercet --help");
+        return cli_usage_error(&self, "which verb? One of format, status, locate, scrub, verify, explain, umount; see tercet --help");
     log_setup(LOG_LEVEL_ERR, STDERR_FILENO);
     for (size_t i = 0; i < ARRAY_SIZE(verbs); i++) {
         if (strcmp(argv[1], verbs[i].name) == 0)

@@ -74,12 +74,29 @@ def running(c, tree, rnd):
     assert r['found'] == 0 and r['blocks_read'] >= 3 * 6 * 512, r
     print('ok: data flipped while running')
 
+    ino = os.stat(tree.path + '/large0').st_ino
+    mine = [p for p in chunk_files(c, 2) if int(os.path.basename(p).split('-')[1], 16) == ino]
+    flip(mine[0], rnd)
+    r = c.tercet('verify', '--json', tree.path + '/large0', check=False)
+    v = json.loads(r.stdout)
+    assert r.returncode == 1 and v['damaged'] == 1 and v['lost'] == 0 and v['problems'][0]['node'] == 2, v
+    wait_until('repair', lambda: c.tercet('verify', tree.path + '/large0', check=False).returncode == 0, 30, 0.2)
+    v = json.loads(c.tercet('verify', '--json', tree.path + '/large0').stdout)
+    assert v['alike'] and v['copies_read'] == 3 * 512, v
+    e = json.loads(c.tercet('explain', '--json', tree.path + '/large0').stdout)
+    assert len(e['chunks']) == 2 and all(len(x['copies']) == 3 for x in e['chunks']), e
+    assert all(y['verified'] > 0 for x in e['chunks'] for y in x['copies'] if y['node'] == 2), e
+    assert len(e['if_died']) == 3 and not any(d['waits'] or d['alone'] for d in e['if_died']), e
+    print('ok: verify and explain')
+
 
 def stopped(c, m, tree, rnd):
     """Data flipped while the store is stopped; readers never see it, and reading finds it."""
     c.daemons['storage-3'].stop()
     for p in chunk_files(c, 3)[:4]:
         flip(p, rnd)
+    e = json.loads(c.tercet('explain', '--json', tree.path + '/large0').stdout)
+    assert all(d['waits'] == (2 if d['node'] != 3 else 0) for d in e['if_died']), e['if_died']
     c.daemons['storage-3'].start()
     c.wait_healthy(60)
     m.umount()
