@@ -11,7 +11,7 @@
 
 enum { SITES_MAX = 256, SITE_NAME_MAX = 200 };
 
-uint32_t tc_test_rules_off;
+uint64_t tc_test_rules_off;
 
 static pthread_mutex_t sites_lock = PTHREAD_MUTEX_INITIALIZER;
 static char sites[SITES_MAX][SITE_NAME_MAX]; /* reached so far */
@@ -54,12 +54,12 @@ uint64_t tc_test_value(const char *name, uint64_t normal)
     return text ? strtoull(text, NULL, 0) : normal;
 }
 
-void tc_test_rules_set(uint32_t off)
+void tc_test_rules_set(uint64_t off)
 {
     tc_test_rules_off = off;
 }
 #else
-void tc_test_rules_set(uint32_t off)
+void tc_test_rules_set(uint64_t off)
 {
     (void)off;
 }

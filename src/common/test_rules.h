@@ -23,21 +23,21 @@
     X(EXPIRY,         11, "2.3: a client without keepalives suspends itself (off: goes on)")
 /* clang-format on */
 
-enum tc_test_rule {
-#define X(name, bit, text) TC_RULE_##name = 1 << (bit),
+enum tc_test_rule { /* bits of the mask */
+#define X(name, bit, text) TC_RULE_##name = (bit),
     TC_TEST_RULES(X)
 #undef X
 };
 
 #ifdef TC_TEST_RULES_BUILD
-extern uint32_t tc_test_rules_off;
-#define TC_RULE(name) (!(tc_test_rules_off & TC_RULE_##name))
+extern uint64_t tc_test_rules_off;
+#define TC_RULE(name) (!(tc_test_rules_off >> TC_RULE_##name & 1))
 #else
 #define TC_RULE(name) true
 #endif
 
 /* Turn rules off; nothing in a build without them. */
-void tc_test_rules_set(uint32_t off);
+void tc_test_rules_set(uint64_t off);
 
 #ifdef TC_TEST_RULES_BUILD
 /*

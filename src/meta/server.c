@@ -421,6 +421,8 @@ static int store_open(struct meta_server *s, const char *path)
     r = fsm_open(s->kv, &s->fsm);
     if (r < 0)
         s->fsm = NULL;
+    else
+        fsm_test_rules_off(s->fsm, s->cfg.fsm_rules_off);
     return r == -TC_E_IO ? -TC_E_DAMAGED : r; /* rows that cannot be read */
 }
 
@@ -633,6 +635,11 @@ void meta_server_stop(struct meta_server *s, uint64_t timeout_ms, void (*done)(v
     env_timer_set(s->env, &s->stop_timer, now);
 }
 
+bool meta_server_transfer(struct meta_server *s)
+{
+    return replica_leads(s->replica) && replica_transfer(s->replica, 0) == 0;
+}
+
 /* ---- start ---- */
 
 static void config_copy(struct meta_server *s, const struct meta_server_config *cfg)
@@ -717,6 +724,7 @@ static int open_replica(struct meta_server *s, char *why, size_t why_size)
         .heartbeat_ms = s->cfg.heartbeat_ms,
         .election_min_ms = s->cfg.election_min_ms,
         .election_max_ms = s->cfg.election_max_ms,
+        .rules_off = s->cfg.raft_rules_off,
         .ops = &replica_callbacks,
         .arg = s,
     };

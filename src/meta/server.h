@@ -48,6 +48,8 @@ struct meta_server_config {
     uint64_t sweep_ms;          /* 1000: turns of the reaper, the sweeper and the planner */
     /* Test switches: a set bit turns one rule OFF (enum meta_rule). Zero in production. */
     uint32_t rules_off;
+    uint32_t raft_rules_off; /* enum raft_rule (raft.h) */
+    uint32_t fsm_rules_off;  /* enum fsm_rule (fsm.h) */
     /* The member can promise nothing more (a disk failed) and is to be closed. May be NULL. */
     void (*failed)(void *arg, int err, const char *what);
     void *arg;
@@ -83,5 +85,7 @@ struct fsm *meta_server_fsm(struct meta_server *s);  /* NULL: not formatted */
 uint64_t meta_server_applied(const struct meta_server *s);
 /* The status document (MSG_STATUS) as JSON text. Returns: caller frees. */
 char *meta_server_status_json(struct meta_server *s);
+/* Hand leadership to another member, if this one leads; false: it does not, or cannot now. */
+bool meta_server_transfer(struct meta_server *s);
 /* Begin a checkpoint now. */
 void meta_server_checkpoint(struct meta_server *s);

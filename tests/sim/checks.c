@@ -12,6 +12,8 @@
 
 #include "common/map.h"
 #include "meta/fsm.h"
+#include "sim/check_raft.h"
+#include "sim/coverage.h"
 
 enum { TICK_MS = 50, HASH_EVERY = 10, FILES_MAX = 32 };
 
@@ -47,6 +49,7 @@ struct checks {
     struct cluster *c;
     struct seen_block *blocks;
     struct seen_state *states;
+    struct check_raft *raft;
     struct wire_arena arena;
     uint32_t ticks;
     struct {
@@ -122,12 +125,14 @@ static void on_message(void *arg, struct sim_node *from, struct buf *head, struc
     struct write_req req;
     struct slice body;
 
-    (void)payload;
     if (wire_check_frame(slice_of(head->data, head->len), &h, &body) < 0) {
         cluster_fail(k->c, "a malformed frame was sent");
         return;
     }
     wire_arena_reset(&k->arena);
+    coverage_message(from, &h, body);
+    if (h.type == MSG_RAFT)
+        check_raft(k->raft, body, payload);
     if (k->c->opt.messages)
         print_message(k, from, &h, body);
     if (h.type != MSG_WRITE || h.kind != WIRE_REQUEST)
@@ -389,7 +394,9 @@ struct checks *checks_new(struct cluster *c)
     struct checks *k = tc_calloc(1, sizeof *k);
 
     k->c = c;
+    k->raft = check_raft_new(c);
     c->checks = k;
+    c->watch_log = coverage_log;
     sim_net_set_tap(c->s, on_message, k);
     sim_at(c->s, sim_now(c->s), on_tick, k);
     return k;
@@ -410,6 +417,7 @@ void checks_free(struct checks *k)
         HASH_DEL(k->states, s);
         free(s);
     }
+    check_raft_free(k->raft);
     wire_arena_fini(&k->arena);
     wire_arena_fini(&k->attr_arena);
     map_free(k->map);

@@ -26,6 +26,8 @@ static void log_line(void *arg, const char *line)
     char *out = log_ring[log_n++ % LOG_LINES];
 
     (void)arg;
+    if (c && c->watch_log)
+        c->watch_log(line);
     snprintf(out, LOG_LINE, "%10.6f %.*s", c ? (double)sim_now(c->s) / 1e9 : 0.0, (int)strcspn(line, "\n"), line);
     if (c && c->opt.verbose)
         fprintf(stderr, "%s\n", out);
@@ -124,13 +126,16 @@ void member_boot(struct member *m)
     struct meta_member all[METAS_MAX];
     struct meta_server_config cfg = {.id = m->id, .members = all, .n_members = c->opt.n_meta, .dir = "meta",
                                      .kv_mem = true, .session_ttl_ms = c->opt.ttl_ms, .checkpoint_ms = 5000,
-                                     .rules_off = c->opt.rules_off};
+                                     .rules_off = (uint32_t)c->opt.rules_off[RULE_META],
+                                     .raft_rules_off = (uint32_t)c->opt.rules_off[RULE_RAFT],
+                                     .fsm_rules_off = (uint32_t)c->opt.rules_off[RULE_FSM]};
     struct env *env;
     char why[512] = "";
     int r;
 
     for (unsigned i = 0; i < c->opt.n_meta; i++)
         all[i] = (struct meta_member){c->members[i].id, c->members[i].endpoint};
+    m->stopping = m->stopped = false;
     env = sim_node_boot(m->node);
     r = meta_server_open(env, &cfg, why, sizeof why, &m->server);
     if (r) {

@@ -9,6 +9,7 @@
 #include "client/client.h"
 #include "common/env.h"
 #include "meta/server.h"
+#include "sim/rules.h"
 #include "sim/sim.h"
 #include "storage/server.h"
 
@@ -24,8 +25,9 @@ struct cluster_options {
     uint64_t ttl_ms;      /* of sessions */
     uint32_t faults;      /* enum fault bits that may be drawn (nemesis.h) */
     uint32_t work;        /* enum work bits (workload.h) */
-    uint32_t rules_off;   /* enum meta_rule: passed on */
-    uint32_t test_rules;  /* enum tc_test_rule, turned off */
+    uint64_t rules_off[RULE_LAYERS]; /* rules.h */
+    bool swarm;           /* sizes, faults and rates are drawn from the seed (swarm.h) */
+    unsigned strike;      /* the nemesis strikes in one of so many of its turns */
     bool verbose;
     bool messages; /* print them all */
 };
@@ -39,6 +41,7 @@ struct member {
     uint32_t id;
     char endpoint[64];
     bool down; /* not to be started by the nemesis */
+    bool stopping, stopped; /* a planned stop was begun; is done, and the member is to be killed */
 };
 
 struct store {
@@ -90,6 +93,7 @@ struct cluster {
     unsigned n_actors;
     struct tool *tool;
     struct checks *checks; /* checks.h, or NULL */
+    void (*watch_log)(const char *line); /* coverage.h, or NULL */
     bool stopping;  /* actors end at their next operation */
     bool failed;
     char why[1024];

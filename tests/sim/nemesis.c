@@ -15,7 +15,7 @@ struct nemesis {
     uint64_t until;
     uint64_t back_at[NODES];   /* a killed node boots then; 0: it lives */
     uint64_t resume_at[NODES]; /* 0: not paused */
-    uint64_t heal_at, calm_at;
+    uint64_t heal_at, calm_at, slow_until;
     unsigned n_nodes;
 };
 
@@ -187,10 +187,45 @@ static void fault_clock(struct nemesis *n)
 {
     struct sim_node *node = cluster_node(n->c, (unsigned)sim_below(&n->rng, n->n_nodes));
 
-    if (sim_below(&n->rng, 2))
-        sim_node_set_drift(node, (int64_t)sim_below(&n->rng, 60000) - 30000);
+    uint64_t jump_ms = sim_below(&n->rng, 3) ? 20000 : 1200000;
+
+    if (sim_below(&n->rng, 2)) /* any two differ by less than 10 % */
+        sim_node_set_drift(node, (int64_t)sim_below(&n->rng, 90000) - 45000);
     else
-        sim_node_set_wall(node, (int64_t)(sim_below(&n->rng, 20000)) * (int64_t)NS_PER_MS - 10 * (int64_t)NS_PER_S);
+        sim_node_set_wall(node, ((int64_t)sim_below(&n->rng, jump_ms) - (int64_t)jump_ms / 2) * (int64_t)NS_PER_MS);
+}
+
+static void on_stopped(void *arg)
+{
+    ((struct member *)arg)->stopped = true;
+}
+
+/* By hand, or because the member is to be stopped: it ends when it has handed over (nemesis_mend). */
+static void fault_transfer(struct nemesis *n)
+{
+    struct member *m = cluster_leader(n->c);
+
+    if (!m || m->stopping)
+        return;
+    if (sim_below(&n->rng, 2)) {
+        if (meta_server_transfer(m->server))
+            cluster_log(n->c, "member %u hands leadership over", m->id);
+    } else {
+        m->stopping = true;
+        meta_server_stop(m->server, 2000, on_stopped, m);
+    }
+}
+
+/* Everything else goes on without that disk. */
+static void fault_slow(struct nemesis *n)
+{
+    struct sim_node *node = cluster_node(n->c, (unsigned)sim_below(&n->rng, n->c->opt.n_meta + n->c->opt.n_store));
+
+    if (!sim_node_alive(node) || n->slow_until > sim_now(n->c->s))
+        return;
+    n->slow_until = some(n, 2000, 8000);
+    sim_node_stall(node, n->slow_until - sim_now(n->c->s));
+    cluster_log(n->c, "%s: disk stalls for seconds", sim_node_host(node));
 }
 
 static void nemesis_calm(struct nemesis *n)
@@ -215,6 +250,10 @@ static void nemesis_mend(struct nemesis *n, bool all)
                 client_disturb(client_at(n, i), false);
             cluster_log(n->c, "%s goes on", sim_node_host(node));
         }
+        if (i < n->c->opt.n_meta && n->c->members[i].stopped && sim_node_alive(node)) {
+            cluster_log(n->c, "member %u stopped as planned", i + 1);
+            node_kill(n, i);
+        }
         if (!sim_node_alive(node) && !n->back_at[i] && !held_down(n, i)) {
             n->back_at[i] = some(n, 10, 1000); /* crashed by itself: its disk froze, or it gave up */
             if ((n->c->opt.faults & FAULT_POWER) && sim_below(&n->rng, 2))
@@ -236,7 +275,7 @@ static void nemesis_mend(struct nemesis *n, bool all)
 static void nemesis_strike(struct nemesis *n)
 {
     struct cluster *c = n->c;
-    uint32_t f = 1u << sim_below(&n->rng, 10);
+    uint32_t f = 1u << sim_below(&n->rng, FAULTS_DRAWN);
 
     if (!(f & c->opt.faults))
         return;
@@ -271,6 +310,12 @@ static void nemesis_strike(struct nemesis *n)
     case FAULT_CLOCK:
         fault_clock(n);
         break;
+    case FAULT_TRANSFER:
+        fault_transfer(n);
+        break;
+    case FAULT_SLOW:
+        fault_slow(n);
+        break;
     case FAULT_RESET:
         sim_net_reset(cluster_node(c, (unsigned)sim_below(&n->rng, n->n_nodes)));
         break;
@@ -286,7 +331,7 @@ static void nemesis_tick(void *arg)
     if (n->until && sim_now(n->c->s) >= n->until)
         nemesis_heal(n);
     nemesis_mend(n, false); /* to the end of the run: a server that gives up is started again */
-    if (n->until && sim_below(&n->rng, 8) == 0)
+    if (n->until && sim_below(&n->rng, n->c->opt.strike) == 0)
         nemesis_strike(n);
     sim_at(n->c->s, sim_now(n->c->s) + 50 * NS_PER_MS, nemesis_tick, n);
 }

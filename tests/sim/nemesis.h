@@ -15,10 +15,13 @@ enum fault {
     FAULT_PARTITION = 1 << 5,   /* one way and both */
     FAULT_NET = 1 << 6,         /* loss, duplication, reordering */
     FAULT_DISK = 1 << 7,        /* stalls, crashes in the middle of an operation */
-    FAULT_CLOCK = 1 << 8,       /* drift, jumps of the wall clock */
+    FAULT_CLOCK = 1 << 8,       /* drift; jumps of the wall clock by seconds and minutes */
     FAULT_RESET = 1 << 9,       /* connections break */
-    FAULT_ERASE = 1 << 10,      /* a killed server comes back with an empty disk, one at a time */
-    FAULT_ALL = (1 << 10) - 1,  /* without ERASE */
+    FAULT_TRANSFER = 1 << 10,   /* leadership handed over, and planned stops */
+    FAULT_SLOW = 1 << 11,       /* one server's disk stands still for seconds */
+    FAULT_ERASE = 1 << 12,      /* a server comes back with an empty disk, one, at the end */
+    FAULTS_DRAWN = 12,
+    FAULT_ALL = (1 << FAULTS_DRAWN) - 1,
 };
 
 struct nemesis;

@@ -5,78 +5,24 @@
  * Each run is a process of its own, so that an assertion that fails ends that run alone. A failing run prints the
  * command that replays it exactly.
  */
-#include <getopt.h>
 #include <inttypes.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
+#include "common/map.h"
 #include "common/test_rules.h"
+#include "meta/fsm.h"
 #include "sim/checks.h"
+#include "sim/coverage.h"
 #include "sim/nemesis.h"
+#include "sim/sim_options.h"
 #include "sim/workload.h"
 
-#include "common/map.h"
-#include "meta/fsm.h"
-
-static struct cluster_options opt = {
-    .seed = 1,
-    .n_meta = 3,
-    .n_store = 3,
-    .n_client = 3,
-    .n_actor = 3,
-    .n = 3,
-    .w = 2,
-    .r = 2,
-    .pg_count = 64,
-    .duration_ns = 20 * NS_PER_S,
-    .settle_ns = 120 * NS_PER_S,
-    .ttl_ms = 3000,
-    .faults = FAULT_ALL,
-    .work = WORK_ALL,
-};
-
-static const struct {
-    const char *name;
-    uint32_t bit;
-} fault_names[] = {{"kill-meta", FAULT_KILL_META}, {"kill-store", FAULT_KILL_STORE}, {"kill-client", FAULT_KILL_CLIENT},
-                   {"power", FAULT_POWER},         {"pause", FAULT_PAUSE},           {"partition", FAULT_PARTITION},
-                   {"net", FAULT_NET},             {"disk", FAULT_DISK},             {"clock", FAULT_CLOCK},
-                   {"reset", FAULT_RESET},         {"erase", FAULT_ERASE},           {"all", FAULT_ALL},
-                   {"none", 0}},
-  work_names[] = {{"shared", WORK_SHARED}, {"turns", WORK_TURNS}, {"names", WORK_NAMES}, {"fight", WORK_FIGHT},
-                  {"all", WORK_ALL},       {"none", 0}};
-
-#define BITS(list, table) parse_bits(list, (const void *)(table), ARRAY_SIZE(table))
-
-static uint32_t parse_bits(const char *list, const void *table, size_t n)
-{
-    const struct {
-        const char *name;
-        uint32_t bit;
-    } *t = table;
-    char *copy = tc_strdup(list), *save, *p;
-    uint32_t bits = 0;
-
-    for (p = strtok_r(copy, ",", &save); p; p = strtok_r(NULL, ",", &save)) {
-        size_t i = 0;
-
-        while (i < n && strcmp(t[i].name, p) != 0)
-            i++;
-        if (i == n) {
-            fprintf(stderr, "sim: \"%s\" is none of", p);
-            for (i = 0; i < n; i++)
-                fprintf(stderr, " %s", t[i].name);
-            fprintf(stderr, "\n");
-            exit(2);
-        }
-        bits |= t[i].bit;
-    }
-    free(copy);
-    return bits;
-}
+static struct cluster_options opt;
 
 /* Members agree: the same hash at the same index, and all of them get there (PROTOCOL 10.12, 10.15). */
 static bool members_agree(struct cluster *c)
@@ -234,6 +180,8 @@ static bool run_one(void)
         fprintf(stderr, "%s\n", json);
         free(json);
     }
+    if (opt.swarm)
+        options_print_swarm(&opt, stdout);
     printf("seed=%" PRIu64 " %s ops=%" PRIu64 " errors=%" PRIu64 " events=%" PRIu64 " sim_s=%.1f trace=%016" PRIx64 "%s%s\n",
            opt.seed, ok ? "ok" : "FAILED", c->n_ops, c->n_errors, sim_events(c->s), (double)sim_now(c->s) / 1e9,
            sim_trace(c->s), ok ? "" : " why=", ok ? "" : c->why);
@@ -249,15 +197,6 @@ static bool run_one(void)
     return ok;
 }
 
-static void print_replay(const char *program)
-{
-    fprintf(stderr,
-            "replay: %s --seed=%" PRIu64 " --metas=%u --stores=%u --clients=%u --actors=%u --time=%" PRIu64
-            " --faults-mask=%u --work-mask=%u --rules-off=%u --meta-rules-off=%u --verbose\n",
-            program, opt.seed, opt.n_meta, opt.n_store, opt.n_client, opt.n_actor, opt.duration_ns / NS_PER_S,
-            opt.faults, opt.work, opt.test_rules, opt.rules_off);
-}
-
 static void on_abort(int sig)
 {
     (void)sig;
@@ -267,103 +206,65 @@ static void on_abort(int sig)
     abort();
 }
 
-enum { O_SEED = 256, O_RUNS, O_TIME, O_METAS, O_STORES, O_CLIENTS, O_ACTORS, O_FAULTS, O_WORK, O_FMASK, O_WMASK,
-       O_RULES, O_META_RULES, O_VERBOSE, O_MESSAGES, O_KEEP, O_EXPECT, O_TTL, O_HELP };
+/* The seed as it is in @base, in a process of its own. 0: it held, 1: it failed, 2: no process. */
+static int run_seed(const struct run_options *o, uint64_t seed, const char *program)
+{
+    int status;
+    pid_t pid;
 
-static const struct option options[] = {{"seed", 1, NULL, O_SEED},
-                                        {"runs", 1, NULL, O_RUNS},
-                                        {"time", 1, NULL, O_TIME},
-                                        {"metas", 1, NULL, O_METAS},
-                                        {"stores", 1, NULL, O_STORES},
-                                        {"clients", 1, NULL, O_CLIENTS},
-                                        {"actors", 1, NULL, O_ACTORS},
-                                        {"faults", 1, NULL, O_FAULTS},
-                                        {"work", 1, NULL, O_WORK},
-                                        {"faults-mask", 1, NULL, O_FMASK},
-                                        {"work-mask", 1, NULL, O_WMASK},
-                                        {"rules-off", 1, NULL, O_RULES},
-                                        {"meta-rules-off", 1, NULL, O_META_RULES},
-                                        {"ttl-ms", 1, NULL, O_TTL},
-                                        {"verbose", 0, NULL, O_VERBOSE},
-                                        {"messages", 0, NULL, O_MESSAGES},
-                                        {"keep-going", 0, NULL, O_KEEP},
-                                        {"expect-failure", 0, NULL, O_EXPECT},
-                                        {"help", 0, NULL, O_HELP},
-                                        {0}};
-
-static const char usage[] =
-    "Usage: sim [--seed=N] [--runs=K] [--time=SECONDS] [--metas=M] [--stores=S] [--clients=C] [--actors=A]\n"
-    "           [--faults=LIST] [--work=LIST] [--ttl-ms=N] [--keep-going] [--verbose [--messages]]\n"
-    "           [--rules-off=MASK] [--meta-rules-off=MASK] [--expect-failure]\n"
-    "Simulate a cluster under faults, from seed N on, K seeds. --time is simulated time.\n"
-    "LISTs: comma separated; a wrong name shows the right ones. With --expect-failure the exit status is 0 if\n"
-    "some seed fails: a rule is off (common/test_rules.h, enum meta_rule), and the checks must notice.\n";
+    opt = o->base;
+    opt.seed = seed;
+    if (opt.swarm)
+        options_swarm(&opt);
+    if (opt.verbose && o->runs == 1) {
+        signal(SIGABRT, on_abort);
+        return run_one() ? 0 : 1;
+    }
+    fflush(NULL);
+    pid = fork();
+    if (pid == 0) {
+        signal(SIGABRT, on_abort);
+        exit(run_one() ? 0 : 1);
+    }
+    if (pid < 0 || waitpid(pid, &status, 0) < 0) {
+        perror("sim: fork");
+        return 2;
+    }
+    if (status == 0)
+        return 0;
+    if (WIFSIGNALED(status))
+        printf("seed=%" PRIu64 " FAILED signal=%d\n", seed, WTERMSIG(status));
+    if (!o->expect_failure)
+        options_print_replay(program, &o->base, seed);
+    return 1;
+}
 
 int main(int argc, char **argv)
 {
-    uint64_t runs = 1, failed = 0, first = 0;
-    bool keep_going = false, expect_failure = false;
-    int o;
+    struct run_options o;
+    uint64_t failed = 0, n = 0;
+    time_t end;
+    bool covered = true;
 
-    while ((o = getopt_long(argc, argv, "", options, NULL)) != -1) {
-        uint64_t v = optarg ? strtoull(optarg, NULL, 0) : 0;
+    if (!options_parse(argc, argv, &o))
+        return o.status;
+    tc_test_rules_set(o.base.rules_off[RULE_DATA]);
+    coverage_init();
+    end = time(NULL) + (time_t)(o.minutes * 60);
+    for (; o.minutes ? time(NULL) < end : n < o.runs; n++) {
+        int r = run_seed(&o, o.base.seed + n, argv[0]);
 
-        switch (o) {
-        case O_SEED: opt.seed = v; break;
-        case O_RUNS: runs = v; break;
-        case O_TIME: opt.duration_ns = v * NS_PER_S; break;
-        case O_METAS: opt.n_meta = (unsigned)v; break;
-        case O_STORES: opt.n_store = (unsigned)v; break;
-        case O_CLIENTS: opt.n_client = (unsigned)v; break;
-        case O_ACTORS: opt.n_actor = (unsigned)v; break;
-        case O_FAULTS: opt.faults = BITS(optarg, fault_names); break;
-        case O_WORK: opt.work = BITS(optarg, work_names); break;
-        case O_FMASK: opt.faults = (uint32_t)v; break;
-        case O_WMASK: opt.work = (uint32_t)v; break;
-        case O_RULES: opt.test_rules = (uint32_t)v; break;
-        case O_META_RULES: opt.rules_off = (uint32_t)v; break;
-        case O_TTL: opt.ttl_ms = v; break;
-        case O_VERBOSE: opt.verbose = true; break;
-        case O_MESSAGES: opt.messages = true; break;
-        case O_KEEP: keep_going = true; break;
-        case O_EXPECT: expect_failure = true; break;
-        case O_HELP: fputs(usage, stdout); return 0;
-        default: fputs(usage, stderr); return 2;
-        }
-    }
-    if (opt.n_meta > METAS_MAX || opt.n_store > STORES_MAX || opt.n_client > CLIENTS_MAX ||
-        opt.n_client * (opt.n_actor + 1) + 1 > ACTORS_MAX || !opt.n_meta) {
-        fprintf(stderr, "sim: too many, or too few, of something\n");
-        return 2;
-    }
-    tc_test_rules_set(opt.test_rules);
-    first = opt.seed;
-    for (; opt.seed < first + runs && (!failed || keep_going); opt.seed++) {
-        int status;
-        pid_t pid;
-
-        if (opt.verbose && runs == 1) {
-            signal(SIGABRT, on_abort);
-            return run_one() ? 0 : 1;
-        }
-        fflush(NULL);
-        pid = fork();
-        if (pid == 0) {
-            signal(SIGABRT, on_abort);
-            exit(run_one() ? 0 : 1);
-        }
-        if (pid < 0 || waitpid(pid, &status, 0) < 0) {
-            perror("sim: fork");
+        if (r == 2)
             return 2;
-        }
-        if (status != 0) {
-            failed++;
-            if (WIFSIGNALED(status))
-                printf("seed=%" PRIu64 " FAILED signal=%d\n", opt.seed, WTERMSIG(status));
-            if (!expect_failure)
-                print_replay(argv[0]);
+        failed += (uint64_t)r;
+        if (failed && !o.keep_going) {
+            n++;
+            break;
         }
     }
-    printf("runs=%" PRIu64 " failed=%" PRIu64 "\n", opt.seed - first, failed);
-    return (failed != 0) != expect_failure;
+    if (o.coverage)
+        covered = coverage_print() || !o.require_coverage;
+    printf("runs=%" PRIu64 " failed=%" PRIu64 " seeds=%" PRIu64 "..%" PRIu64 "\n", n, failed, o.base.seed,
+           o.base.seed + n - 1);
+    return (failed != 0) != o.expect_failure || !covered;
 }
