@@ -232,7 +232,10 @@ static struct batch *journal_pop(struct journal *j, struct journal_req ***list_e
     return b;
 }
 
-/* Fail everything queued. NOSPC: the journal goes on at the place where the head batch would have begun. */
+/*
+ * Fail everything queued. NOSPC: the journal goes on at the place where the head batch would have begun. A batch that is being
+ * written belongs to its job: what failed beside it (a segment in the background) waits for batch_done.
+ */
 static void journal_fail(struct journal *j, int status)
 {
     struct journal_req *list = NULL, **list_end = &list;
@@ -244,6 +247,8 @@ static void journal_fail(struct journal *j, int status)
     } else if (b) {
         j->end = b->close_pos && !b->closed ? b->close_pos : b->start;
     }
+    if (j->flying)
+        return;
     while (j->head)
         batch_put(j, journal_pop(j, &list_end));
     journal_finish(j, list, status);
@@ -266,6 +271,8 @@ static void batch_done(struct env_job *job)
         j->wipe_from = j->wipe_to = 0;
         batch_put(j, journal_pop(j, &list_end));
         journal_finish(j, list, 0);
+        if (j->failed) /* meanwhile, in the background */
+            journal_fail(j, -TC_E_IO);
         journal_mark_later(j);
     } else {
         if (b->status == -TC_E_NOSPC && b->wipe_to == 0) { /* what is there now is to be wiped */

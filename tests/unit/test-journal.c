@@ -657,6 +657,32 @@ START_TEST(io_error_is_final)
 }
 END_TEST
 
+/* A segment made or recycled in the background fails while a batch is being written: that one ends as it ends, then all fail. */
+START_TEST(io_error_in_background)
+{
+    struct world *w = world_new(20 + (uint64_t)_i);
+    int r = 0;
+
+    ck_assert_int_eq(world_open(w), 0);
+    append_n(w, 5);
+    sim_disk_fail(sim_node_disk(w->n), SIM_DISK_META, (uint64_t)_i, -TC_E_IO);
+    for (int i = 0; i < 400 && r == 0; i++) {
+        r = world_append(w);
+        sim_run_until(w->s, sim_now(w->s) + 20000);
+        if (i % 16 == 0)
+            journal_trim(w->j, w->pos[w->acked - 1]);
+    }
+    ck_assert_int_eq(r, -TC_E_IO);
+    world_settle(w);
+    ck_assert_uint_eq(w->n_tags, w->acked);
+    world_shut(w);
+    ck_assert_int_eq(world_open(w), 0);
+    ck_assert_uint_gt(w->n_seen, 0);
+    world_shut(w);
+    world_free(w);
+}
+END_TEST
+
 static void quiet(void *arg, const char *line)
 {
     (void)arg;
@@ -682,6 +708,7 @@ int main(void)
     tcase_add_test(tc, no_space);
     tcase_add_test(tc, no_space_in_write);
     tcase_add_loop_test(tc, io_error_is_final, 0, 2);
+    tcase_add_loop_test(tc, io_error_in_background, 0, 8);
     suite_add_tcase(s, tc);
     log_set_sink(quiet, NULL);
     srunner_run_all(sr, CK_ENV);
