@@ -17,6 +17,7 @@ int main(void)
           ".PP\nSizes may end in K, M, G or T (powers of 1024).\n"
           ".PP\n"
           "What cannot change once the cluster is formatted: n, w, r, pg_count, and which members there are.\n"
+          "Storage nodes may come and go.\n"
           ".SH SETTINGS\n",
           stdout);
     config_print_man(stdout);

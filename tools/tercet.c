@@ -17,6 +17,7 @@ static const struct {
     {"format", cmd_format, "make a new, empty filesystem out of servers that were never formatted"},
     {"status", cmd_status, "health of the cluster: what is wrong and what to do about it"},
     {"locate", cmd_locate, "where the copies of a file are, and whether they are alike"},
+    {"node", cmd_node, "storage nodes: list, add, drain, remove, maintenance"},
     {"scrub", cmd_scrub, "read data from the disks and check it; what is damaged is repaired"},
     {"verify", cmd_verify, "read all copies of a file and compare them"},
     {"explain", cmd_explain, "where a file lies, and what would happen to it if a node died"},
@@ -184,7 +185,7 @@ int main(int argc, char **argv)
         return CLI_OK;
     }
     if (verb_first(argc, argv) >= argc)
-        return cli_usage_error(&self, "which verb? One of format, status, locate, scrub, verify, explain, umount; see tercet --help");
+        return cli_usage_error(&self, "which verb? One of format, status, locate, node, scrub, verify, explain, umount; see tercet --help");
     log_setup(LOG_LEVEL_ERR, STDERR_FILENO);
     for (size_t i = 0; i < ARRAY_SIZE(verbs); i++) {
         if (strcmp(argv[1], verbs[i].name) == 0)

@@ -19,6 +19,7 @@ int cmd_locate(int argc, char **argv);
 int cmd_scrub(int argc, char **argv);
 int cmd_verify(int argc, char **argv);
 int cmd_explain(int argc, char **argv);
+int cmd_node(int argc, char **argv);
 int cmd_umount(int argc, char **argv);
 
 /* The metadata members a tool talks to: of the configuration, or of a list of servers. */

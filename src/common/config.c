@@ -31,6 +31,8 @@ static const struct config_setting settings[] = {
      1, 7, CONFIG_NUMBER, AT(config_cluster, r)},
     {"cluster", "pg_count", "4096", "placement groups that chunks are hashed to",
      1, 65536, CONFIG_NUMBER, AT(config_cluster, pg_count)},
+    {"cluster", "rebuild_after_ms", "0", "how long a storage node is down before its copies are made on others; 0: at once",
+     0, UINT64_C(30) * 86400 * 1000, CONFIG_NUMBER, AT(config_cluster, rebuild_after_ms)},
     {"meta.", "endpoint", NULL, "where others reach this metadata member: tcp://HOST:PORT",
      0, 0, CONFIG_ENDPOINT, AT(config_node, endpoint)},
     {"meta.", "listen", "", "where it listens, if not at its endpoint: tcp://ADDRESS:PORT or tcp://*:PORT",

@@ -21,6 +21,7 @@
 struct config_cluster {
     char *name;
     uint64_t n, w, r, pg_count;
+    uint64_t rebuild_after_ms;
 };
 
 struct config_node { /* a [meta.ID] or [storage.ID] section */

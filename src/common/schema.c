@@ -64,6 +64,7 @@ WIRE_DEFINE(pg_ready, PG_READY)
 WIRE_DEFINE(store_beat_req, STORE_BEAT_REQ)
 WIRE_DEFINE(gc_item, GC_ITEM)
 WIRE_DEFINE(store_beat_res, STORE_BEAT_RES)
+WIRE_DEFINE(node_admin_req, NODE_ADMIN_REQ)
 WIRE_DEFINE(ino_check_req, INO_CHECK_REQ)
 WIRE_DEFINE(ino_trim, INO_TRIM)
 WIRE_DEFINE(ino_check_res, INO_CHECK_RES)
@@ -112,6 +113,7 @@ static const struct msg_desc messages[] = { /* ascending */
     {MSG_STATUS, "STATUS", ANY(status_req), ANY(status_res), NULL},
     {MSG_FORMAT, "FORMAT", ANY(genesis), ANY(empty_msg), NULL},
     {MSG_INO_CHECK, "INO_CHECK", ANY(ino_check_req), ANY(ino_check_res), NULL},
+    {MSG_NODE_ADMIN, "NODE_ADMIN", ANY(node_admin_req), ANY(empty_msg), NULL},
     {MSG_SESSION_OPEN, "SESSION_OPEN", ANY(session_open_req), ANY(session_open_res), NULL},
     {MSG_SESSION_CLOSE, "SESSION_CLOSE", ANY(session_close_req), ANY(empty_msg), NULL},
     {MSG_MAKE, "MAKE", ANY(make_req), ANY(entry_res), NULL},
@@ -146,6 +148,7 @@ static const struct msg_desc messages[] = { /* ascending */
     {CMD_SESSION_FORGET, "CMD_SESSION_FORGET", ANY(cmd_sessions), NULL, NULL},
     {CMD_STORE_REGISTER, "CMD_STORE_REGISTER", ANY(store_register_req), NULL, NULL},
     {CMD_TICK, "CMD_TICK", ANY(empty_msg), NULL, NULL},
+    {CMD_STORE_ADMIN, "CMD_STORE_ADMIN", ANY(node_admin_req), NULL, NULL},
 };
 
 static const struct wire_schema *const schemas[] = {
@@ -208,6 +211,7 @@ static const struct wire_schema *const schemas[] = {
     ANY(store_beat_req),
     ANY(gc_item),
     ANY(store_beat_res),
+    ANY(node_admin_req),
     ANY(ino_check_req),
     ANY(ino_trim),
     ANY(ino_check_res),

@@ -37,6 +37,7 @@ enum msg_type {
     MSG_STATUS = 16,    /* any member answers */
     MSG_FORMAT = 17,
     MSG_INO_CHECK = 18,
+    MSG_NODE_ADMIN = 19, /* an operator's word about a storage node: one log entry */
     /* client -> meta leader; mutations: each is one log entry, exactly once by (session, seq) */
     MSG_SESSION_OPEN = 30,
     MSG_SESSION_CLOSE = 31,
@@ -77,6 +78,7 @@ enum msg_type {
     CMD_SESSION_FORGET = 208,
     CMD_STORE_REGISTER = 209,
     CMD_TICK = 210, /* nothing but time */
+    CMD_STORE_ADMIN = 211, /* body: node_admin_req */
 };
 
 /* ---- building blocks ------------------------------------------------------------------------------ */
@@ -542,6 +544,17 @@ WIRE_DECLARE(store_register_req, STORE_REGISTER_REQ)
     F(bin, cluster, 3, true)                                                                   \
     F(boolean, rolled_back, 4, false) /* the directory is older than what was confirmed: it must become a new, empty store */
 WIRE_DECLARE(store_register_res, STORE_REGISTER_RES)
+
+/* What an operator wants with a store. IN: it takes part. DRAIN: it is to hold nothing. MAINTENANCE: it keeps what it
+ * has while it is away, and gets nothing new. */
+enum store_admin { STORE_IN = 0, STORE_DRAIN = 1, STORE_MAINTENANCE = 2, STORE_REMOVE = 3 /* as a command only */ };
+
+/* Repeating it changes nothing. NOENT: no such node (that is not removed yet). QUORUM_LOST: too few others would be
+ * left to hold all copies. BUSY: REMOVE, and it still holds placement groups. */
+#define NODE_ADMIN_REQ(F, S, L)                                                                \
+    F(u32, node, 1, true)                                                                      \
+    F(u32, admin, 2, true) /* enum store_admin */
+WIRE_DECLARE(node_admin_req, NODE_ADMIN_REQ)
 
 #define PG_READY(F, S, L)                                                                      \
     F(u64, pg, 1, true)                                                                        \

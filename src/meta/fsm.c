@@ -260,6 +260,7 @@ union order {
     struct store_info store_state;
     struct cmd_gc_trim gc_trim;
     struct store_register_req store_register;
+    struct node_admin_req admin;
 };
 
 static const struct wire_schema *order_schema(uint32_t type)
@@ -285,6 +286,8 @@ static const struct wire_schema *order_schema(uint32_t type)
     case CMD_STORE_REGISTER:
     case MSG_STORE_REGISTER:
         return &store_register_req_schema;
+    case CMD_STORE_ADMIN:
+        return &node_admin_req_schema;
     default:
         return NULL;
     }
@@ -314,6 +317,8 @@ static int obey(struct fsm *f, uint32_t type, const union order *o)
     case CMD_STORE_REGISTER:
     case MSG_STORE_REGISTER:
         return op_store_register(f, &o->store_register);
+    case CMD_STORE_ADMIN:
+        return op_store_admin(f, &o->admin);
     default:
         return -TC_E_BAD_MESSAGE;
     }

@@ -228,6 +228,7 @@ struct fsm_store {
     uint64_t store;
     uint32_t node;
     uint32_t state; /* enum store_state */
+    uint32_t admin; /* enum store_admin */
     uint64_t start, run;
     uint64_t capacity;
     uint64_t gc_cursor;

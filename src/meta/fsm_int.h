@@ -284,6 +284,7 @@ void store_save(struct fsm *f, const struct fsm_store *st);
 bool store_decode(struct fsm_store *st, struct slice row);
 bool pg_decode(struct map_pg *pg, uint64_t *changed, struct slice row);
 int op_store_register(struct fsm *f, const struct store_register_req *req);
+int op_store_admin(struct fsm *f, const struct node_admin_req *cmd);
 int op_store_state(struct fsm *f, const struct store_info *cmd);
 int op_pg_update(struct fsm *f, const struct cmd_pg_update *cmd);
 

@@ -36,7 +36,7 @@ void store_save(struct fsm *f, const struct fsm_store *st)
 
     put_u8(&b, FSM_FORMAT_VERSION);
     put_u8(&b, (uint8_t)st->state);
-    put_u8(&b, st->served);
+    put_u8(&b, (uint8_t)(st->served | st->admin << 1));
     put_u8(&b, (uint8_t)zone);
     put_u32(&b, st->node);
     put_u64(&b, st->start);
@@ -51,11 +51,13 @@ void store_save(struct fsm *f, const struct fsm_store *st)
 bool store_decode(struct fsm_store *st, struct slice row)
 {
     struct rowget g = rowget_of(row);
-    uint8_t version = get_u8(&g);
+    uint8_t version = get_u8(&g), bits;
     size_t zone, rest;
 
     st->state = get_u8(&g);
-    st->served = get_u8(&g);
+    bits = get_u8(&g);
+    st->served = bits & 1;
+    st->admin = bits >> 1;
     zone = get_u8(&g);
     st->node = get_u32(&g);
     st->start = get_u64(&g);
@@ -93,19 +95,22 @@ static bool set_has(const uint64_t *set, uint32_t n, uint64_t store)
     return false;
 }
 
+static bool store_named(const struct fsm *f, uint64_t id)
+{
+    for (uint32_t pg = 0; f->pgs && pg < f->genesis.pg_count; pg++) {
+        if (set_has(f->pgs[pg].voters, f->pgs[pg].n, id) || set_has(f->pgs[pg].next, f->pgs[pg].n_next, id))
+            return true;
+    }
+    return false;
+}
+
 /* Replaced stores that no group names any more are forgotten. */
 static void stores_prune(struct fsm *f)
 {
     for (uint32_t i = f->n_stores; i-- > 0;) {
         uint64_t id = f->stores[i].store;
-        bool named = false;
 
-        if (f->stores[i].state != STORE_REPLACED)
-            continue;
-        for (uint32_t pg = 0; f->pgs && pg < f->genesis.pg_count && !named; pg++)
-            named = set_has(f->pgs[pg].voters, f->pgs[pg].n, id) ||
-                    set_has(f->pgs[pg].next, f->pgs[pg].n_next, id);
-        if (named)
+        if (f->stores[i].state != STORE_REPLACED || store_named(f, id))
             continue;
         row_del(f, key_u64(TAB_STORE, id));
         memmove(&f->stores[i], &f->stores[i + 1], (f->n_stores - i - 1) * sizeof(*f->stores));
@@ -252,6 +257,8 @@ static void register_store(struct fsm *f, const struct store_register_req *req)
         map_touch(f);
     store_save(f, st);
     if (old) {
+        st->admin = old->admin;
+        store_save(f, st);
         map_touch(f);
         store_replace(f, old, req->store);
         stores_prune(f);
@@ -285,6 +292,49 @@ int op_store_state(struct fsm *f, const struct store_info *cmd)
         st->served = true;
     if (cmd->state != STORE_REPLACED)
         st->state = cmd->state;
+    store_save(f, st);
+    effect_add(f, FSM_STORE_CHANGED, 0, st->store);
+    return 0;
+}
+
+/* ---- what operators want ---------------------------------------------------------------------- */
+
+/* Stores that may hold copies for good, but for @but. */
+static uint32_t stores_lasting(const struct fsm *f, const struct fsm_store *but)
+{
+    uint32_t n = 0;
+
+    for (uint32_t i = 0; i < f->n_stores; i++)
+        n += &f->stores[i] != but && f->stores[i].state != STORE_REPLACED && f->stores[i].admin != STORE_DRAIN;
+    return n;
+}
+
+int op_store_admin(struct fsm *f, const struct node_admin_req *cmd)
+{
+    struct fsm_store *st = NULL;
+
+    for (uint32_t i = 0; i < f->n_stores; i++) {
+        if (f->stores[i].node == cmd->node && f->stores[i].state != STORE_REPLACED)
+            st = &f->stores[i];
+    }
+    if (!st)
+        return -TC_E_NOENT;
+    if (cmd->admin > STORE_REMOVE)
+        return -TC_E_INVAL;
+    if ((cmd->admin == STORE_DRAIN || cmd->admin == STORE_REMOVE) && stores_lasting(f, st) < f->genesis.n)
+        return -TC_E_QUORUM_LOST;
+    if (cmd->admin == STORE_REMOVE) {
+        if (store_named(f, st->store))
+            return -TC_E_BUSY;
+        st->state = STORE_REPLACED;
+        map_touch(f);
+        effect_add(f, FSM_STORE_CHANGED, 0, st->store);
+        stores_prune(f);
+        return 0;
+    }
+    if (st->admin == cmd->admin)
+        return 0;
+    st->admin = cmd->admin;
     store_save(f, st);
     effect_add(f, FSM_STORE_CHANGED, 0, st->store);
     return 0;

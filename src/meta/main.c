@@ -61,6 +61,7 @@ static int serve(struct cli *cli, const struct config *config, const struct conf
     mc.listen = own->listen;
     mc.dir = own->data;
     mc.cluster = config->cluster.name;
+    mc.rebuild_after_ms = config->cluster.rebuild_after_ms;
     mc.kv_cache_bytes = config->limits.memory_max / 4;
     mc.heartbeat_ms = config->raft.heartbeat_ms;
     mc.election_min_ms = config->raft.election_ms;

@@ -220,6 +220,9 @@ static void dispatch_leader(struct meta_server *s, struct request *q)
     case MSG_STORE_REGISTER:
         store_register(s, q);
         break;
+    case MSG_NODE_ADMIN:
+        node_admin(s, q);
+        break;
     case MSG_STORE_BEAT:
         store_beat(s, q);
         break;

@@ -43,6 +43,7 @@ struct meta_server_config {
     uint64_t recall_resend_ms;  /* 100 */
     uint64_t store_suspect_ms;  /* 1000 */
     uint64_t store_down_ms;     /* 2000 */
+    uint64_t rebuild_after_ms;  /* 0: a store that is down so long more has its copies made elsewhere */
     uint64_t checkpoint_ms;     /* 30000 */
     uint64_t checkpoint_bytes;  /* 64 MiB of log */
     uint64_t sweep_ms;          /* 1000: turns of the reaper, the sweeper and the planner */

@@ -106,6 +106,14 @@ struct lead {
     uint64_t unclean_seen, unclean_count;
     bool pg_update_inflight, gc_trim_inflight, table_inflight;
     uint64_t table_wait_since;
+    /* server_placement.c */
+    uint8_t *plan_why;     /* per group: enum placement_reason */
+    uint64_t *plan_former; /* per group: store that left it last */
+    uint64_t plan_at;      /* next run of the planner; 0: now */
+    uint32_t plan_waiting, plan_stuck;
+    bool plan_idle; /* nothing moves and nothing is to move */
+    bool admin_inflight;
+    uint64_t admin_peer, admin_id; /* who waits for it */
     uint64_t reap_inos[REAP_BATCH];
     struct cmd_reap reap_cmd;
     uint64_t reaped_at, forgot_at;
@@ -119,6 +127,7 @@ struct meta_store {
     uint64_t capacity, free, used, chunks, behind, gc_done, map_epoch;
     uint64_t found, repaired, unrepaired, scrubbed; /* damage, as its beats say */
     uint32_t scrub_permille, aside;
+    uint64_t quota; /* groups that are its share, as planned last */
     uint32_t flags;
     bool down, serving;
     uint64_t *ready;  /* per PG: epoch reported ready */
@@ -306,6 +315,13 @@ bool store_up(struct meta_server *s, uint64_t id);
 /* The port to a store, opened when first needed; NULL: unknown or not possible. */
 struct net_port *store_port(struct meta_server *s, uint64_t id);
 void store_capacity(struct meta_server *s, uint64_t *ret_total, uint64_t *ret_free, uint64_t *ret_used);
+
+/* ---- server_placement.c ---- */
+void placement_tick(struct meta_server *s);
+void placement_soon(struct meta_server *s);  /* something changed: the planner runs with the next tick */
+void placement_ready(struct meta_server *s); /* newcomers reported */
+void placement_end(struct lead *l);
+void node_admin(struct meta_server *s, const struct request *q);
 
 /* ---- server_recovery.c ---- */
 void recovery_size(struct meta_server *s, uint64_t ino); /* begin 3.6 (a), if it is not under way */

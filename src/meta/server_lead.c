@@ -163,6 +163,7 @@ void lead_end(struct meta_server *s)
         op_free(op);
     }
     s->lead = NULL;
+    placement_end(l);
     free(l);
 }
 
@@ -211,7 +212,9 @@ static void effect(struct meta_server *s, const struct fsm_effect *e, const stru
     case FSM_MAP_CHANGED:
     case FSM_GC_ADDED:
     case FSM_PG_TABLE:
+        break;
     case FSM_STORE_CHANGED:
+        placement_soon(s);
         break;
     }
 }

@@ -197,6 +197,43 @@ static void store_problems(const struct fsm_store *st, const struct meta_store *
                 "storage node %u: disk nearly full, %llu MiB free", st->node, (unsigned long long)(h->free >> 20));
 }
 
+static const char *admin_name(uint32_t admin)
+{
+    return admin == STORE_DRAIN ? "drain" : admin == STORE_MAINTENANCE ? "maintenance" : "in";
+}
+
+/* Groups that a store holds, those of them that it will hold no more, and those it is being filled with. */
+static void count_groups(struct meta_server *s, uint64_t store, uint64_t *ret_pgs, uint64_t *ret_leaving,
+                         uint64_t *ret_coming)
+{
+    const struct map_pg *p;
+
+    *ret_pgs = *ret_leaving = *ret_coming = 0;
+    for (uint32_t i = 0; (p = fsm_pg(s->fsm, i)); i++) {
+        bool c1 = false, c2 = false;
+
+        for (unsigned v = 0; v < p->n; v++)
+            c1 = c1 || p->voters[v] == store;
+        for (unsigned v = 0; v < p->n_next; v++)
+            c2 = c2 || p->next[v] == store;
+        *ret_pgs += c1;
+        *ret_leaving += c1 && p->n_next && !c2;
+        *ret_coming += c2 && !c1;
+    }
+}
+
+static void store_groups(struct meta_server *s, const struct fsm_store *st, const struct meta_store *h, json_t *j)
+{
+    uint64_t pgs, leaving, coming;
+
+    count_groups(s, st->store, &pgs, &leaving, &coming);
+    json_object_set_new(j, "admin", json_string(admin_name(st->admin)));
+    json_object_set_new(j, "pgs", num(pgs));
+    json_object_set_new(j, "leaving", num(leaving));
+    json_object_set_new(j, "coming", num(coming));
+    json_object_set_new(j, "share", num(h ? h->quota : 0));
+}
+
 static void status_stores(struct meta_server *s, json_t *j, json_t *problems)
 {
     const struct genesis *g = fsm_genesis(s->fsm);
@@ -214,15 +251,19 @@ static void status_stores(struct meta_server *s, json_t *j, json_t *problems)
 
         snprintf(id, sizeof(id), "%016llx", (unsigned long long)st[i].store);
         up += strcmp(state, "up") == 0 || strcmp(state, "suspect") == 0;
-        json_array_append_new(
-            list, json_pack("{s:o,s:s,s:s,s:s,s:s,s:o,s:o,s:o,s:o,s:o,s:o,s:o}", "node", num(st[i].node), "store", id,
+        json_t *o = json_pack("{s:o,s:s,s:s,s:s,s:s,s:o,s:o,s:o,s:o,s:o,s:o,s:o}", "node", num(st[i].node), "store", id,
                             "endpoint", st[i].endpoint, "zone", st[i].zone, "state", state, "silent_ms", num(silent),
                             "capacity", num(h ? h->capacity : st[i].capacity), "free", num(h ? h->free : 0), "used",
                             num(h ? h->used : 0), "chunks", num(h ? h->chunks : 0), "behind", num(h ? h->behind : 0),
-                            "flags", store_flags_json(h ? h->flags : 0)));
-        json_object_set_new(json_array_get(list, json_array_size(list) - 1), "scrub", scrub_json(h));
+                            "flags", store_flags_json(h ? h->flags : 0));
+        json_object_set_new(o, "scrub", scrub_json(h));
+        store_groups(s, &st[i], h, o);
+        json_array_append_new(list, o);
         store_problems(&st[i], h, state, problems);
     }
+    if (s->lead)
+        json_object_set_new(j, "placement", json_pack("{s:b,s:o,s:o}", "idle", s->lead->plan_idle, "waiting",
+                                                      num(s->lead->plan_waiting), "stuck", num(s->lead->plan_stuck)));
     json_object_set_new(j, "stores_configured", num(g->stores));
     json_object_set_new(j, "stores", list);
     if (!fsm_has_table(s->fsm))

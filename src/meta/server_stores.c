@@ -1,14 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Stores as the leader hears them: registration, beats, the first placement table, the ends of transitions, gc
- * (PROTOCOL 6). Health is memory only; what counts is an entry.
+ * Stores as the leader hears them: registration, beats, gc (PROTOCOL 6). Health is memory only; what counts is an
+ * entry. Where their groups go: server_placement.c.
  */
 #include "meta/server_internal.h"
 
-#include "meta/placement.h"
-
 #define GC_BATCH 256u
-#define TABLE_WAIT_NS (3 * NS_PER_S) /* for the rest of the configured stores, once n are up */
 
 struct meta_store *store_find_health(struct meta_server *s, uint64_t id)
 {
@@ -156,103 +153,6 @@ static void ready_take(struct meta_server *s, struct meta_store *h, const struct
     }
 }
 
-/* Every newcomer of the transition has all chunks at this very epoch. */
-static bool pg_complete(struct meta_server *s, uint32_t i, const struct map_pg *pg)
-{
-    for (unsigned v = 0; v < pg->n_next; v++) {
-        const struct meta_store *h;
-        bool old = false;
-
-        for (unsigned o = 0; o < pg->n; o++)
-            old = old || pg->voters[o] == pg->next[v];
-        if (old)
-            continue;
-        h = store_find_health(s, pg->next[v]);
-        if (!h || i >= h->n_ready || h->ready[i] != pg->epoch)
-            return false;
-    }
-    return pg->n_next > 0;
-}
-
-/* A list of moves under construction: one pg_move per set of voters. */
-struct moves {
-    struct pg_move *items;
-    uint32_t n, cap;
-    uint32_t *caps; /* of each move's lists */
-};
-
-static void move_add(struct moves *m, const uint64_t *voters, uint32_t n, uint64_t pg, uint64_t epoch)
-{
-    uint32_t i;
-    struct pg_move *mv;
-
-    for (i = 0; i < m->n; i++) {
-        if (m->items[i].voters.n == n && !memcmp(m->items[i].voters.items, voters, n * sizeof(*voters)))
-            break;
-    }
-    if (i == m->n) {
-        if (m->n == m->cap) {
-            m->cap = m->cap ? 2 * m->cap : 16;
-            m->items = tc_realloc(m->items, m->cap * sizeof(*m->items));
-            m->caps = tc_realloc(m->caps, m->cap * sizeof(*m->caps));
-        }
-        m->items[i] = (struct pg_move){.voters = {tc_malloc(n * sizeof(*voters)), n}};
-        memcpy(m->items[i].voters.items, voters, n * sizeof(*voters));
-        m->caps[i] = 0;
-        m->n++;
-    }
-    mv = &m->items[i];
-    if (mv->pgs.n == m->caps[i]) {
-        m->caps[i] = m->caps[i] ? 2 * m->caps[i] : 64;
-        mv->pgs.items = tc_realloc(mv->pgs.items, m->caps[i] * sizeof(uint64_t));
-        mv->expected.items = tc_realloc(mv->expected.items, m->caps[i] * sizeof(uint64_t));
-    }
-    mv->pgs.items[mv->pgs.n++] = pg;
-    mv->expected.items[mv->expected.n++] = epoch;
-}
-
-static void moves_fini(struct moves *m)
-{
-    for (uint32_t i = 0; i < m->n; i++) {
-        free(m->items[i].voters.items);
-        free(m->items[i].pgs.items);
-        free(m->items[i].expected.items);
-    }
-    free(m->items);
-    free(m->caps);
-}
-
-static void pg_update_applied(struct meta_server *s, struct meta_op *op, int status)
-{
-    (void)op;
-    s->lead->pg_update_inflight = false;
-    if (status < 0)
-        LOG_ERR("meta", "a change of placement was refused", "error=\"%s\"", tc_strerror(status));
-}
-
-static void moves_propose(struct meta_server *s, struct moves *m)
-{
-    struct cmd_pg_update cmd = {.moves = {m->items, m->n}};
-
-    if (m->n && internal_propose(s, CMD_PG_UPDATE, &cmd_pg_update_schema, &cmd, pg_update_applied, NULL) == 0)
-        s->lead->pg_update_inflight = true;
-    moves_fini(m);
-}
-
-static void transitions_end(struct meta_server *s)
-{
-    struct moves m = {0};
-    const struct map_pg *pg;
-
-    if (s->lead->pg_update_inflight)
-        return;
-    for (uint32_t i = 0; (pg = fsm_pg(s->fsm, i)); i++) {
-        if (pg->n_next && pg_complete(s, i, pg))
-            move_add(&m, pg->next, pg->n_next, i, pg->epoch);
-    }
-    moves_propose(s, &m);
-}
-
 static void served_applied(struct meta_server *s, struct meta_op *op, int status)
 {
     (void)status;
@@ -293,8 +193,10 @@ void store_beat(struct meta_server *s, const struct request *q)
         return;
     }
     h = health_get(s, req->store);
-    if (!h->heard_at || env_now(s->env) - h->heard_at >= s->cfg.store_down_ms * NS_PER_MS)
+    if (!h->heard_at || env_now(s->env) - h->heard_at >= s->cfg.store_down_ms * NS_PER_MS) {
         LOG_INFO("meta", "a store is up", "node=%u endpoint=%s", st->node, st->endpoint);
+        placement_soon(s);
+    }
     h->heard_at = env_now(s->env);
     h->start = req->start;
     h->capacity = req->capacity;
@@ -315,67 +217,11 @@ void store_beat(struct meta_server *s, const struct request *q)
     store_served(s, h, st);
     if (req->ready.n) {
         ready_take(s, h, req);
-        transitions_end(s);
+        placement_ready(s);
     }
     res.gc.items = gc;
     res.gc.n = fsm_gc(s->fsm, req->gc_done, gc, GC_BATCH);
     server_reply(s, q->peer, q->id, q->type, 0, &store_beat_res_schema, &res);
-}
-
-/* ---- the first table ---- */
-
-static void table_applied(struct meta_server *s, struct meta_op *op, int status)
-{
-    (void)op;
-    s->lead->table_inflight = false;
-    if (status < 0)
-        LOG_ERR("meta", "the placement table was refused", "error=\"%s\"", tc_strerror(status));
-}
-
-static void table_make(struct meta_server *s, const struct placement_store *stores, uint32_t n_stores)
-{
-    const struct genesis *g = fsm_genesis(s->fsm);
-    uint64_t *voters = tc_malloc((size_t)g->pg_count * g->n * sizeof(*voters));
-    struct moves m = {0};
-    struct cmd_pg_update cmd;
-
-    if (placement_compute(stores, n_stores, g->n, g->pg_count, voters) == 0) {
-        for (uint32_t i = 0; i < g->pg_count; i++)
-            move_add(&m, voters + (size_t)i * g->n, g->n, i, 0);
-        for (uint32_t i = 0; i < m.n; i++)
-            m.items[i].expected.n = 0;
-        cmd = (struct cmd_pg_update){.moves = {m.items, m.n}};
-        if (internal_propose(s, CMD_PG_UPDATE, &cmd_pg_update_schema, &cmd, table_applied, NULL) == 0)
-            s->lead->table_inflight = true;
-        moves_fini(&m);
-    }
-    free(voters);
-}
-
-static void table_tick(struct meta_server *s, uint64_t now)
-{
-    const struct genesis *g = fsm_genesis(s->fsm);
-    struct placement_store *ps;
-    const struct fsm_store *st;
-    uint32_t n, up = 0;
-
-    if (!g || fsm_has_table(s->fsm) || s->lead->table_inflight)
-        return;
-    st = fsm_stores(s->fsm, &n);
-    ps = tc_calloc(n ? n : 1, sizeof(*ps));
-    for (uint32_t i = 0; i < n; i++) {
-        if (st[i].state != STORE_REPLACED && store_up(s, st[i].store))
-            ps[up++] = (struct placement_store){st[i].store, st[i].zone, store_find_health(s, st[i].store)->capacity};
-    }
-    if (up < g->n) {
-        s->lead->table_wait_since = 0;
-    } else {
-        if (!s->lead->table_wait_since)
-            s->lead->table_wait_since = now;
-        if (up >= g->stores || now - s->lead->table_wait_since >= TABLE_WAIT_NS)
-            table_make(s, ps, up);
-    }
-    free(ps);
 }
 
 /* ---- gc ---- */
@@ -433,13 +279,13 @@ void stores_tick(struct meta_server *s)
         if (h->heard_at && !h->down && now - h->heard_at >= s->cfg.store_down_ms * NS_PER_MS) {
             h->down = true;
             LOG_WARN("meta", "a store is down", "node=%u endpoint=%s", st->node, st->endpoint);
+            placement_soon(s);
         }
     }
-    table_tick(s, now);
+    placement_tick(s);
     if (now - s->stores_swept >= s->cfg.sweep_ms * NS_PER_MS) {
         s->stores_swept = now;
         gc_tick(s);
-        transitions_end(s);
     }
 }
 

@@ -145,13 +145,13 @@ class Mount(Daemon):
 
 
 class Cluster:
-    def __init__(self, metas=3, storages=3, extra_conf=''):
+    def __init__(self, metas=3, storages=3, extra_conf='', cluster_conf=''):
         self.dir = tempfile.mkdtemp(prefix='tercet-test-')
         self.conf = os.path.join(self.dir, 'tercet.conf')
         os.makedirs(os.path.join(self.dir, 'log'))
         self.prepare()
         ports = free_ports(metas + storages)
-        lines = ['[cluster]', 'name=test', '']
+        lines = ['[cluster]', 'name=test', cluster_conf]
         self.daemons, self.mounts = {}, []
         for kind, count, base in (('meta', metas, 0), ('storage', storages, metas)):
             for i in range(1, count + 1):

@@ -1044,7 +1044,7 @@ static struct store_register_res do_register(struct store_register_req req, int 
 static void make_table(uint64_t *stores)
 {
     struct placement_store ps[3] = {
-        {stores[0], NULL, 0}, {stores[1], NULL, 0}, {stores[2], NULL, 0}};
+        {.store = stores[0]}, {.store = stores[1]}, {.store = stores[2]}};
     struct cmd_pg_update cmd = {0};
     struct pg_move moves[8];
     uint64_t voters[24], pgs[8];
@@ -1178,11 +1178,47 @@ START_TEST(test_stores)
 }
 END_TEST
 
+static int admin(uint32_t node, uint32_t what)
+{
+    struct node_admin_req req = {.node = node, .admin = what};
+
+    return world_apply(&w, CMD_STORE_ADMIN, &node_admin_req_schema, &req);
+}
+
+/* What an operator says about a node is kept, is refused where too few would be left or while it holds groups, and a
+ * removed one is forgotten. */
+START_TEST(test_store_admin)
+{
+    uint64_t stores[3] = {101, 102, 103};
+
+    for (uint32_t i = 0; i < 3; i++)
+        do_register((struct store_register_req){.store = stores[i], .node = i + 1, .start = 1, .empty = true}, 0);
+    make_table(stores);
+    ck_assert_int_eq(admin(9, STORE_DRAIN), -TC_E_NOENT);
+    ck_assert_int_eq(admin(1, STORE_DRAIN), -TC_E_QUORUM_LOST);
+    ck_assert_int_eq(admin(1, STORE_REMOVE), -TC_E_QUORUM_LOST);
+    ck_assert_int_eq(admin(1, STORE_MAINTENANCE), 0);
+    ck_assert_uint_eq(fsm_store(w.f, 101)->admin, STORE_MAINTENANCE);
+    ck_assert_int_eq(admin(1, STORE_IN), 0);
+    do_register((struct store_register_req){.store = 104, .node = 4, .start = 1, .empty = true}, 0);
+    ck_assert_int_eq(admin(1, STORE_DRAIN), 0);
+    ck_assert_int_eq(admin(2, STORE_DRAIN), -TC_E_QUORUM_LOST);
+    ck_assert_int_eq(admin(1, STORE_REMOVE), -TC_E_BUSY);
+    world_reopen(&w);
+    ck_assert_uint_eq(fsm_store(w.f, 101)->admin, STORE_DRAIN);
+    ck_assert(!fsm_store(w.f, 101)->served);
+    ck_assert_int_eq(admin(1, STORE_IN), 0);
+    ck_assert_int_eq(admin(4, STORE_REMOVE), 0);
+    ck_assert_ptr_null(fsm_store(w.f, 104));
+    ck_assert_int_eq(admin(4, STORE_REMOVE), -TC_E_NOENT);
+}
+END_TEST
+
 START_TEST(test_placement)
 {
-    struct placement_store s[6] = {{1, "a", UINT64_C(1) << 40}, {2, "a", UINT64_C(1) << 40},
-                                   {3, "b", UINT64_C(1) << 40}, {4, "b", UINT64_C(1) << 40},
-                                   {5, "c", UINT64_C(1) << 40}, {6, "c", UINT64_C(2) << 40}};
+    struct placement_store s[6] = {{.store = 1, .zone = "a", .capacity = UINT64_C(1) << 40}, {.store = 2, .zone = "a", .capacity = UINT64_C(1) << 40},
+                                   {.store = 3, .zone = "b", .capacity = UINT64_C(1) << 40}, {.store = 4, .zone = "b", .capacity = UINT64_C(1) << 40},
+                                   {.store = 5, .zone = "c", .capacity = UINT64_C(1) << 40}, {.store = 6, .zone = "c", .capacity = UINT64_C(2) << 40}};
     uint64_t voters[256 * 3];
     uint32_t count[7] = {0}, first[7] = {0};
 
@@ -1278,6 +1314,7 @@ int main(void)
     tcase_add_test(tc, test_gave_up);
     tcase_add_test(tc, test_reap);
     tcase_add_test(tc, test_stores);
+    tcase_add_test(tc, test_store_admin);
     tcase_add_test(tc, test_placement);
     tcase_add_test(tc, test_genesis);
     suite_add_tcase(s, tc);
