@@ -5,8 +5,9 @@
 
 /* What mount(8), fstab and systemd write there, and what means nothing to a mounted filesystem. */
 static const char *const ignored[] = {"rw",       "_netdev", "nofail",  "auto",  "noauto", "user",    "users",
-                                      "nouser",   "owner",   "group",   "async", "defaults", "relatime",
-                                      "loud",     "silent"};
+                                      "nouser",   "nousers", "owner",   "noowner", "group", "nogroup", "async",
+                                      "defaults", "relatime", "norelatime", "strictatime", "nostrictatime", "diratime",
+                                      "lazytime", "nolazytime", "loud", "silent"};
 static const char *const passed_on[] = {"ro",       "nosuid", "suid",    "nodev",     "dev",        "noexec",
                                         "exec",     "noatime", "atime",  "dirsync",   "sync",       "allow_other",
                                         "allow_root", "nodiratime"};
@@ -51,7 +52,7 @@ static int parse_word(const struct cli *c, const char *word, struct mount_option
     if (strcmp(word, "pages=lease") == 0)
         return 0;
     if (strcmp(word, "remount") == 0)
-        return cli_usage_error(c, "option remount: unmount and mount again instead");
+        return cli_usage_error(c, "option remount: say mount -o remount,..., or unmount and mount again");
     if (in_list(ignored, ARRAY_SIZE(ignored), word) || strncmp(word, "x-", 2) == 0 ||
         strncmp(word, "comment=", 8) == 0)
         return 0;

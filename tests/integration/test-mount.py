@@ -52,6 +52,18 @@ def main():
             assert e.errno == 30, e
         umount(x)
 
+        # mount -o remount: what the kernel looks at changes, the rest stays as it was, and says so.
+        helper(c, ','.join(servers) + ':/dir', x, 'nosuid')
+        flags = lambda: next(l.split()[5].split(',') for l in open('/proc/self/mountinfo') if l.split()[4] == x)
+        assert 'nosuid' in flags() and 'nodev' not in flags(), flags()
+        for mode, options in (('ro', 'ro,nosuid'), ('rw', 'nosuid,wait=30s,_netdev,allow_other')):
+            r = subprocess.run([c.dir + '/bin/mount.tercet', ','.join(servers) + ':/dir', x, '-o', 'rw,remount,' + options],
+                               stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=60)
+            assert r.returncode == 0 and ('wait=30s' in r.stdout) == ('wait' in options), r
+            assert mode in flags() and 'nosuid' in flags(), flags()
+        umount(x)
+        helper(c, ','.join(servers) + ':/dir', x, 'remount,ro', 32, 'no Tercet filesystem is mounted')
+
         all_of = ','.join(servers)
         helper(c, all_of + ':/nosuch', x, 'wait=30s', 32, '/nosuch')
         helper(c, all_of + ':/dir/0', x, 'wait=30s', 32, '/dir/0')
