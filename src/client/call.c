@@ -256,6 +256,7 @@ void call_finish(struct tc_call *call, int status)
 void call_finish_entry(struct tc_call *call, struct inode *i)
 {
     inode_entry(i, &call->entry);
+    outside_tell(call->c, i, call->entry.attr.size);
     call->has_entry = true;
     call_finish(call, 0);
 }

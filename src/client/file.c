@@ -84,6 +84,8 @@ static void open_finish(struct tc_call *call)
         call_finish(call, 0);
         return;
     }
+    if ((call->flags & TC_OPEN_MAY_DIRECT) && !(call->flags & TC_OPEN_WRITE) && env_now(call->c->env) < i->contended_until)
+        call->flags |= TC_OPEN_DIRECT;
     f = file_new(call->c, i, call->flags);
     *call->ret_file = f;
     call->entry.keep_data = i->kernel_pages;

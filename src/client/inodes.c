@@ -42,7 +42,7 @@ static void inode_free(struct tc_client *c, struct inode *i)
     ASSERT(i->n_ext == 0 && !i->flights);
     refused_keep(c, i);
     env_timer_cancel(c->env, &i->get_timer);
-    env_timer_cancel(c->env, &i->trunc_timer);
+    env_timer_cancel(c->env, &i->drain_timer);
     free(i->ext);
     free(i->dir);
     free(i->attr.horizons.items);

@@ -289,7 +289,10 @@ struct inode {
     struct waitq wq;      /* calls that wait for the lease */
     struct waitq io_wq;   /* calls that wait for flights or commits */
     struct env_timer get_timer; /* to ask again */
-    struct env_timer trunc_timer;
+    struct env_timer drain_timer;
+    bool told;            /* the size was given out since the last purge */
+    uint64_t told_size;
+    uint64_t told_at;     /* env_now() when a size other than the one before was given out */
     uint64_t killed_change; /* suid and the like are known to be cleared as of this change */
     struct tc_client *c;
     unsigned readers, writers;            /* running under the lease */
@@ -302,6 +305,7 @@ struct inode {
     uint64_t purge_read_gen;
     struct recall *recalls;
     uint64_t recall_count; /* that have come */
+    uint64_t contended_until; /* env_now(): others wrote what we read, or read what we wrote, not long ago */
     uint64_t get_stamp;    /* of them when X was asked for: none may be crossed */
     bool unasked; /* the machine runs for a release of our own */
     bool stepping; /* inside recall_progress() */
@@ -550,6 +554,10 @@ void outside_give_entry(struct tc_client *c, struct inode *i, struct tc_entry *e
 uint64_t outside_give_name(struct tc_client *c, struct inode *d, const char *name, uint64_t ino);
 /* The kernel moves the entry it has, with its time, to the other directory (an exchange: both). */
 void outside_renamed(struct inode *from, struct inode *to);
+/* May a size be given out only under the lease; note that it is; is one still on its way. */
+bool outside_told(const struct tc_client *c, const struct inode *i);
+void outside_tell(struct tc_client *c, struct inode *i, uint64_t size);
+bool outside_settling(struct tc_client *c, const struct inode *i, uint64_t *ret_until);
 bool outside_attr(struct tc_client *c, const struct inode *i); /* may somebody have them? */
 /* They, and pages if @pages, are dropped. Returns how often @done will be called. */
 unsigned outside_drop(struct tc_client *c, struct inode *i, bool pages, void (*done)(void *arg), void *arg);

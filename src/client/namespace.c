@@ -131,7 +131,10 @@ static void getattr_done(struct rpc *r, int status, const void *res)
         return;
     }
     (void)take_entry(call->c, r, e, false);
-    call_finish_entry(call, i);
+    if (outside_told(call->c, i) && (i->phase != RECALL_IDLE || i->breaks != call->off || !lease_s_ok(call->c, i)))
+        getattr_tick(call);
+    else
+        call_finish_entry(call, i);
 }
 
 static void getattr_send(struct tc_call *call, struct inode *i)
@@ -148,6 +151,15 @@ void getattr_tick(struct tc_call *call)
     struct inode *i = call->ino;
 
     c->stats.getattrs++;
+    if (outside_told(c, i)) {
+        if (i->phase != RECALL_IDLE) {
+            call_wait(call, &i->wq);
+            return;
+        }
+        if (lease_need_s(call, i))
+            return;
+        call->off = i->breaks;
+    }
     if (i->attr_cached && lease_s_ok(c, i)) {
         c->stats.getattr_hits++;
         call_finish_entry(call, i);

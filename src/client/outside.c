@@ -25,6 +25,7 @@
 #define OUTSIDE_NS (150 * NS_PER_MS)
 /* The kernel counts from when the process that asked runs again, which on a busy machine takes a while. */
 #define OUTSIDE_MARGIN_NS (150 * NS_PER_MS)
+#define TOLD_NS (2 * NS_PER_MS)
 #define OUTSIDE_QUIET_NS (5 * NS_PER_S)
 
 static uint64_t give(struct tc_client *c, uint64_t *given)
@@ -63,6 +64,34 @@ uint64_t outside_give_name(struct tc_client *c, struct inode *d, const char *nam
 void outside_renamed(struct inode *from, struct inode *to)
 {
     from->names_given = to->names_given = MAX(from->names_given, to->names_given);
+}
+
+/*
+ * A size given out makes the kernel cut its pages there, if it had another; and it does so only when it gets at the
+ * page, which may be locked under a READ that we hold back until we have the lease again. Then it would cut what
+ * that READ brings, which is longer by then. So the size of a file that is open here is told under the lease only, and
+ * not any more once a recall has begun; and when the recall is through, answers that the kernel has not yet looked
+ * at are void by its notification (docs/FUSE.md 3.4).
+ */
+bool outside_told(const struct tc_client *c, const struct inode *i)
+{
+    return c->cfg.invalidate_inode && i->opens > 0 && i->attr_known && S_ISREG(i->attr.mode);
+}
+
+void outside_tell(struct tc_client *c, struct inode *i, uint64_t size)
+{
+    if (!outside_told(c, i) || (i->told && i->told_size == size))
+        return;
+    i->told = true;
+    i->told_size = size;
+    i->told_at = env_now(c->env);
+}
+
+/* An answer made void costs whoever asked the news that it bore: so that is given a moment to arrive. */
+bool outside_settling(struct tc_client *c, const struct inode *i, uint64_t *ret_until)
+{
+    *ret_until = i->told_at + TOLD_NS;
+    return i->told && i->opens > 0 && env_now(c->env) < *ret_until;
 }
 
 static bool running(struct tc_client *c, uint64_t given)

@@ -102,6 +102,8 @@ static void recall_simple(struct tc_client *c, struct recall *rc)
     simple_done(rc);
 }
 
+/* How long a file that was recalled is read past caches outside by whoever opens it. */
+#define CONTENDED_NS (10 * NS_PER_S)
 #define TRUNCATE_WAIT_NS (200 * NS_PER_MS)
 
 static void refuse_grants(struct inode *i, uint64_t gterm, uint64_t gcount)
@@ -135,15 +137,16 @@ static void names_ran_out(struct env_timer *t)
  * only it knows which those are (an append's place is not, where the page cache is passed by). */
 static bool purge_start(struct tc_client *c, struct inode *i)
 {
-    bool attr = outside_attr(c, i);
+    bool pages = i->kernel_pages || i->told, attr = outside_attr(c, i);
 
     i->purge_read_gen = i->read_gen;
+    i->told = false;
     if (!env_timer_armed(&i->names_timer) && outside_wait_names(c, i, names_ran_out)) {
         i->purge_pending++;
         inode_pin(i);
     }
-    if (c->cfg.invalidate_inode && (attr || (i->lookups > 0 && i->kernel_pages))) {
-        unsigned n = outside_drop(c, i, i->kernel_pages, purge_done, i);
+    if (c->cfg.invalidate_inode && (attr || (i->lookups > 0 && pages))) {
+        unsigned n = outside_drop(c, i, pages, purge_done, i);
 
         i->purge_pending += n;
         for (unsigned k = 0; k < n; k++)
@@ -228,9 +231,9 @@ void recall_commit_done(struct tc_client *c, struct inode *i)
     machine_finish(c, i);
 }
 
-static void truncate_timeout(struct env_timer *t)
+static void drain_timeout(struct env_timer *t)
 {
-    struct inode *i = container_of(t, struct inode, trunc_timer);
+    struct inode *i = container_of(t, struct inode, drain_timer);
 
     recall_progress(i->c, i);
 }
@@ -245,14 +248,16 @@ static bool truncate_passed(struct tc_client *c, struct inode *i)
         i->x->truncating = false;
         return true;
     }
-    i->trunc_timer.fn = truncate_timeout;
-    env_timer_set(c->env, &i->trunc_timer, until);
+    i->drain_timer.fn = drain_timeout;
+    env_timer_set(c->env, &i->drain_timer, until);
     return false;
 }
 
 /* One step; true: try the next. */
 static bool machine_step(struct tc_client *c, struct inode *i)
 {
+    uint64_t until;
+
     switch (i->phase) {
     case RECALL_IDLE:
         if (!machine_wanted(i, &i->downgrade))
@@ -275,6 +280,11 @@ static bool machine_step(struct tc_client *c, struct inode *i)
         }
         if (i->downgrade) {
             machine_commit(c, i);
+            return false;
+        }
+        if (outside_settling(c, i, &until)) {
+            i->drain_timer.fn = drain_timeout;
+            env_timer_set(c->env, &i->drain_timer, until);
             return false;
         }
         i->phase = RECALL_PURGE;
@@ -381,6 +391,8 @@ void recall_item(struct tc_client *c, uint64_t term, const struct recall_item *i
     }
     c->stats.recalls++;
     i->recall_count++;
+    if (kind == RECALL_ALL || kind == RECALL_DOWNGRADE)
+        i->contended_until = env_now(c->env) + CONTENDED_NS;
     if (term > i->recall_term) {
         i->recall_term = term;
         i->recall_seen = 0;

@@ -35,11 +35,17 @@ static uint32_t open_flags(int flags)
     return f;
 }
 
+/* Data passes the kernel's page cache by. */
+static bool file_direct(const struct tc_file *f)
+{
+    return tc_file_flags(f) & (TC_OPEN_APPEND | TC_OPEN_DIRECT);
+}
+
 static void fill_open(struct fuse_file_info *fi, const struct fop *op, bool keep)
 {
     *fi = (struct fuse_file_info){.flags = (int)op->flags, .fh = (uint64_t)(uintptr_t)op->file};
     /* The kernel would fill its cache at its own idea of the end of file (docs/FUSE.md 3.3). */
-    fi->direct_io = (op->flags & O_APPEND) != 0;
+    fi->direct_io = file_direct(op->file);
     fi->keep_cache = keep;
 }
 
@@ -62,7 +68,9 @@ static void reply_open(void *arg, int status, const struct tc_entry *e)
 
 static void start_open(struct fop *op)
 {
-    op->call = tc_open(op->m->client, op->ino, open_flags((int)op->flags), &op->file, reply_open, op);
+    uint32_t may = op->m->direct_reads ? TC_OPEN_MAY_DIRECT : 0;
+
+    op->call = tc_open(op->m->client, op->ino, open_flags((int)op->flags) | may, &op->file, reply_open, op);
 }
 
 static void killed_then_open(void *arg, int status, const struct tc_entry *e TC_UNUSED)
@@ -192,11 +200,13 @@ static void op_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, stru
 {
     struct fop *op = fop_new(req, ino);
 
-    op->kind = FOP_READ;
     op->off = (uint64_t)off;
     op->len = size;
     op->file = file_of(fi);
-    io_begin(op);
+    if (!file_direct(op->file)) { /* pages are locked under it */
+        op->kind = FOP_READ;
+        io_begin(op);
+    }
     op->call = tc_read(op->m->client, op->file, op->off, size, reply_read, op);
 }
 

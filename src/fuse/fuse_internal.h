@@ -48,6 +48,7 @@ struct tc_mount {
     unsigned n_spare;
     uint64_t init_unique;
     uint32_t init_offered;
+    bool direct_reads; /* direct_io does not forbid shared mappings */
     bool init_done;
 
     struct looked_up looked_up[LOOKED_UP_MAX]; /* by thread */

@@ -111,12 +111,19 @@ static ssize_t io_read(int fd, void *buf, size_t len, void *userdata TC_UNUSED)
     return read(fd, buf, len);
 }
 
+/* FUSE_DIRECT_IO_ALLOW_MMAP (Linux 6.6), newer than the headers that we build with. */
+#define FUSE2_DIRECT_IO_ALLOW_MMAP (1u << 4)
+
 /* Flags that libfuse 3.14 knows but never sends (docs/FUSE.md 1). */
 static void patch_init(const struct tc_mount *m, struct fuse_init_out *out)
 {
     uint32_t want = FUSE_PARALLEL_DIROPS | FUSE_HANDLE_KILLPRIV_V2;
 
     out->flags |= m->init_offered & want;
+    if (m->direct_reads) {
+        out->flags |= FUSE_INIT_EXT;
+        out->flags2 |= FUSE2_DIRECT_IO_ALLOW_MMAP;
+    }
 }
 
 static ssize_t io_writev(int fd, struct iovec *iov, int count, void *userdata)
@@ -148,6 +155,7 @@ static void look_at_init(struct tc_mount *m, const struct buf *b)
     memcpy(&in, b->data + sizeof(h), MIN(b->len - sizeof(h), sizeof(in)));
     m->init_unique = h.unique;
     m->init_offered = in.flags;
+    m->direct_reads = (in.flags & FUSE_INIT_EXT) && (in.flags2 & FUSE2_DIRECT_IO_ALLOW_MMAP);
 }
 
 static void unmounted(struct tc_mount *m)

@@ -1,8 +1,37 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
 """Two mounts of one cluster see each other's completed operations at once: names, sizes, data, appends."""
-import os, sys, threading, time
+import os, re, sys, threading, time
 from cluster import Cluster, need_fuse, sh, wait_until
+
+
+def followed(a, b):
+    """What one mount appends and syncs, readers of another see whole and at once, however the two cross."""
+    if tuple(int(n) for n in re.findall(r'\d+', os.uname().release)[:2]) < (6, 6):
+        print('skipped: readers beside appends through another mount: needs Linux 6.6 (docs/FUSE.md 3.4)')
+        return
+    floor, wrong, over = [0], [], threading.Event()
+    open(a + '/followed', 'w').close()
+
+    def read():
+        while not over.is_set() and not wrong:
+            least, got = floor[0], b''
+            with open(b + '/followed', 'rb', buffering=0) as f:
+                while piece := f.read(1 << 18):
+                    got += piece
+            if len(got) < least or b'\0' in got:
+                wrong.append('%d bytes were acknowledged, %d read, zero at %d' % (least, len(got), got.find(b'\0')))
+    readers = [threading.Thread(target=read) for _ in range(3)]
+    for t in readers:
+        t.start()
+    with open(a + '/followed', 'ab', buffering=0) as f:
+        for i in range(500):
+            floor[0] += f.write(b'x' * (40 + i * 97 % 1500))
+            os.fsync(f.fileno())
+    over.set()
+    for t in readers:
+        t.join()
+    assert not wrong, wrong
 
 
 def main():
@@ -63,6 +92,7 @@ def main():
             sx, sy = os.stat(x + '/kept'), os.stat(y + '/kept')
             assert (sy.st_size, sy.st_mode, sy.st_nlink) == (sx.st_size, sx.st_mode, sx.st_nlink), 'stale in round %d' % i
             assert sy.st_size == size, 'stale size in round %d' % i
+        followed(a, b)
 
         # Unlinked through one, still open through the other.
         f = open(b + '/shared', 'rb')
