@@ -55,7 +55,7 @@ int raft_config_decode(const uint8_t *data, size_t len, struct raft_config *ret)
 
         if (m.id == 0 || (i > 0 && m.id <= c.members[i - 1].id))
             return -TC_E_BAD_MESSAGE;
-        if (m.role != RAFT_VOTER && m.role != RAFT_LEARNER)
+        if (m.role < RAFT_VOTER || m.role > RAFT_STANDBY)
             return -TC_E_BAD_MESSAGE;
         c.members[i] = m;
     }
@@ -130,12 +130,31 @@ bool config_self_votes(const struct raft *r)
     return m && m->role == RAFT_VOTER && config_knows_self(r);
 }
 
-uint32_t config_quorum(const struct raft *r)
+/* A removal may be in nobody's log but that of the one it removes: until it is known to be committed that
+ * one has to be able to lead, or nobody can (Ongaro 4.2.2). It does not count itself. */
+bool config_may_lead(const struct raft *r)
 {
-    const struct raft_config *c = raft_config_now(r);
+    const struct raft_member *m;
+
+    if (config_self_votes(r))
+        return true;
+    if (r->n_configs < 2 || r->configs[r->n_configs - 1].index <= r->commit ||
+        raft_config_find(raft_config_now(r), r->cfg.id))
+        return false;
+    m = raft_config_find(&r->configs[r->n_configs - 2].config, r->cfg.id);
+    return m && m->role == RAFT_VOTER && m->incarnation == r->incarnation;
+}
+
+uint32_t config_voters(const struct raft_config *c)
+{
     uint32_t voters = 0;
 
     for (uint32_t i = 0; i < c->n; i++)
         voters += c->members[i].role == RAFT_VOTER;
-    return voters / 2 + 1;
+    return voters;
+}
+
+uint32_t config_quorum(const struct raft *r)
+{
+    return config_voters(raft_config_now(r)) / 2 + 1;
 }

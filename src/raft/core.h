@@ -6,7 +6,8 @@
  *  log.c        the entries behind the base, what of them is durable
  *  config.c     configurations, from their append on
  *  election.c   votes (Raft 5.2, 5.4.1; pre-vote and check-quorum: Ongaro 9.6, 6.2)
- *  replicate.c  the leader's side of append, commit, lease, membership, transfer
+ *  replicate.c  the leader's side of append, commit, lease, transfer
+ *  membership.c the leader changes the group
  *  follow.c     the follower's side of append
  *  snapshot.c   both sides of the snapshot transfer
  *  format.c     traces
@@ -147,6 +148,8 @@ void config_compact(struct raft *r, uint64_t index);
 /* Is this member, in this incarnation, known to the configuration; is it a voter there? */
 bool config_knows_self(const struct raft *r);
 bool config_self_votes(const struct raft *r);
+bool config_may_lead(const struct raft *r); /* may ask for votes */
+uint32_t config_voters(const struct raft_config *c);
 uint32_t config_quorum(const struct raft *r);
 
 /* election.c */
@@ -172,10 +175,15 @@ void leader_commit(struct raft *r);
 void leader_flush(struct raft *r);
 void leader_tick(struct raft *r);
 int leader_transfer(struct raft *r, uint64_t to);
-int leader_change(struct raft *r, const struct raft_member *m);
 void on_append_res(struct raft *r, const struct raft_msg *m);
 /* The @k-th largest of @n values, 1 the largest; 0 if there are fewer. Sorts @v. */
 uint64_t kth_largest(uint64_t *v, uint32_t n, uint32_t k);
+
+/* membership.c */
+int leader_change(struct raft *r, const struct raft_event *ev);
+void leader_mend_members(struct raft *r);
+/* The configuration without this leader is committed: it goes. */
+void leader_leave(struct raft *r);
 
 /* follow.c */
 void on_append(struct raft *r, const struct raft_msg *m);

@@ -112,12 +112,13 @@ void election_start(struct raft *r, bool transfer)
     /* A voter may have heard the leader a moment later than this one: ask again soon. */
     r->election_deadline = r->now + quarter + raft_random(r, quarter + 1);
     election_ask(r, RAFT_MSG_PREVOTE, r->term + 1);
-    election_count(r, r->cfg.id);
+    if (config_self_votes(r))
+        election_count(r, r->cfg.id);
 }
 
 void election_saved(struct raft *r)
 {
-    if (r->role == RAFT_CANDIDATE && r->vote == r->cfg.id)
+    if (r->role == RAFT_CANDIDATE && r->vote == r->cfg.id && config_self_votes(r))
         election_count(r, r->cfg.id);
 }
 

@@ -170,7 +170,7 @@ static void step_tick(struct raft *r)
     }
     if (r->now < r->election_deadline)
         return;
-    if (!config_self_votes(r) || r->snap.installing) {
+    if (!config_may_lead(r) || r->snap.installing) {
         election_reset(r);
         return;
     }
@@ -260,8 +260,6 @@ static void step_compact(struct raft *r, uint64_t index)
 
 static int step_event(struct raft *r, const struct raft_event *ev)
 {
-    struct raft_member change = {ev->peer, ev->incarnation, ev->member_role};
-
     switch (ev->type) {
     case RAFT_EV_TICK:
         step_tick(r);
@@ -290,7 +288,7 @@ static int step_event(struct raft *r, const struct raft_event *ev)
     case RAFT_EV_TRANSFER:
         return leader_transfer(r, ev->peer);
     case RAFT_EV_CHANGE:
-        return leader_change(r, &change);
+        return leader_change(r, ev);
     case RAFT_EV_COMPACT:
         step_compact(r, ev->index);
         return 0;

@@ -54,12 +54,17 @@ struct raft_entry {
     uint32_t type; /* enum raft_entry_type */
 };
 
-enum raft_member_role { RAFT_REMOVED = 0, RAFT_VOTER = 1, RAFT_LEARNER = 2 };
+enum raft_member_role {
+    RAFT_REMOVED = 0,
+    RAFT_VOTER = 1,
+    RAFT_LEARNER = 2, /* was a voter and lost its disk: votes again by itself when it is filled */
+    RAFT_STANDBY = 3, /* added by command: a learner until it is promoted by command */
+};
 
 struct raft_member {
     uint64_t id; /* never 0 */
     uint64_t incarnation;
-    uint32_t role; /* RAFT_VOTER or RAFT_LEARNER */
+    uint32_t role; /* any but RAFT_REMOVED */
 };
 
 struct raft_config {
@@ -142,7 +147,7 @@ enum raft_event_type {
     RAFT_EV_PERSISTED,   /* seq of the RAFT_SAVE_ENTRIES that is durable */
     RAFT_EV_APPLIED,     /* index */
     RAFT_EV_TRANSFER,    /* hand leadership to peer, 0 for the best */
-    RAFT_EV_CHANGE,      /* change one member: peer, incarnation, member_role */
+    RAFT_EV_CHANGE,      /* change one member: peer, incarnation, member_role, data (see below) */
     RAFT_EV_COMPACT,     /* drop the log up to index: the store holds it durably */
     /* leader: answers to raft_want */
     RAFT_EV_SNAP_MADE,   /* peer, snap_id, index: a snapshot as of index exists */
@@ -255,8 +260,18 @@ TC_MUST_CHECK int raft_restore_entry(struct raft *r, const struct raft_entry *e)
  * Errors: -TC_E_DAMAGED if entries are missing in between, or before @applied. */
 TC_MUST_CHECK int raft_restore_done(struct raft *r, uint64_t applied);
 
-/* Errors, of those events that can fail: -TC_E_NOT_LEADER, -TC_E_BUSY (a configuration change or
- * transfer is under way), -TC_E_INVAL. Messages never fail: what makes no sense is ignored. */
+/*
+ * Errors, of those events that can fail: -TC_E_NOT_LEADER, -TC_E_BUSY (a configuration change or
+ * transfer is under way, or no entry of this term is committed yet), -TC_E_INVAL. Messages never
+ * fail: what makes no sense is ignored.
+ *
+ * RAFT_EV_CHANGE: member_role RAFT_STANDBY adds, RAFT_VOTER promotes, RAFT_REMOVED removes; data is
+ * what the state machine sees of the entry. Refused beside the above with -TC_E_EXIST (a member, a
+ * voter, already), -TC_E_NOENT (no member), -TC_E_LIMIT (too many), -TC_E_UNREACHABLE (does not
+ * answer, or not from the disk that was added), -TC_E_AGAIN (too far behind to vote), -TC_E_INVAL
+ * (the last voter), -TC_E_NO_QUORUM (the voters that answer now are no majority afterwards). A
+ * leader that is removed leads until that is committed, hands over, and steps down.
+ */
 TC_MUST_CHECK int raft_step(struct raft *r, const struct raft_event *ev, struct raft_update *up);
 
 /* Append an entry of the leader; nothing is sent or saved before the next step (RAFT_EV_FLUSH), so

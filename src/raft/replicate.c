@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The leader: append with batches and pipelines, commit, lease, check-quorum, membership, transfer.
+ * The leader: append with batches and pipelines, commit, lease, check-quorum, transfer.
  *
  *  PROBE ──an answer that fits──► REPLICATE       PROBE: one message out, looking for the position
  *    │ ▲ ◄────── a gap ─────────────┘   │         REPLICATE: a window of messages out, next runs ahead
@@ -160,6 +160,7 @@ void leader_commit(struct raft *r)
         return;
     while (r->commit < commit)
         r->uncommitted_bytes -= raft_entry_at(r, ++r->commit)->len;
+    leader_leave(r);
 }
 
 /* When the newest round that a quorum answered was sent; UINT64_MAX for a quorum of one. */
@@ -282,6 +283,8 @@ static void transfer_flush(struct raft *r)
     m = raft_send(r, p->id, RAFT_MSG_TIMEOUT_NOW);
     m->timeout_now.last_index = log_last(r);
     m->timeout_now.last_term = log_last_term(r);
+    if (!raft_config_find(raft_config_now(r), r->cfg.id))
+        become_follower(r, r->term, 0); /* removed: the next leader will not tell it anything */
 }
 
 void leader_flush(struct raft *r)
@@ -365,95 +368,6 @@ void on_append_res(struct raft *r, const struct raft_msg *m)
     if (p->state == RAFT_PEER_SNAPSHOT && p->match >= r->log.base_index)
         progress_probe(r, p, p->match + 1); /* it has come up by itself */
     leader_commit(r);
-}
-
-/* -- membership ----------------------------------------------------------------------------- */
-
-/* One at a time, none before an entry of the own term is committed (Ongaro 4.1 and its erratum). */
-static bool change_allowed(const struct raft *r)
-{
-    return r->role == RAFT_LEADER && r->commit >= r->term_start && !r->transferring &&
-           r->configs[r->n_configs - 1].index <= r->commit;
-}
-
-static int change_apply(struct raft_config *c, const struct raft_member *m)
-{
-    uint32_t i = 0;
-
-    while (i < c->n && c->members[i].id < m->id)
-        i++;
-    if (i < c->n && c->members[i].id == m->id) {
-        if (m->role == RAFT_REMOVED) {
-            memmove(&c->members[i], &c->members[i + 1], (c->n - i - 1) * sizeof c->members[0]);
-            c->n--;
-        } else if (m->role == RAFT_VOTER && m->incarnation != c->members[i].incarnation) {
-            return -TC_E_INVAL; /* a new disk is a learner first */
-        } else {
-            c->members[i] = *m;
-        }
-        return 0;
-    }
-    if (m->role != RAFT_LEARNER || m->id == 0 || c->n == RAFT_MEMBERS_MAX)
-        return -TC_E_INVAL;
-    memmove(&c->members[i + 1], &c->members[i], (c->n - i) * sizeof c->members[0]);
-    c->members[i] = *m;
-    c->n++;
-    return 0;
-}
-
-int leader_change(struct raft *r, const struct raft_member *m)
-{
-    struct raft_entry e = {.type = RAFT_ENTRY_CONFIG};
-    struct raft_config c = *raft_config_now(r);
-    uint8_t buf[RAFT_CONFIG_BYTES_MAX];
-    int err;
-
-    if (r->role != RAFT_LEADER)
-        return -TC_E_NOT_LEADER;
-    if (!change_allowed(r))
-        return -TC_E_BUSY;
-    if (m->id == r->cfg.id)
-        return -TC_E_INVAL; /* it hands over first */
-    err = change_apply(&c, m);
-    if (err < 0)
-        return err;
-    e.data = buf;
-    e.len = raft_config_encode(&c, buf);
-    e.index = log_last(r) + 1;
-    e.term = r->term;
-    log_append(r, &e);
-    r->uncommitted_bytes += e.len;
-    config_push(r, e.index, &c);
-    leader_config_changed(r);
-    return 0;
-}
-
-/* A member that answers from another disk than the configuration names becomes a learner of that
- * incarnation; a learner that has caught up becomes a voter (PROTOCOL 1.5). */
-static void leader_mend_members(struct raft *r)
-{
-    if (!change_allowed(r) || !raft_rule(r, RAFT_RULE_INCARNATION))
-        return;
-    for (uint32_t i = 0; i < r->n_peers; i++) {
-        const struct raft_progress *p = &r->peers[i];
-        const struct raft_member *m = raft_config_find(raft_config_now(r), p->id);
-        struct raft_member to = *m;
-
-        /* An answer to something sent before the last change may be of its former life. */
-        if (p->id == r->cfg.id || p->heard_at == 0 || p->echo <= r->change_sent_at)
-            continue;
-        if (p->incarnation != m->incarnation) {
-            to.role = RAFT_LEARNER;
-            to.incarnation = p->incarnation;
-        } else if (m->role == RAFT_LEARNER && p->state == RAFT_PEER_REPLICATE &&
-                   p->match >= r->commit) {
-            to.role = RAFT_VOTER;
-        } else {
-            continue;
-        }
-        if (leader_change(r, &to) == 0)
-            return;
-    }
 }
 
 /* -- transfer ------------------------------------------------------------------------------- */

@@ -192,7 +192,7 @@ static void trace_state(struct net *net, struct net_node *n, const struct raft_s
     uint32_t learners = 0;
 
     for (uint32_t i = 0; i < s->n_peers; i++)
-        learners += s->peers[i].member_role == RAFT_LEARNER;
+        learners += s->peers[i].member_role != RAFT_VOTER;
     if (s->role != n->last_role || s->term != n->last_term || s->commit != n->last_commit ||
         learners != n->last_learners) {
         fprintf(net->trace, "%8.1f     = %" PRIu64 " %s t%" PRIu64 " last=%" PRIu64 " commit=%"
@@ -737,6 +737,18 @@ int net_event(struct net *net, uint32_t i, uint32_t type, uint64_t peer, uint64_
     return node_step_err(net, &net->nodes[i], &step);
 }
 
+int net_change(struct net *net, uint32_t i, uint64_t peer, uint32_t role)
+{
+    struct raft_event step = {.type = RAFT_EV_CHANGE, .peer = peer, .member_role = role};
+    int err;
+
+    if (!net->nodes[i].core)
+        return -1;
+    err = node_step_err(net, &net->nodes[i], &step);
+    net->changes += err == 0;
+    return err;
+}
+
 void net_compact(struct net *net, uint32_t i, uint64_t keep)
 {
     struct net_node *n = &net->nodes[i];
@@ -843,6 +855,18 @@ static bool may_wipe(const struct net *net)
     return true;
 }
 
+/* No disk was lost that the leader does not know of yet: what it takes for a voter is one. */
+static bool known_whole(const struct net *net, uint32_t leader)
+{
+    struct raft_status s;
+
+    raft_get_status(net->nodes[leader].core, &s);
+    for (uint32_t k = 0; k < s.n_peers; k++)
+        if (s.peers[k].incarnation != net->nodes[s.peers[k].id - 1].incarnation)
+            return false;
+    return true;
+}
+
 static void fault(struct net *net)
 {
     uint32_t i = (uint32_t)net_random(net, net->n);
@@ -851,7 +875,7 @@ static void fault(struct net *net)
 
     if (leader >= 0 && chance(net, 300))
         i = (uint32_t)leader;
-    switch (net_random(net, 15)) {
+    switch (net_random(net, 17)) {
     case 0:
     case 1:
         net_crash(net, i);
@@ -903,6 +927,14 @@ static void fault(struct net *net)
                 net_start(net, (uint32_t)leader);
         }
         break;
+    case 12:
+    case 13: /* an operator, who may be wrong: unsafe changes are refused */
+        if (leader >= 0 && known_whole(net, (uint32_t)leader)) {
+            static const uint32_t roles[] = {RAFT_REMOVED, RAFT_STANDBY, RAFT_VOTER, RAFT_VOTER};
+
+            (void)net_change(net, (uint32_t)leader, i + 1, roles[net_random(net, 4)]);
+        }
+        break;
     default: /* most of the time something comes back */
         for (uint32_t k = 0; k < net->n; k++)
             if (!net->nodes[k].core && chance(net, 500))
@@ -934,6 +966,17 @@ static void draw_options(struct net *net)
     }
 }
 
+/* Whoever was removed, or added and not promoted, becomes a voter again. */
+static void bring_back(struct net *net)
+{
+    int leader = net_leader(net);
+
+    for (uint32_t i = 0; i < net->n && leader >= 0; i++) {
+        if (net_change(net, (uint32_t)leader, i + 1, RAFT_STANDBY) != 0)
+            (void)net_change(net, (uint32_t)leader, i + 1, RAFT_VOTER);
+    }
+}
+
 static void calm(struct net *net)
 {
     net->loss = net->twice = net->late = net->disk_slow = net->crash_at_save = 0;
@@ -941,8 +984,9 @@ static void calm(struct net *net)
     for (uint32_t i = 0; i < net->n; i++)
         if (!net->nodes[i].core)
             net_start(net, i);
-    for (int k = 0; k < 40 && !net->violation[0]; k++) {
+    for (int k = 0; k < 60 && !net->violation[0]; k++) {
         net_run(net, 500);
+        bring_back(net);
         if (k > 4 && net_converged(net))
             return;
     }
@@ -950,7 +994,7 @@ static void calm(struct net *net)
 }
 
 bool net_random_run(uint64_t seed, uint32_t rules_off, char *ret_violation, size_t size,
-                    uint64_t counters[4])
+                    uint64_t counters[5])
 {
     static const uint32_t sizes[] = {3, 3, 3, 5, 2, 1};
     struct net *net;
@@ -984,6 +1028,7 @@ bool net_random_run(uint64_t seed, uint32_t rules_off, char *ret_violation, size
     counters[1] += net->snapshots;
     counters[2] += net->proposals;
     counters[3] += net->commit;
+    counters[4] += net->changes;
     net_free(net);
     return good;
 }

@@ -77,7 +77,7 @@ struct net {
     uint64_t committed_in[NET_INDEX_MAX]; /* term in which that became known */
     uint64_t applied_hash[NET_INDEX_MAX]; /* of the state after that index; 0 unknown */
     uint64_t leader_of[1 << 12];          /* by term */
-    uint64_t elections, snapshots, promotions, proposals;
+    uint64_t elections, snapshots, promotions, proposals, changes;
     char violation[200];
 };
 
@@ -98,6 +98,8 @@ void net_preload(struct net *net, uint32_t i, const uint64_t *terms, uint32_t n,
 /* -1 if it refuses. */
 int net_propose(struct net *net, uint32_t i, const char *text);
 int net_event(struct net *net, uint32_t i, uint32_t type, uint64_t peer, uint64_t index);
+/* Node @i is told to make @peer what @role says (enum raft_member_role). */
+int net_change(struct net *net, uint32_t i, uint64_t peer, uint32_t role);
 /* Take a checkpoint and compact, keeping @keep entries. */
 void net_compact(struct net *net, uint32_t i, uint64_t keep);
 int net_leader(const struct net *net); /* the live leader of the highest term, or -1 */
@@ -108,4 +110,4 @@ void net_status(const struct net *net, uint32_t i, struct raft_status *s);
 bool net_converged(const struct net *net);
 /* One run with everything that can happen, drawn from @seed. True if no property failed. */
 bool net_random_run(uint64_t seed, uint32_t rules_off, char *ret_violation, size_t size,
-                    uint64_t counters[4]);
+                    uint64_t counters[5]);

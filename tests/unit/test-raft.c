@@ -562,36 +562,98 @@ START_TEST(golden_snapshot)
 }
 END_TEST
 
-/* By hand: one change at a time, learners first, the leader not itself. */
+static uint32_t role_of(const struct net *net, uint32_t at, uint64_t id)
+{
+    struct raft_status s;
+
+    net_status(net, at, &s);
+    for (uint32_t i = 0; i < s.n_peers; i++)
+        if (s.peers[i].id == id)
+            return s.peers[i].member_role;
+    return RAFT_REMOVED;
+}
+
+/* By command: one change at a time, learners first, and nothing that costs the majority. */
 START_TEST(membership_is_checked)
 {
     struct net *net = start(3, 23, 0);
-    struct raft_event ev = {.type = RAFT_EV_CHANGE, .peer = 3, .member_role = RAFT_REMOVED};
-    struct raft_update up;
-    struct raft *r = net->nodes[0].core;
-    struct raft_status s;
 
-    ev.now = net->now;
-    ck_assert_int_eq(raft_step(r, &ev, &up), -TC_E_NOT_LEADER);
+    ck_assert_int_eq(net_change(net, 0, 3, RAFT_REMOVED), -TC_E_NOT_LEADER);
     elect(net, 0);
     net_run(net, 200);
-    ev.now = net->now;
-    ev.peer = 1;
-    ck_assert_int_eq(raft_step(r, &ev, &up), -TC_E_INVAL);
-    ev.peer = 4;
-    ev.member_role = RAFT_VOTER;
-    ck_assert_int_eq(raft_step(r, &ev, &up), -TC_E_INVAL);
-    ev.peer = 3;
-    ev.member_role = RAFT_REMOVED;
-    ck_assert_int_eq(net_event(net, 0, RAFT_EV_CHANGE, 3, 0), 0);
-    ev.peer = 2;
-    ck_assert_int_eq(raft_step(r, &ev, &up), -TC_E_BUSY);
-    net_run(net, 300);
+    ck_assert_int_eq(net_change(net, 0, 4, RAFT_VOTER), -TC_E_NOENT);
+    ck_assert_int_eq(net_change(net, 0, 4, RAFT_REMOVED), -TC_E_NOENT);
+    ck_assert_int_eq(net_change(net, 0, 0, RAFT_STANDBY), -TC_E_INVAL);
+    ck_assert_int_eq(net_change(net, 0, 3, RAFT_STANDBY), -TC_E_EXIST);
+    ck_assert_int_eq(net_change(net, 0, 3, RAFT_VOTER), -TC_E_EXIST);
+    net_crash(net, 2);
+    net_run(net, 1000);
+    ck_assert_int_eq(net_change(net, 0, 2, RAFT_REMOVED), -TC_E_NO_QUORUM); /* 1 of {1, 3} */
+    ck_assert_int_eq(net_change(net, 0, 3, RAFT_REMOVED), 0);
+    ck_assert_int_eq(net_change(net, 0, 2, RAFT_REMOVED), -TC_E_BUSY);
+    net_run(net, 100);
+    ck_assert_int_eq(net_change(net, 0, 2, RAFT_REMOVED), 0);
+    net_run(net, 100);
+    ck_assert_int_eq(net_change(net, 0, 1, RAFT_REMOVED), -TC_E_INVAL); /* the last */
+    net_start(net, 2);
+    net_run(net, 2000);
+    ck_assert_int_eq(net_leader(net), 0); /* and the removed ones disturb nobody */
+    ck_assert_int_eq(role_of(net, 0, 3), RAFT_REMOVED);
+    net_free(net);
+}
+END_TEST
+
+/* A dead member is replaced: an empty one is added under another disk, learns without a vote until it is
+ * promoted, and then one of the others may go. */
+START_TEST(golden_membership)
+{
+    struct net *net = start(3, 31, 0);
+
+    elect(net, 0);
+    net_run(net, 200);
+    net_wipe(net, 2);
+    net_run(net, 700);
+    trace_begin(net);
+    ck_assert_int_eq(net_change(net, 0, 3, RAFT_REMOVED), 0);
+    net_run(net, 50);
+    ck_assert_int_eq(net_change(net, 0, 3, RAFT_STANDBY), 0);
+    net_run(net, 50);
+    ck_assert_int_eq(net_change(net, 0, 3, RAFT_VOTER), -TC_E_UNREACHABLE);
+    net_start(net, 2);
+    net_run(net, 1000);
+    ck_assert_int_eq(role_of(net, 0, 3), RAFT_STANDBY); /* not by itself */
+    ck_assert_int_eq(net_change(net, 0, 3, RAFT_VOTER), 0);
+    net_run(net, 100);
+    net_crash(net, 1);
+    ck_assert_int_eq(net_propose(net, 0, "with the new one"), 0);
+    net_run(net, 100);
+    ck_assert_uint_eq(commit_of(net, 0), net->commit);
+    net_start(net, 1);
+    settle(net);
+    trace_end(net, "membership");
+    net_free(net);
+}
+END_TEST
+
+/* A leader that is removed leads until that is committed, hands over, and takes part no more. */
+START_TEST(leader_is_removed)
+{
+    struct net *net = start(3, 32, 0);
+    struct raft_status s;
+
+    elect(net, 0);
+    net_run(net, 200);
+    ck_assert_int_eq(net_change(net, 0, 1, RAFT_REMOVED), 0);
+    net_run(net, 100); /* no election timeout: it was handed over */
+    ck_assert_int_gt(net_leader(net), 0);
     net_status(net, 0, &s);
-    ck_assert_uint_eq(s.n_peers, 2);
-    net_status(net, 1, &s);
-    ck_assert_uint_eq(s.n_peers, 2);
-    ck_assert_int_eq(net_leader(net), 0); /* and the removed one disturbs nobody */
+    ck_assert_int_eq(s.role, RAFT_FOLLOWER);
+    ck_assert(!s.voter);
+    ck_assert(!net_lease(net, 0));
+    ck_assert_int_eq(net_propose(net, (uint32_t)net_leader(net), "without it"), 0);
+    net_run(net, 3000);
+    ck_assert_uint_eq(net->elections, 2);
+    ck_assert_int_eq(role_of(net, (uint32_t)net_leader(net), 1), RAFT_REMOVED);
     net_free(net);
 }
 END_TEST
@@ -724,6 +786,8 @@ int main(void)
     tcase_add_test(tc, blank_member_does_not_count);
     tcase_add_test(tc, golden_snapshot);
     tcase_add_test(tc, membership_is_checked);
+    tcase_add_test(tc, golden_membership);
+    tcase_add_test(tc, leader_is_removed);
     tcase_add_test(tc, config_codec);
     tcase_add_loop_test(tc, restore, 0, (int)ARRAY_SIZE(restores));
     tcase_add_test(tc, single_member);
