@@ -16,7 +16,7 @@
 #define LEADER_WAIT_MS 10000
 
 /* May the members be formatted? Returns 0 or an exit status. */
-static int check_members(const struct cli *cli, struct env *env, const struct tool_members *m)
+static int check_members(const struct cli *cli, struct env *env, struct tool_members *m)
 {
     struct tool_status s;
     int status = 0;
@@ -64,7 +64,7 @@ static int send_genesis(const struct cli *cli, struct env *env, const struct too
     return status;
 }
 
-static int wait_leader(const struct cli *cli, struct env *env, const struct tool_members *m)
+static int wait_leader(const struct cli *cli, struct env *env, struct tool_members *m)
 {
     uint64_t end = env_now(env) + LEADER_WAIT_MS * NS_PER_MS;
     int leader = -1;
@@ -84,7 +84,7 @@ static int wait_leader(const struct cli *cli, struct env *env, const struct tool
     return 0;
 }
 
-static int format_cluster(const struct cli *cli, struct env *env, const struct tool_members *m, bool json)
+static int format_cluster(const struct cli *cli, struct env *env, struct tool_members *m, bool json)
 {
     const struct config_cluster *c = &m->config->cluster;
     struct member_info members[CONFIG_METAS_MAX] = {0};
@@ -158,6 +158,12 @@ int cmd_format(int argc, char **argv)
         return cli_usage_error(&cli, "unexpected argument '%s'; see --help", cli.args[0]);
     if (!tool_members_open(&cli, NULL, &m, &status))
         return status;
+    if (m.n % 2 == 0) {
+        status = cli_failed(&cli, "%u metadata members; use 1, 3 or 5: an even number survives no more failures than "
+                            "one less", m.n);
+        tool_members_fini(&m);
+        return status;
+    }
     if (sodium_init() < 0 || os_env_new(&(struct os_env_options){.threads = 1}, &env) < 0)
         status = cli_failed(&cli, "cannot start");
     else

@@ -7,122 +7,13 @@
  * (passes by itself, endangers nothing). Exit status: 0 healthy (at most info), 1 not.
  */
 #include <inttypes.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "common/os_env.h"
-#include "tercet.h"
+#include "report.h"
 
-#define MEMBER_BEHIND 10000 /* entries */
 #define SILENT_MS_MAX (UINT64_C(1) << 40) /* beyond: never heard of */
-
-struct report {
-    const struct tool_members *m;
-    struct tool_status s;
-    json_t *problems; /* list of {severity, what, cure} */
-    bool unhealthy;
-    const json_t *leader; /* its document, or NULL */
-};
-
-enum severity { SEVERITY_INFO, SEVERITY_WARNING, SEVERITY_ERROR };
-
-static TC_PRINTF(4, 5) void problem(struct report *r, enum severity severity, const char *cure,
-                                    const char *fmt, ...)
-{
-    static const char *const names[] = {"info", "warning", "error"};
-    char *what = NULL;
-    va_list ap;
-
-    va_start(ap, fmt);
-    if (vasprintf(&what, fmt, ap) < 0)
-        what = NULL;
-    va_end(ap);
-    json_array_append_new(r->problems, json_pack("{s:s, s:s, s:s}", "severity", names[severity], "what",
-                                                 what ? what : "?", "cure", cure));
-    r->unhealthy = r->unhealthy || severity > SEVERITY_INFO;
-    free(what);
-}
-
-static const char *config_name(const struct report *r)
-{
-    return r->m->config ? r->m->config->path : "FILE";
-}
-
-static uint32_t member_id(const struct report *r, unsigned i)
-{
-    return r->m->ids[i] ? r->m->ids[i] : (uint32_t)json_u64(r->s.docs[i], "id", 0);
-}
-
-static void check_members(struct report *r)
-{
-    unsigned up = 0, formatted = 0;
-
-    for (unsigned i = 0; i < r->s.n; i++) {
-        const json_t *d = r->s.docs[i];
-        char *cure;
-
-        up += d != NULL;
-        formatted += d && json_is_true(json_object_get(d, "formatted"));
-        if (d && json_text(d, "trouble", NULL))
-            problem(r, SEVERITY_WARNING,
-                    json_text(d, "trouble_cure", "see its log; if its disk is lost, empty its data directory and start it again"),
-                    "metadata member %" PRIu32 " (%s): %s", member_id(r, i), r->m->endpoints[i],
-                    json_text(d, "trouble", ""));
-        if (d && json_text(d, "aside", NULL)) {
-            char *remove = tc_asprintf("look at its disk; remove %s when nobody needs it", json_text(d, "aside", ""));
-
-            problem(r, SEVERITY_INFO, remove, "metadata member %" PRIu32 " (%s) was damaged and keeps the files: %s",
-                    member_id(r, i), r->m->endpoints[i], json_text(d, "aside_why", ""));
-            free(remove);
-        }
-        if (d && json_object_get(d, "disk_free"))
-            problem(r, SEVERITY_WARNING, "make room on the file system of its data directory, or move it to a larger one",
-                    "the disk of metadata member %" PRIu32 " (%s) is nearly full: %" PRIu64 " MiB free", member_id(r, i),
-                    r->m->endpoints[i], json_u64(d, "disk_free", 0) >> 20);
-        if (d && json_is_true(json_object_get(d, "wrong_cluster")))
-            problem(r, SEVERITY_ERROR, "look which data directory or configuration is in the wrong place",
-                    "metadata member %" PRIu32 " (%s) is spoken to by members of another cluster", member_id(r, i),
-                    r->m->endpoints[i]);
-        if (d)
-            continue;
-        cure = tc_asprintf("start it: tercet-meta --config=%s --id=%" PRIu32
-                           "; if it runs, look at its log and at the network",
-                           config_name(r), r->m->ids[i]);
-        problem(r, SEVERITY_WARNING, cure, "metadata member %" PRIu32 " (%s) is down: %s", r->m->ids[i], r->m->endpoints[i],
-                tc_strerror(r->s.answers[i].status));
-        free(cure);
-    }
-    if (up > 0 && formatted == 0) {
-        problem(r, SEVERITY_ERROR, "run tercet format", "the cluster is not formatted");
-    } else if (2 * up <= r->s.n) {
-        problem(r, SEVERITY_ERROR, "bring members up until more than half of them run; nothing is lost meanwhile",
-                "no quorum: %u of %u metadata members answer; everything that needs them waits", up, r->s.n);
-    } else if (r->s.leader < 0) {
-        problem(r, SEVERITY_ERROR, "wait a second; if it stays so, the members do not reach each other: look at their logs",
-                "no leader: %u of %u metadata members answer, but none leads", up, r->s.n);
-    }
-}
-
-static void check_lag(struct report *r)
-{
-    uint64_t last = json_u64(r->leader, "last", 0);
-    const json_t *m;
-    size_t i;
-
-    json_array_foreach(json_object_get(r->leader, "members"), i, m)
-    {
-        uint64_t match = json_u64(m, "match", last);
-
-        if (last > match && last - match > MEMBER_BEHIND)
-            problem(r, SEVERITY_WARNING, "it catches up by itself; if it does not, look at its log and disk",
-                    "metadata member %" PRIu64 " is %" PRIu64 " entries behind", json_u64(m, "id", 0),
-                    last - match);
-        if (json_is_true(json_object_get(m, "learner")))
-            problem(r, SEVERITY_WARNING, "it is being filled again and votes when it is done: wait",
-                    "metadata member %" PRIu64 " does not vote yet", json_u64(m, "id", 0));
-    }
-}
 
 static bool has_flag(const json_t *store, const char *flag)
 {
@@ -147,33 +38,33 @@ static void check_store(struct report *r, const json_t *s)
     if (strcmp(state, "down") == 0 || strcmp(state, "suspect") == 0) {
         cure = tc_asprintf("start it: tercet-storage --config=%s --id=%" PRIu64
                            "; if its disk is lost, start it with an empty data directory",
-                           config_name(r), node);
+                           report_config(r), node);
         if (silent < SILENT_MS_MAX)
             snprintf(since, sizeof since, "silent for %.1f s", (double)silent / 1000);
         else
             snprintf(since, sizeof since, "not heard of since the leader began to lead");
-        problem(r, SEVERITY_WARNING, cure, "storage node %" PRIu64 " (%s) is %s: %s", node, endpoint, state, since);
+        report_problem(r, SEVERITY_WARNING, cure, "storage node %" PRIu64 " (%s) is %s: %s", node, endpoint, state, since);
         free(cure);
     }
     /* Of one that is down: what it last said, as it may well be why. */
     if (has_flag(s, "disk_error"))
-        problem(r, SEVERITY_WARNING, "replace its disk: stop it, give it an empty data directory, start it",
+        report_problem(r, SEVERITY_WARNING, "replace its disk: stop it, give it an empty data directory, start it",
                 "storage node %" PRIu64 " (%s) reports disk errors", node, endpoint);
     if (has_flag(s, "full"))
-        problem(r, SEVERITY_ERROR, "remove files, or give it a larger disk; writes fail with \"no space left\"",
+        report_problem(r, SEVERITY_ERROR, "remove files, or give it a larger disk; writes fail with \"no space left\"",
                 "the disk of storage node %" PRIu64 " (%s) is full", node, endpoint);
     else if (has_flag(s, "nearly_full"))
-        problem(r, SEVERITY_WARNING, "remove files, or give it a larger disk",
+        report_problem(r, SEVERITY_WARNING, "remove files, or give it a larger disk",
                 "the disk of storage node %" PRIu64 " (%s) is nearly full", node, endpoint);
     if (json_u64(json_object_get(s, "scrub"), "unrepaired", 0))
-        problem(r, SEVERITY_ERROR, "bring all stores up; if they are, tercet verify FILE says which files are lost",
+        report_problem(r, SEVERITY_ERROR, "bring all stores up; if they are, tercet verify FILE says which files are lost",
                 "storage node %" PRIu64 " (%s) has %" PRIu64 " damaged chunks that cannot be repaired now", node, endpoint,
                 json_u64(json_object_get(s, "scrub"), "unrepaired", 0));
     if (json_u64(json_object_get(s, "scrub"), "aside", 0))
-        problem(r, SEVERITY_INFO, "look at its disk; then remove the directories damaged-N in its data directory",
+        report_problem(r, SEVERITY_INFO, "look at its disk; then remove the directories damaged-N in its data directory",
                 "storage node %" PRIu64 " (%s) was damaged, started empty, and keeps its old files aside", node, endpoint);
     if (behind > 0)
-        problem(r, SEVERITY_WARNING, "it catches up by itself: wait",
+        report_problem(r, SEVERITY_WARNING, "it catches up by itself: wait",
                 "storage node %" PRIu64 " (%s) is behind: %" PRIu64 " chunks to bring up to date", node,
                 endpoint, behind);
 }
@@ -190,21 +81,21 @@ static void check_stores(struct report *r)
         check_store(r, s);
     }
     if (json_u64(pgs, "total", 0) == 0)
-        problem(r, SEVERITY_ERROR, "start the storage nodes; until then files can be made but not filled",
+        report_problem(r, SEVERITY_ERROR, "start the storage nodes; until then files can be made but not filled",
                 "%zu of %" PRIu64 " stores have registered: no place for data yet", present, n);
     if (json_u64(pgs, "unavailable", 0) > 0)
-        problem(r, SEVERITY_ERROR, "bring storage nodes back: reads and writes of this data wait until then",
+        report_problem(r, SEVERITY_ERROR, "bring storage nodes back: reads and writes of this data wait until then",
                 "%" PRIu64 " of %" PRIu64 " placement groups have no quorum", json_u64(pgs, "unavailable", 0),
                 json_u64(pgs, "total", 0));
     if (json_u64(pgs, "degraded", 0) > 0)
-        problem(r, SEVERITY_WARNING, "bring the missing stores back before another one fails",
+        report_problem(r, SEVERITY_WARNING, "bring the missing stores back before another one fails",
                 "%" PRIu64 " of %" PRIu64 " placement groups lack a copy", json_u64(pgs, "degraded", 0),
                 json_u64(pgs, "total", 0));
     if (json_u64(pgs, "moving", 0) > 0)
-        problem(r, SEVERITY_WARNING, "copies are being made: wait", "%" PRIu64 " placement groups move to other stores",
+        report_problem(r, SEVERITY_WARNING, "copies are being made: wait", "%" PRIu64 " placement groups move to other stores",
                 json_u64(pgs, "moving", 0));
     if (unclean > 0)
-        problem(r, SEVERITY_INFO, "their copies are compared as soon as all their stores are up; they can be used meanwhile",
+        report_problem(r, SEVERITY_INFO, "their copies are compared as soon as all their stores are up; they can be used meanwhile",
                 "%" PRIu64 " files are unclean: a writer went away without a word", unclean);
 }
 
@@ -215,7 +106,7 @@ static void check_sessions(struct report *r)
 
     json_array_foreach(json_object_get(r->leader, "silent_sessions"), i, s)
     {
-        problem(r, SEVERITY_INFO, "if it is gone for good nothing has to be done: whoever needs its files gets them, and after "
+        report_problem(r, SEVERITY_INFO, "if it is gone for good nothing has to be done: whoever needs its files gets them, and after "
                 "5 minutes it is given up",
                 "the mount %s has been silent for %" PRIu64 " s; it was writing %" PRIu64 " files", json_text(s, "client", "?"),
                 json_u64(s, "silent_ms", 0) / 1000, json_u64(s, "writing", 0));
@@ -223,21 +114,6 @@ static void check_sessions(struct report *r)
 }
 
 /* ---- for humans --------------------------------------------------------------------------------- */
-
-static void print_members(const struct report *r)
-{
-    printf("\nmetadata members\n");
-    for (unsigned i = 0; i < r->s.n; i++) {
-        const json_t *d = r->s.docs[i];
-
-        printf("  %-4" PRIu32 " %-28s ", member_id(r, i), r->m->endpoints[i]);
-        if (d)
-            printf("%-10s term %-5" PRIu64 " applied %" PRIu64 "\n", json_text(d, "role", "?"),
-                   json_u64(d, "term", 0), json_u64(d, "applied", 0));
-        else
-            printf("DOWN\n");
-    }
-}
 
 static void print_stores(const struct report *r)
 {
@@ -272,21 +148,15 @@ static void print_stores(const struct report *r)
 
 static void print_human(const struct report *r)
 {
-    size_t n = json_array_size(r->problems), i;
-    const json_t *p;
+    size_t n = json_array_size(r->problems);
 
     if (r->leader)
         printf("cluster %s (%s)  n=%" PRIu64 " w=%" PRIu64 " r=%" PRIu64 "%s  ", json_text(r->leader, "name", "?"),
                json_text(r->leader, "cluster", "?"), json_u64(r->leader, "n", 0), json_u64(r->leader, "w", 0),
                json_u64(r->leader, "r", 0), json_u64(r->leader, "n", 0) == 1 ? " (no redundancy)" : "");
     printf("%s\n", !r->unhealthy ? "HEALTHY" : n == 1 ? "1 PROBLEM" : "PROBLEMS");
-    json_array_foreach(r->problems, i, p)
-    {
-        bool info = strcmp(json_text(p, "severity", ""), "info") == 0;
-
-        printf("  %c %s\n    -> %s\n", info ? '-' : '!', json_text(p, "what", ""), json_text(p, "cure", ""));
-    }
-    print_members(r);
+    report_print_problems(r);
+    report_print_members(r);
     if (r->leader)
         print_stores(r);
 }
@@ -296,7 +166,7 @@ static void print_json(const struct report *r)
     json_t *o = json_object(), *members = json_array();
 
     for (unsigned i = 0; i < r->s.n; i++) {
-        json_t *m = json_pack("{s:I, s:s, s:b}", "id", (json_int_t)member_id(r, i), "endpoint",
+        json_t *m = json_pack("{s:I, s:s, s:b}", "id", (json_int_t)report_member_id(r, i), "endpoint",
                               r->m->endpoints[i], "answers", r->s.docs[i] != NULL);
 
         if (r->s.docs[i])
@@ -353,9 +223,8 @@ int cmd_status(int argc, char **argv)
     r.problems = json_array();
     tool_status_ask(env, &m, timeout_ms, &r.s);
     r.leader = r.s.leader < 0 ? NULL : r.s.docs[r.s.leader];
-    check_members(&r);
+    report_members(&r);
     if (r.leader) {
-        check_lag(&r);
         check_stores(&r);
         check_sessions(&r);
     }

@@ -16,7 +16,8 @@ int main(void)
           ".B \\-\\-check\\-config\nof every program says what is wrong, with its line.\n"
           ".PP\nSizes may end in K, M, G or T (powers of 1024).\n"
           ".PP\n"
-          "What cannot change once the cluster is formatted: n, w, r, pg_count, and which members there are.\n"
+          "What cannot change once the cluster is formatted: n, w, r, pg_count. Which metadata members there are is changed with\n"
+          ".B tercet meta\n(a section [meta.N] alone makes no member).\n"
           "Storage nodes may come and go.\n"
           ".SH SETTINGS\n",
           stdout);

@@ -21,6 +21,7 @@ static const struct {
     {"scrub", cmd_scrub, "read data from the disks and check it; what is damaged is repaired"},
     {"verify", cmd_verify, "read all copies of a file and compare them"},
     {"explain", cmd_explain, "where a file lies, and what would happen to it if a node died"},
+    {"meta", cmd_meta, "the metadata group: list, add, promote, remove members, transfer the lead"},
     {"umount", cmd_umount, "unmount a directory once everything written is safe"},
 };
 
@@ -89,18 +90,27 @@ static json_t *parse_status(struct rpc_answer *a)
     return doc;
 }
 
-void tool_status_ask(struct env *env, const struct tool_members *m, uint64_t timeout_ms,
-                     struct tool_status *ret)
+void tool_members_add(struct tool_members *m, uint32_t id, const char *endpoint)
+{
+    m->endpoints = tc_realloc(m->endpoints, (m->n + 1) * sizeof(char *));
+    m->ids = tc_realloc(m->ids, (m->n + 1) * sizeof *m->ids);
+    m->endpoints[m->n] = tc_strdup(endpoint);
+    m->ids[m->n++] = id;
+}
+
+/* Ask the members from ret->n on. */
+static void status_ask_more(struct env *env, const struct tool_members *m, uint64_t timeout_ms, struct tool_status *ret)
 {
     struct status_req body = {.what = 0};
     struct rpc_request req = {.type = MSG_STATUS, .body = &body, .timeout_ms = timeout_ms};
-    uint64_t term = 0;
+    uint64_t term = ret->leader < 0 ? 0 : json_u64(ret->docs[ret->leader], "term", 0);
+    unsigned from = ret->n;
 
-    *ret = (struct tool_status){.n = m->n, .leader = -1};
-    ret->answers = tc_calloc(m->n, sizeof *ret->answers);
-    ret->docs = tc_calloc(m->n, sizeof(json_t *));
-    rpc_ask(env, (const char *const *)m->endpoints, m->n, &req, ret->answers);
-    for (unsigned i = 0; i < m->n; i++) {
+    ret->answers = tc_realloc(ret->answers, m->n * sizeof *ret->answers);
+    ret->docs = tc_realloc(ret->docs, m->n * sizeof(json_t *));
+    ret->n = m->n;
+    rpc_ask(env, (const char *const *)m->endpoints + from, m->n - from, &req, ret->answers + from);
+    for (unsigned i = from; i < m->n; i++) {
         ret->docs[i] = parse_status(&ret->answers[i]);
         if (ret->docs[i] && strcmp(json_text(ret->docs[i], "role", ""), "leader") == 0 &&
             json_u64(ret->docs[i], "term", 0) >= term) {
@@ -108,6 +118,44 @@ void tool_status_ask(struct env *env, const struct tool_members *m, uint64_t tim
             ret->leader = (int)i;
         }
     }
+}
+
+static void learn(struct tool_members *m, uint32_t id, const char *endpoint)
+{
+    if (!id || strncmp(endpoint, "tcp://", 6) != 0 || m->n >= TOOL_MEMBERS_MAX)
+        return;
+    for (unsigned i = 0; i < m->n; i++) {
+        if (m->ids[i] == id || strcmp(m->endpoints[i], endpoint) == 0)
+            return;
+    }
+    tool_members_add(m, id, endpoint);
+}
+
+/* Whom the answers name and the configuration does not: it may be older than the group. */
+static void status_learn(struct tool_members *m, const struct tool_status *s)
+{
+    const json_t *e;
+    size_t k;
+
+    for (unsigned i = 0; i < s->n; i++) {
+        if (m->ids[i] == 0)
+            m->ids[i] = (uint32_t)json_u64(s->docs[i], "id", 0);
+    }
+    for (unsigned i = 0; i < s->n && s->leader < 0; i++)
+        learn(m, (uint32_t)json_u64(s->docs[i], "leader", 0), json_text(s->docs[i], "leader_endpoint", ""));
+    json_array_foreach(s->leader < 0 ? NULL : json_object_get(s->docs[s->leader], "members"), k, e)
+        learn(m, (uint32_t)json_u64(e, "id", 0), json_text(e, "endpoint", ""));
+}
+
+void tool_status_ask(struct env *env, struct tool_members *m, uint64_t timeout_ms, struct tool_status *ret)
+{
+    *ret = (struct tool_status){.leader = -1};
+    for (int round = 0; round < 3 && ret->n < m->n; round++) {
+        status_ask_more(env, m, timeout_ms, ret);
+        status_learn(m, ret);
+    }
+    if (ret->n < m->n)
+        status_ask_more(env, m, timeout_ms, ret);
 }
 
 void tool_status_fini(struct tool_status *s)
@@ -185,7 +233,7 @@ int main(int argc, char **argv)
         return CLI_OK;
     }
     if (verb_first(argc, argv) >= argc)
-        return cli_usage_error(&self, "which verb? One of format, status, locate, node, scrub, verify, explain, umount; see tercet --help");
+        return cli_usage_error(&self, "which verb? One of format, status, locate, node, scrub, verify, explain, meta, umount; see tercet --help");
     log_setup(LOG_LEVEL_ERR, STDERR_FILENO);
     for (size_t i = 0; i < ARRAY_SIZE(verbs); i++) {
         if (strcmp(argv[1], verbs[i].name) == 0)

@@ -12,6 +12,7 @@
 #include "rpc.h"
 
 #define TOOL_TIMEOUT_MS 15000
+#define TOOL_MEMBERS_MAX 32
 
 int cmd_format(int argc, char **argv);
 int cmd_status(int argc, char **argv);
@@ -21,6 +22,7 @@ int cmd_verify(int argc, char **argv);
 int cmd_explain(int argc, char **argv);
 int cmd_node(int argc, char **argv);
 int cmd_umount(int argc, char **argv);
+int cmd_meta(int argc, char **argv);
 
 /* The metadata members a tool talks to: of the configuration, or of a list of servers. */
 struct tool_members {
@@ -35,16 +37,19 @@ TC_MUST_CHECK bool tool_members_open(struct cli *cli, const char *servers, struc
                                      int *ret_status);
 void tool_members_fini(struct tool_members *m);
 
-/* STATUS of every member, parsed. docs[i] is NULL where there was no good answer (answers[i].status says
- * why). The caller ends with tool_status_fini(). */
+/* One more; its id is learnt when it says it. */
+void tool_members_add(struct tool_members *m, uint32_t id, const char *endpoint);
+
+/* STATUS of every member, parsed; also of members that the leader names and @m does not, which are added to @m.
+ * docs[i] is NULL where there was no good answer (answers[i].status says why). The caller ends with
+ * tool_status_fini(). */
 struct tool_status {
     struct rpc_answer *answers;
     json_t **docs;
     unsigned n;
     int leader; /* index of the member that says it leads (of several: of the highest term); -1: none */
 };
-void tool_status_ask(struct env *env, const struct tool_members *m, uint64_t timeout_ms,
-                     struct tool_status *ret);
+void tool_status_ask(struct env *env, struct tool_members *m, uint64_t timeout_ms, struct tool_status *ret);
 void tool_status_fini(struct tool_status *s);
 
 /* Values of a JSON object, with a default where absent or of another type. */

@@ -376,6 +376,8 @@ struct meta_member_port {
     struct net_port *port;
     struct tc_client *c;
     bool no_genesis;
+    bool in_map; /* a map named it */
+    bool gone;   /* and a later one no longer: asked no more, its place may be another's */
 };
 
 struct client_stats {

@@ -24,25 +24,70 @@ static void rpc_tick(struct env_timer *t);
 static void rpc_pump(struct tc_client *c);
 static bool rpc_may_go(const struct rpc *r);
 
+static bool member_is(const struct meta_member_port *m, struct wire_str endpoint)
+{
+    return strlen(m->endpoint) == endpoint.n && !memcmp(m->endpoint, endpoint.p, endpoint.n);
+}
+
+/* A place for one more: behind the last, or that of a member that left the group. CLIENT_MEMBERS_MAX: none. */
+static unsigned member_place(struct tc_client *c)
+{
+    for (unsigned i = 0; i < c->n_members && c->n_members == CLIENT_MEMBERS_MAX; i++) {
+        if (!c->members[i].gone || i == c->leader)
+            continue;
+        env_port_close(c->members[i].port);
+        free(c->members[i].endpoint);
+        return i;
+    }
+    return c->n_members;
+}
+
 /* The member at @endpoint, connected to from now on. Returns its index. Errors: LIMIT, those of a connect. */
 static int member_at(struct tc_client *c, struct wire_str endpoint)
 {
-    struct meta_member_port *m = &c->members[c->n_members];
+    struct meta_member_port *m;
+    unsigned at;
     int r;
 
     for (unsigned i = 0; i < c->n_members; i++) {
-        if (strlen(c->members[i].endpoint) == endpoint.n && !memcmp(c->members[i].endpoint, endpoint.p, endpoint.n))
+        if (member_is(&c->members[i], endpoint))
             return (int)i;
     }
-    if (c->n_members == CLIENT_MEMBERS_MAX)
+    at = member_place(c);
+    if (at == CLIENT_MEMBERS_MAX)
         return -TC_E_LIMIT;
+    m = &c->members[at];
     *m = (struct meta_member_port){.c = c, .endpoint = tc_asprintf("%.*s", (int)endpoint.n, endpoint.p)};
     r = env_connect(c->env, m->endpoint, rpc_on_msg, m, &m->port);
-    if (r < 0) {
+    if (r < 0 && at == c->n_members) {
         free(m->endpoint);
         return r;
     }
-    return (int)c->n_members++;
+    m->gone = r < 0; /* its port is NULL: nothing is sent there */
+    c->n_members = MAX(c->n_members, at + 1);
+    return r < 0 ? r : (int)at;
+}
+
+/* The @k-th member behind @from that is not gone. */
+static unsigned member_behind(const struct tc_client *c, unsigned from, unsigned k)
+{
+    unsigned i = from;
+
+    for (unsigned n = 0; n < c->n_members; n++) {
+        i = (i + 1) % c->n_members;
+        if (!c->members[i].gone && k-- <= 1)
+            return i;
+    }
+    return from;
+}
+
+static unsigned members_there(const struct tc_client *c)
+{
+    unsigned n = 0;
+
+    for (unsigned i = 0; i < c->n_members; i++)
+        n += !c->members[i].gone;
+    return n;
 }
 
 int meta_conn_open(struct tc_client *c, const char *const *members, unsigned n)
@@ -62,15 +107,27 @@ int meta_conn_open(struct tc_client *c, const char *const *members, unsigned n)
     return 0;
 }
 
-/* The map names every member: we may have been told of some only, and those may go. */
+/* The map names every member: we may have been told of some only, and those may go. A name that the map never had
+ * is kept: it may be another of the same machine's. */
 void meta_conn_learn(struct tc_client *c, const struct cluster_map *map)
 {
+    for (unsigned i = 0; i < c->n_members && map->members.n; i++) {
+        struct meta_member_port *m = &c->members[i];
+        bool there = false;
+
+        for (uint32_t k = 0; k < map->members.n; k++)
+            there = there || member_is(m, map->members.items[k].endpoint);
+        m->gone = m->in_map && !there;
+        m->in_map = m->in_map || there;
+    }
     for (uint32_t i = 0; i < map->members.n; i++) {
         int r = member_at(c, map->members.items[i].endpoint);
 
         if (r < 0)
             LOG_WARN("client", "member cannot be connected to", "member=%u error=%s", map->members.items[i].id,
                      tc_error_name(r));
+        else
+            c->members[r].in_map = true;
     }
 }
 
@@ -162,7 +219,8 @@ static void rpc_transmit(struct rpc *r, unsigned member)
     c->stats.rpcs++;
     if (r->tries > 1)
         c->stats.rpc_resends++;
-    (void)env_send(c->members[member].port, 0, wire_encode_frame(&h, r->req_schema, r->req), NULL); /* resent if lost */
+    if (c->members[member].port) /* resent if lost */
+        (void)env_send(c->members[member].port, 0, wire_encode_frame(&h, r->req_schema, r->req), NULL);
     if (!env_timer_armed(&c->rpc_timer))
         env_timer_set(c->env, &c->rpc_timer, now + 25 * NS_PER_MS);
 }
@@ -343,7 +401,7 @@ static void on_not_leader(struct rpc *r, struct slice body)
         return; /* sent on */
     if (!c->leader_known) {
         if (r->member == c->leader)
-            c->leader = (c->leader + 1) % c->n_members;
+            c->leader = member_behind(c, c->leader, 1);
         r->next_at = env_now(c->env) + 20 * NS_PER_MS + env_random(c->env) % (20 * NS_PER_MS);
         r->refused = true;
     }
@@ -353,6 +411,7 @@ static void rpc_tick(struct env_timer *t)
 {
     struct tc_client *c = container_of(t, struct tc_client, rpc_timer);
     uint64_t now = env_now(c->env);
+    unsigned there = MAX(members_there(c), 1u);
     struct rpc *r, *tmp;
 
     DL_FOREACH_SAFE(c->inflight, r, tmp)
@@ -360,10 +419,10 @@ static void rpc_tick(struct env_timer *t)
         if (now < r->next_at || (!r->no_session && c->state != SESSION_VALID))
             continue;
         /* Silence: the leader may be gone, so the next member is asked too. */
-        if (r->refused || r->tries % 2 == 0 || c->n_members == 1)
+        if (r->refused || r->tries % 2 == 0 || there == 1)
             rpc_transmit(r, c->leader);
         else
-            rpc_transmit(r, (c->leader + 1 + r->tries / 2 % (c->n_members - 1)) % c->n_members);
+            rpc_transmit(r, member_behind(c, c->leader, 1 + r->tries / 2 % (there - 1)));
     }
     if (c->inflight)
         env_timer_set(c->env, t, now + 25 * NS_PER_MS);
@@ -504,10 +563,12 @@ void meta_send_keepalive(struct tc_client *c, uint64_t id, bool next_member)
         .caching = c->gen_term != 0 && !c->listing,
         .progress = c->recall_landed,
     };
-    unsigned to = next_member ? (c->leader + 1 + (unsigned)(env_random(c->env) % MAX(c->n_members - 1, 1))) % c->n_members : c->leader;
+    unsigned others = MAX(members_there(c), 2u) - 1;
+    unsigned to = next_member ? member_behind(c, c->leader, 1 + (unsigned)(env_random(c->env) % others)) : c->leader;
 
     c->stats.keepalives++;
-    (void)env_send(c->members[to].port, 0, wire_encode_frame(&h, &keepalive_req_schema, &req), NULL); /* next one follows */
+    if (c->members[to].port) /* next one follows */
+        (void)env_send(c->members[to].port, 0, wire_encode_frame(&h, &keepalive_req_schema, &req), NULL);
 }
 
 /* ---- sessions come and go --------------------------------------------------------------------------------------- */

@@ -439,9 +439,6 @@ static void check(struct parser *p)
     check_quorum(p);
     if (c->n_metas == 0)
         fail(p, 0, "no metadata member; add a section [meta.1] with endpoint= and data=");
-    else if (c->n_metas % 2 == 0)
-        fail(p, c->metas[c->n_metas - 1].line, "%" PRIu32 " metadata members; use 1, 3 or 5: an even number "
-             "survives no more failures than one less", c->n_metas);
     if (c->n_storages < c->cluster.n)
         fail(p, p->line_single[SINGLE_CLUSTER], "%" PRIu32 " storage nodes are too few for n=%" PRIu64
              " copies; add sections [storage.ID] or lower n, w and r", c->n_storages, c->cluster.n);

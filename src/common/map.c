@@ -19,11 +19,19 @@ static void free_stores(struct map_store *stores, uint32_t n)
     free(stores);
 }
 
+static void free_members(struct map *m)
+{
+    for (uint32_t i = 0; i < m->n_members; i++)
+        free(m->members[i].endpoint);
+    free(m->members);
+}
+
 struct map *map_free(struct map *m)
 {
     if (!m)
         return NULL;
     free_stores(m->stores, m->n_stores);
+    free_members(m);
     free(m->pgs);
     free(m->dead);
     free(m);
@@ -97,6 +105,17 @@ static char *dup_str(struct wire_str s)
     return p;
 }
 
+static void copy_members(struct map *m, const struct cluster_map *msg)
+{
+    if (!msg->members.n)
+        return; /* of an older program */
+    free_members(m);
+    m->members = tc_calloc(msg->members.n, sizeof(*m->members));
+    m->n_members = msg->members.n;
+    for (uint32_t i = 0; i < m->n_members; i++)
+        m->members[i] = (struct map_member){msg->members.items[i].id, dup_str(msg->members.items[i].endpoint)};
+}
+
 int map_apply(struct map *m, const struct cluster_map *msg)
 {
     struct map_store *stores;
@@ -131,6 +150,7 @@ int map_apply(struct map *m, const struct cluster_map *msg)
     free_stores(m->stores, m->n_stores);
     m->stores = stores;
     m->n_stores = msg->stores.n;
+    copy_members(m, msg);
     free(m->dead);
     m->dead = tc_calloc(msg->dead.n, sizeof(*m->dead));
     if (msg->dead.n)
@@ -164,6 +184,12 @@ static void stores_to_msg(const struct map *m, struct wire_arena *a, struct clus
                                                    .zone = wire_str_of(s->zone)};
     }
     msg->stores.n = m->n_stores;
+    msg->members.items = wire_arena_alloc(a, (m->n_members + 1) * sizeof(struct member_info));
+    ASSERT(msg->members.items);
+    for (uint32_t i = 0; i < m->n_members; i++)
+        msg->members.items[i] = (struct member_info){.id = m->members[i].id,
+                                                     .endpoint = wire_str_of(m->members[i].endpoint)};
+    msg->members.n = m->n_members;
 }
 
 void map_to_msg(const struct map *m, struct wire_arena *a, struct cluster_map *msg)

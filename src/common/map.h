@@ -25,12 +25,19 @@ struct map_store {
     char *zone;
 };
 
+struct map_member { /* of the metadata group */
+    uint32_t id;
+    char *endpoint;
+};
+
 struct map {
     uint64_t epoch;
     uint32_t n, w, r, pg_count;
     uint8_t cluster[16];
     struct map_store *stores;
     uint32_t n_stores;
+    struct map_member *members;
+    uint32_t n_members;
     struct map_pg *pgs; /* pg_count, or NULL: no table yet */
     struct dead_session *dead;
     uint32_t n_dead;

@@ -56,6 +56,8 @@ WIRE_DEFINE(dead_session, DEAD_SESSION)
 WIRE_DEFINE(cluster_map, CLUSTER_MAP)
 WIRE_DEFINE(map_get_req, MAP_GET_REQ)
 WIRE_DEFINE(genesis, GENESIS)
+WIRE_DEFINE(meta_change_req, META_CHANGE_REQ)
+WIRE_DEFINE(meta_change_res, META_CHANGE_RES)
 WIRE_DEFINE(status_req, STATUS_REQ)
 WIRE_DEFINE(status_res, STATUS_RES)
 WIRE_DEFINE(store_register_req, STORE_REGISTER_REQ)
@@ -92,6 +94,7 @@ WIRE_DEFINE(cmd_reconciled, CMD_RECONCILED_BODY)
 WIRE_DEFINE(pg_move, PG_MOVE)
 WIRE_DEFINE(cmd_pg_update, CMD_PG_UPDATE_BODY)
 WIRE_DEFINE(cmd_gc_trim, CMD_GC_TRIM_BODY)
+WIRE_DEFINE(cmd_members, CMD_MEMBERS_BODY)
 
 #define ANY(t) &t##_schema
 static const struct msg_desc messages[] = { /* ascending */
@@ -114,6 +117,7 @@ static const struct msg_desc messages[] = { /* ascending */
     {MSG_FORMAT, "FORMAT", ANY(genesis), ANY(empty_msg), NULL},
     {MSG_INO_CHECK, "INO_CHECK", ANY(ino_check_req), ANY(ino_check_res), NULL},
     {MSG_NODE_ADMIN, "NODE_ADMIN", ANY(node_admin_req), ANY(empty_msg), NULL},
+    {MSG_META_CHANGE, "META_CHANGE", ANY(meta_change_req), ANY(meta_change_res), NULL},
     {MSG_SESSION_OPEN, "SESSION_OPEN", ANY(session_open_req), ANY(session_open_res), NULL},
     {MSG_SESSION_CLOSE, "SESSION_CLOSE", ANY(session_close_req), ANY(empty_msg), NULL},
     {MSG_MAKE, "MAKE", ANY(make_req), ANY(entry_res), NULL},
@@ -149,6 +153,7 @@ static const struct msg_desc messages[] = { /* ascending */
     {CMD_STORE_REGISTER, "CMD_STORE_REGISTER", ANY(store_register_req), NULL, NULL},
     {CMD_TICK, "CMD_TICK", ANY(empty_msg), NULL, NULL},
     {CMD_STORE_ADMIN, "CMD_STORE_ADMIN", ANY(node_admin_req), NULL, NULL},
+    {CMD_MEMBERS, "CMD_MEMBERS", ANY(cmd_members), NULL, NULL},
 };
 
 static const struct wire_schema *const schemas[] = {
@@ -203,6 +208,8 @@ static const struct wire_schema *const schemas[] = {
     ANY(cluster_map),
     ANY(map_get_req),
     ANY(genesis),
+    ANY(meta_change_req),
+    ANY(meta_change_res),
     ANY(status_req),
     ANY(status_res),
     ANY(store_register_req),
@@ -239,6 +246,7 @@ static const struct wire_schema *const schemas[] = {
     ANY(pg_move),
     ANY(cmd_pg_update),
     ANY(cmd_gc_trim),
+    ANY(cmd_members),
 };
 
 const struct msg_desc *msg_find(uint32_t type)

@@ -38,6 +38,7 @@ enum msg_type {
     MSG_FORMAT = 17,
     MSG_INO_CHECK = 18,
     MSG_NODE_ADMIN = 19, /* an operator's word about a storage node: one log entry */
+    MSG_META_CHANGE = 26, /* the metadata group's members */
     /* client -> meta leader; mutations: each is one log entry, exactly once by (session, seq) */
     MSG_SESSION_OPEN = 30,
     MSG_SESSION_CLOSE = 31,
@@ -79,6 +80,7 @@ enum msg_type {
     CMD_STORE_REGISTER = 209,
     CMD_TICK = 210, /* nothing but time */
     CMD_STORE_ADMIN = 211, /* body: node_admin_req */
+    CMD_MEMBERS = 220, /* in the entry of a Raft configuration, behind it */
 };
 
 /* ---- building blocks ------------------------------------------------------------------------------ */
@@ -519,6 +521,19 @@ WIRE_DECLARE(map_get_req, MAP_GET_REQ)
     F(u32, root_gid, 13, false)
 WIRE_DECLARE(genesis, GENESIS) /* MSG_FORMAT's request and CMD_GENESIS's body */
 
+enum meta_change_op { META_ADD = 1, META_REMOVE = 2, META_PROMOTE = 3, META_TRANSFER = 4 };
+
+#define META_CHANGE_REQ(F, S, L)                                                               \
+    F(u32, op, 1, true)       /* enum meta_change_op */                                        \
+    F(u32, member, 2, false)  /* TRANSFER: 0 for the best */                                   \
+    F(str, endpoint, 3, false) /* ADD */
+WIRE_DECLARE(meta_change_req, META_CHANGE_REQ)
+/* Answered when it is committed; with a status other than 0 and NOT_LEADER, text says why it was refused. */
+#define META_CHANGE_RES(F, S, L)                                                               \
+    F(str, text, 1, false)                                                                     \
+    F(u64, index, 2, false)
+WIRE_DECLARE(meta_change_res, META_CHANGE_RES)
+
 #define STATUS_REQ(F, S, L) F(u32, what, 1, false) /* 0: health; 1: with every PG */
 WIRE_DECLARE(status_req, STATUS_REQ)
 #define STATUS_RES(F, S, L) F(str, json, 1, true) /* documented in docs/OPERATIONS.md */
@@ -817,6 +832,10 @@ WIRE_DECLARE(cmd_pg_update, CMD_PG_UPDATE_BODY)
     F(u64, upto, 1, true) /* rows up to this id are done everywhere */                         \
     L(pg_ready, cursors, 2, false) /* pg: a store's id, epoch: its gc_cursor */
 WIRE_DECLARE(cmd_gc_trim, CMD_GC_TRIM_BODY)
+
+/* All members with their endpoints, as they are from this entry on. */
+#define CMD_MEMBERS_BODY(F, S, L) L(member_info, members, 1, true)
+WIRE_DECLARE(cmd_members, CMD_MEMBERS_BODY)
 
 /* ---- the registry (schema.c) ------------------------------------------------------------------------------------------ */
 

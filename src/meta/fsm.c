@@ -261,6 +261,7 @@ union order {
     struct cmd_gc_trim gc_trim;
     struct store_register_req store_register;
     struct node_admin_req admin;
+    struct cmd_members members;
 };
 
 static const struct wire_schema *order_schema(uint32_t type)
@@ -283,6 +284,8 @@ static const struct wire_schema *order_schema(uint32_t type)
         return &store_info_schema;
     case CMD_GC_TRIM:
         return &cmd_gc_trim_schema;
+    case CMD_MEMBERS:
+        return &cmd_members_schema;
     case CMD_STORE_REGISTER:
     case MSG_STORE_REGISTER:
         return &store_register_req_schema;
@@ -314,6 +317,8 @@ static int obey(struct fsm *f, uint32_t type, const union order *o)
         return op_store_state(f, &o->store_state);
     case CMD_GC_TRIM:
         return op_gc_trim(f, &o->gc_trim);
+    case CMD_MEMBERS:
+        return op_members(f, &o->members);
     case CMD_STORE_REGISTER:
     case MSG_STORE_REGISTER:
         return op_store_register(f, &o->store_register);

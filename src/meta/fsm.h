@@ -220,6 +220,8 @@ uint64_t fsm_map_epoch(const struct fsm *f);
 bool fsm_has_table(const struct fsm *f);
 /* NULL until formatted. Borrowed until fsm_close(). */
 const struct genesis *fsm_genesis(const struct fsm *f);
+/* The metadata group with its endpoints. Borrowed until the next fsm_apply(). */
+const struct member_info *fsm_members(const struct fsm *f, uint32_t *ret_n);
 /* The map as a delta from @have (0: whole). have == fsm_map_epoch(): epoch alone. Memory from @a.
  */
 void fsm_map(struct fsm *f, uint64_t have, struct wire_arena *a, struct cluster_map *ret_map);

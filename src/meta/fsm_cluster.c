@@ -160,6 +160,8 @@ static void map_groups(const struct fsm *f, uint64_t have, struct wire_arena *a,
 void fsm_map(struct fsm *f, uint64_t have, struct wire_arena *a, struct cluster_map *ret_map)
 {
     const struct genesis *g = &f->genesis;
+    const struct member_info *members;
+    uint32_t n;
 
     *ret_map = (struct cluster_map){.epoch = f->map_epoch,
                                     .n = g->n,
@@ -172,8 +174,16 @@ void fsm_map(struct fsm *f, uint64_t have, struct wire_arena *a, struct cluster_
     if (have > f->map_epoch)
         have = 0;
     ret_map->from = have;
-    ret_map->members.items = g->members.items;
-    ret_map->members.n = g->members.n;
+    members = fsm_members(f, &n);
+    ret_map->members.items = map_alloc(a, n * sizeof(*members));
+    ret_map->members.n = n;
+    for (uint32_t i = 0; i < n; i++) {
+        char *endpoint = map_alloc(a, members[i].endpoint.n);
+
+        memcpy(endpoint, members[i].endpoint.p, members[i].endpoint.n);
+        ret_map->members.items[i] = members[i];
+        ret_map->members.items[i].endpoint.p = endpoint;
+    }
     map_stores(f, a, ret_map);
     if (f->pgs)
         map_groups(f, have, a, ret_map);
@@ -364,6 +374,8 @@ int cluster_load(struct fsm *f)
         r = load_table(f, TAB_PG, load_pg);
     if (r == 0)
         r = load_table(f, TAB_DEAD, load_dead);
+    if (r == 0)
+        r = members_load(f);
     return r;
 }
 
@@ -371,6 +383,7 @@ void cluster_unload(struct fsm *f)
 {
     f->genesis_body = buf_unref(f->genesis_body);
     wire_arena_fini(&f->genesis_arena);
+    members_unload(f);
     free(f->stores);
     free(f->pgs);
     free(f->pg_changed);

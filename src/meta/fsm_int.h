@@ -34,6 +34,7 @@ enum fsm_table {
     TAB_GC = 'g',      /* id */
     TAB_INODE = 'i',   /* ino */
     TAB_XHELD = 'k',   /* session, ino: X rows by session */
+    TAB_MEMBERS = 'm', /* one row: the metadata group, once it was changed */
     TAB_NONCE = 'n',   /* nonce of a SESSION_OPEN */
     TAB_ORPHAN = 'o',  /* ino */
     TAB_PG = 'p',      /* pg */
@@ -122,6 +123,9 @@ struct fsm {
     struct genesis genesis;
     struct buf *genesis_body; /* what genesis borrows from */
     struct wire_arena genesis_arena;
+    struct cmd_members members; /* n is 0: as in genesis */
+    struct buf *members_body;
+    struct wire_arena members_arena;
     struct session *sessions; /* in ascending order of ids */
     struct fsm_store *stores; /* in ascending order of ids */
     uint32_t n_stores;
@@ -297,6 +301,11 @@ void gc_add(struct fsm *f, uint64_t ino, uint64_t size, uint64_t epoch, uint64_t
 void dead_add(struct fsm *f, uint64_t session, uint32_t incarnation);
 void map_touch(struct fsm *f); /* the map changes with this entry: a new epoch, once */
 void map_finish(struct fsm *f);
+
+/* ---- fsm_members.c --------------------------------------------------------------------------- */
+int op_members(struct fsm *f, const struct cmd_members *cmd);
+int members_load(struct fsm *f);
+void members_unload(struct fsm *f);
 
 /* ---- fsm_read.c ------------------------------------------------------------------------------ */
 void attr_fill(struct fsm *f, uint64_t session, const struct inode *in, struct wire_arena *a,

@@ -110,7 +110,8 @@ static void pack_snapshot_res(const struct raft_msg *m, struct raft_wire *w)
     w->match = m->snapshot_res.match;
 }
 
-struct buf *raft_wire_encode(const struct raft_msg *m, uint64_t cluster, struct buf **ret_payload)
+struct buf *raft_wire_encode(const struct raft_msg *m, uint64_t cluster, const char *endpoint,
+                             struct buf **ret_payload)
 {
     struct raft_wire w = {.type = m->type, .from = m->from, .to = m->to, .term = m->term,
                           .incarnation = m->incarnation};
@@ -118,6 +119,8 @@ struct buf *raft_wire_encode(const struct raft_msg *m, uint64_t cluster, struct 
     uint8_t config[RAFT_CONFIG_BYTES_MAX];
     struct buf *payload = NULL;
 
+    if (endpoint)
+        w.endpoint = wire_str_of(endpoint);
     switch (m->type) {
     case RAFT_MSG_PREVOTE:
     case RAFT_MSG_VOTE:
@@ -250,6 +253,7 @@ int raft_wire_decode(struct slice body, const struct buf *payload,
     m.to = w.to;
     m.term = w.term;
     m.incarnation = w.incarnation;
+    scratch->endpoint = w.endpoint;
     err = unpack(&w, payload, scratch, &m);
     if (err == 0)
         *ret = m;

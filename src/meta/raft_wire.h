@@ -39,13 +39,15 @@
     F(boolean, last, 25, false)                                                                \
     F(boolean, done, 26, false)                                                                \
     F(boolean, failed, 27, false)                                                              \
-    F(u64, payload_sum, 28, false)
+    F(u64, payload_sum, 28, false)                                                             \
+    F(str, endpoint, 29, false) /* where the sender is, for a member that may not know it */
 WIRE_DECLARE(raft_wire, RAFT_WIRE)
 
 enum { RAFT_WIRE_ENTRY_HEADER = 16 };
 
-/* Returns: *ret_payload is a new reference or NULL. @h is filled but for the cluster. */
-struct buf *raft_wire_encode(const struct raft_msg *m, uint64_t cluster, struct buf **ret_payload);
+/* Returns: *ret_payload is a new reference or NULL. @endpoint: the sender's, or NULL. */
+struct buf *raft_wire_encode(const struct raft_msg *m, uint64_t cluster, const char *endpoint,
+                             struct buf **ret_payload);
 
 /* A decoded message borrows from body and payload; its entries from *scratch, which the caller keeps
  * from call to call and frees. */
@@ -53,6 +55,7 @@ struct raft_wire_scratch {
     struct raft_entry *entries;
     uint32_t cap;
     struct raft_config config;
+    struct wire_str endpoint; /* of the sender; n is 0 if it did not say */
 };
 /* Errors: BAD_MESSAGE. */
 TC_MUST_CHECK int raft_wire_decode(struct slice body, const struct buf *payload,

@@ -18,23 +18,17 @@ enum { APPLY_PER_TURN = 256 };
 
 /* -- steps ------------------------------------------------------------------------------------ */
 
-static struct replica_peer_link *link_find(struct replica *r, uint64_t id)
-{
-    for (unsigned i = 0; i < r->n_peers; i++)
-        if (r->peers[i].id == id)
-            return &r->peers[i];
-    return NULL;
-}
-
 static void replica_send(struct replica *r, const struct raft_msg *m)
 {
-    struct replica_peer_link *l = link_find(r, m->to);
+    struct replica_peer_link *l = replica_link(r, m->to);
     struct buf *payload;
     struct buf *head;
+    bool stranger;
 
     if (!l || !l->port)
         return;
-    head = raft_wire_encode(m, r->state.cluster, &payload);
+    stranger = l->heard_at + NS_PER_S < env_now(r->env); /* perhaps it does not know where we are */
+    head = raft_wire_encode(m, r->state.cluster, stranger ? replica_endpoint(r, r->id) : NULL, &payload);
     /* What is refused is lost, as on any network: Raft sends it again. */
     (void)env_send(l->port, 0, head, payload);
 }
@@ -84,6 +78,10 @@ static void obey(struct replica *r, const struct raft_update *up)
     }
     if (up->flags & RAFT_ROLE)
         replica_role(r);
+    if (up->flags & RAFT_CONFIG) {
+        r->members_changed = true;
+        replica_work(r);
+    }
     for (uint32_t i = 0; i < up->n_wants; i++)
         replica_snap_want(r, &up->wants[i]);
     if (up->flags & RAFT_STORE_PIECE)
@@ -91,7 +89,7 @@ static void obey(struct replica *r, const struct raft_update *up)
     env_timer_set(r->env, &r->timer, up->deadline);
 }
 
-static int step_err(struct replica *r, struct raft_event *ev)
+int replica_step_err(struct replica *r, struct raft_event *ev)
 {
     struct raft_update up;
     int err;
@@ -107,7 +105,7 @@ static int step_err(struct replica *r, struct raft_event *ev)
 
 void replica_step(struct replica *r, struct raft_event *ev)
 {
-    (void)step_err(r, ev); /* of events that cannot fail */
+    (void)replica_step_err(r, ev); /* of events that cannot fail */
 }
 
 void replica_fail(struct replica *r, int err, const char *what)
@@ -138,15 +136,6 @@ static void on_flush(struct env_task *t)
     struct raft_event ev = {.type = RAFT_EV_FLUSH};
 
     replica_step(r, &ev);
-}
-
-/* Answers come to the owner's own port: nobody speaks on these. */
-static void on_peer_msg(void *arg, uint64_t peer, struct buf *head, struct buf *payload)
-{
-    (void)arg;
-    (void)peer;
-    (void)head;
-    (void)payload;
 }
 
 static bool cluster_matches(struct replica *r, const struct wire_header *h,
@@ -183,8 +172,12 @@ void replica_recv(struct replica *r, const struct wire_header *h, struct slice b
         LOG_WARN("raft", "malformed message dropped", "bytes=%zu", body.len);
         return;
     }
-    l = link_find(r, m.from);
-    if (!l || m.to != r->id || m.from == r->id || !cluster_matches(r, h, &m))
+    if (m.to != r->id || m.from == r->id || !cluster_matches(r, h, &m))
+        return;
+    l = replica_link(r, m.from);
+    if (!l)
+        l = replica_learn(r, m.from, r->scratch.endpoint);
+    if (!l)
         return;
     l->heard_at = env_now(r->env);
     replica_step(r, &ev);
@@ -214,7 +207,7 @@ static void *cookie_of(struct replica *r, uint64_t index, uint64_t term)
 }
 
 /* What the state machine sees of an entry. */
-static struct slice entry_data(const struct raft_entry *e)
+struct slice replica_entry_data(const struct raft_entry *e)
 {
     struct raft_config c;
     int len = 0;
@@ -240,7 +233,7 @@ static void work_apply(struct replica *r)
 
         ASSERT(at);
         e = *at; /* the callback may propose, which moves it; its data stays */
-        r->ops->apply(r->arg, e.index, e.term, entry_data(&e), cookie_of(r, e.index, e.term));
+        r->ops->apply(r->arg, e.index, e.term, replica_entry_data(&e), cookie_of(r, e.index, e.term));
         r->applied = e.index;
     }
     if (r->closing || r->failed)
@@ -329,6 +322,8 @@ static void on_work(struct env_task *t)
     work_installed(r);
     if (!r->closing)
         work_lost(r);
+    if (!r->closing)
+        replica_members_work(r);
     if (!r->closing)
         work_role(r);
     if (!r->closing)
@@ -421,7 +416,7 @@ static int config_copy(struct replica *r, const struct replica_config *cfg)
     if (cfg->id == 0 || cfg->n_peers > REPLICA_PEERS_MAX)
         return -TC_E_CONFIG;
     for (unsigned i = 0; i < cfg->n_peers; i++) {
-        if (cfg->peers[i].id == 0 || link_find(r, cfg->peers[i].id))
+        if (cfg->peers[i].id == 0 || replica_link(r, cfg->peers[i].id))
             return -TC_E_CONFIG;
         r->peers[i].id = cfg->peers[i].id;
         r->peers[i].endpoint = tc_strdup(cfg->peers[i].endpoint);
@@ -513,7 +508,7 @@ int replica_transfer(struct replica *r, uint32_t id)
 {
     struct raft_event ev = {.type = RAFT_EV_TRANSFER, .peer = id};
 
-    return r->started ? step_err(r, &ev) : -TC_E_NOT_LEADER;
+    return r->started ? replica_step_err(r, &ev) : -TC_E_NOT_LEADER;
 }
 
 void replica_compact(struct replica *r, uint64_t index)
@@ -593,6 +588,7 @@ static void status_peer(const struct replica *r, const struct raft_status *s,
     ret->id = (uint32_t)p->id;
     ret->self = p->self;
     ret->voter = p->member_role == RAFT_VOTER;
+    ret->standby = p->member_role == RAFT_STANDBY;
     ret->blank = p->blank;
     ret->state = p->self ? raft_role_name(s->role) : states[p->state];
     ret->match = p->match;
@@ -657,9 +653,7 @@ int replica_start(struct replica *r, uint64_t applied)
     if (err < 0)
         return err;
     for (unsigned i = 0; i < r->n_peers; i++) {
-        if (r->peers[i].id == r->id)
-            continue;
-        err = env_connect(r->env, r->peers[i].endpoint, on_peer_msg, r, &r->peers[i].port);
+        err = replica_link_open(r, &r->peers[i]);
         if (err < 0)
             return err;
     }

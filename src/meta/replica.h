@@ -47,6 +47,9 @@ struct replica_ops {
     /* The state as of @index came from the leader and is a complete, durable store in @kv_path: close the
      * old one, open this one. It is removed after the call. Everything pending is lost(). */
     void (*snapshot_installed)(void *arg, const char *kv_path, uint64_t index, uint64_t term);
+    /* An entry that changes the members is in the log, committed or not: @data is what replica_change() was given.
+     * The owner says with replica_set_peers() where they are. May be NULL. */
+    void (*members)(void *arg, struct slice data);
     /* The log's disk failed; this member can promise nothing more and is to be closed. DAMAGED: open it anew, what
      * is wrong goes aside then. */
     void (*failed)(void *arg, int err);
@@ -129,6 +132,19 @@ uint64_t replica_log_bytes(const struct replica *r);
  * keep_entries, is dropped in the background. */
 void replica_compact(struct replica *r, uint64_t index);
 
+/*
+ * Make @id what @how says; the entry bears @data, which apply() sees at *ret_index. Errors, beside those of
+ * replica_propose(): BUSY (another change or a transfer is under way), EXIST, NOENT, UNREACHABLE (not heard of),
+ * AGAIN (too far behind to vote), INVAL (the last voter), NO_QUORUM (too few voters answer), LIMIT.
+ */
+enum replica_change_how { REPLICA_ADD, REPLICA_PROMOTE, REPLICA_REMOVE };
+TC_MUST_CHECK int replica_change(struct replica *r, uint32_t id, enum replica_change_how how, struct slice data,
+                                 uint64_t *ret_index);
+/* The members' endpoints from now on. Whoever is not among them is disconnected, but for the leader. */
+void replica_set_peers(struct replica *r, const struct replica_peer *peers, unsigned n);
+/* Where @id is; NULL: not known. Borrowed until the next event. */
+const char *replica_endpoint(const struct replica *r, uint32_t id);
+
 /* Hand leadership to @id (0: the best). 0: under way, leader_changed() tells. Errors: NOT_LEADER, BUSY,
  * UNREACHABLE (nobody to take over). */
 TC_MUST_CHECK int replica_transfer(struct replica *r, uint32_t id);
@@ -139,6 +155,7 @@ struct replica_peer_status {
     uint32_t id;
     const char *endpoint; /* borrowed; NULL if the config file does not name it */
     bool self, voter;
+    bool standby;         /* added, and not promoted */
     bool blank;           /* answers from a disk that is not the one that was a voter */
     const char *state;    /* "probe", "replicate", "snapshot"; of self its role */
     uint64_t match;

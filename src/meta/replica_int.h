@@ -3,6 +3,7 @@
  * Inside of the replica, shared by its files:
  *
  *  replica.c       life, steps and updates, callbacks
+ *  replica_peers.c where the members are, and changes of them
  *  replica_log.c   journal records, term and vote, base, format
  *  replica_snap.c  snapshots out and in
  *  replica_disk.c  the small files
@@ -105,6 +106,7 @@ struct replica {
     void **lost;
     size_t n_lost, cap_lost;
     uint64_t leading; /* term in which this member leads, 0: it does not */
+    bool members_changed;
     uint64_t told_term, told_leader;
     bool told_self, told_any, role_changed;
 
@@ -131,11 +133,20 @@ struct replica {
 
 /* replica.c */
 void replica_step(struct replica *r, struct raft_event *ev);
+int replica_step_err(struct replica *r, struct raft_event *ev);
+struct slice replica_entry_data(const struct raft_entry *e);
 void replica_fail(struct replica *r, int err, const char *what);
 /* A job is over: true if the replica was closed meanwhile (and may be gone now). */
 bool replica_job_over(struct replica *r);
 void replica_work(struct replica *r); /* callbacks are due: next turn */
 void replica_core_new(struct replica *r); /* of state and base as they are, without entries */
+
+/* replica_peers.c */
+struct replica_peer_link *replica_link(struct replica *r, uint64_t id);
+TC_MUST_CHECK int replica_link_open(struct replica *r, struct replica_peer_link *l);
+/* A member that this one does not know said where it is: known from now on. NULL: no room, or it did not. */
+struct replica_peer_link *replica_learn(struct replica *r, uint64_t id, struct wire_str endpoint);
+void replica_members_work(struct replica *r);
 
 /* replica_log.c */
 TC_MUST_CHECK int replica_log_open(struct replica *r, char *why, size_t why_size);

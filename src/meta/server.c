@@ -47,11 +47,12 @@ void server_reply_body(struct meta_server *s, uint64_t peer, uint64_t id, uint16
 
 void server_leader_msg(struct meta_server *s, struct leader_msg *m)
 {
+    const char *endpoint;
+
     *m = (struct leader_msg){.term = replica_term(s->replica), .leader = replica_leader(s->replica)};
-    for (unsigned i = 0; i < s->n_members; i++) {
-        if (s->members[i].id == m->leader)
-            m->endpoint = wire_str_of(s->members[i].endpoint);
-    }
+    endpoint = replica_endpoint(s->replica, m->leader);
+    if (endpoint)
+        m->endpoint = wire_str_of(endpoint);
 }
 
 void server_reply_not_leader(struct meta_server *s, uint64_t peer, uint64_t id, uint16_t type)
@@ -226,6 +227,9 @@ static void dispatch_leader(struct meta_server *s, struct request *q)
     case MSG_STORE_BEAT:
         store_beat(s, q);
         break;
+    case MSG_META_CHANGE:
+        members_change(s, q);
+        break;
     default:
         if (type_is_mutation(q->type))
             mutation(s, q);
@@ -363,6 +367,7 @@ static void on_apply(void *arg, uint64_t index, uint64_t term, struct slice data
         formatted(s);
         s->genesis_new = true; /* into a checkpoint soon: a restart then knows at once whose directory it is */
     }
+    members_applied(s, index, term, &res);
     if (s->lead) {
         wire_arena_reset(&s->arena);
         if (data.len && wire_decode(data, &command_schema, &s->arena, &cmd) < 0)
@@ -454,6 +459,7 @@ static void on_snapshot_installed(void *arg, const char *kv_path, uint64_t index
     }
     LOG_INFO("meta", "filled by the leader", "index=%llu", (unsigned long long)index);
     formatted(s);
+    members_refresh(s);
 }
 
 static void on_failed(void *arg, int err)
@@ -467,6 +473,7 @@ static const struct replica_ops replica_callbacks = {
     .lost = on_lost,
     .snapshot_take = on_snapshot_take,
     .snapshot_installed = on_snapshot_installed,
+    .members = members_seen,
     .failed = on_failed,
 };
 
@@ -769,7 +776,6 @@ static int check_files(struct meta_server *s)
 static int check_cluster(const struct meta_server *s, const char *name, char *why, size_t why_size)
 {
     const struct genesis *g = fsm_genesis(s->fsm);
-    bool member = false;
 
     if (!g)
         return 0;
@@ -778,13 +784,7 @@ static int check_cluster(const struct meta_server *s, const char *name, char *wh
                  (int)g->name.n, g->name.p, name);
         return -TC_E_WRONG_CLUSTER;
     }
-    for (uint32_t i = 0; i < g->members.n; i++)
-        member = member || g->members.items[i].id == s->cfg.id;
-    if (!member) {
-        snprintf(why, why_size, "the cluster of the data directory %s has no member %u", s->dir, s->cfg.id);
-        return -TC_E_WRONG_CLUSTER;
-    }
-    return 0;
+    return members_check(s, why, why_size);
 }
 
 static int open_port(struct meta_server *s, const char *endpoint, char *why, size_t why_size)
@@ -825,6 +825,7 @@ static int open_log(struct meta_server *s, const char *cluster, char *why, size_
             free(s->aside);
             s->aside = replica_aside_newest(env_vfs(s->env), s->dir, s->aside_why, sizeof s->aside_why);
             formatted(s);
+            members_refresh(s);
             s->checkpoint_index = fsm_applied(s->fsm);
             r = replica_start(s->replica, fsm_applied(s->fsm));
             if (r < 0)

@@ -8,6 +8,7 @@
  *   server_reads.c      requests answered from the store
  *   server_stores.c     stores: registration, beats, the PG table, transitions, gc
  *   server_recovery.c   unclean inodes (PROTOCOL 3.6), orphans
+ *   server_members.c    the members' endpoints, META_CHANGE
  *   server_status.c     STATUS, FORMAT
  *
  * Everything that only a leader's memory holds is in struct lead, which lives from the moment this member's own
@@ -178,7 +179,7 @@ struct meta_server {
     struct env *env;
     struct meta_server_config cfg;
     char *dir;
-    struct meta_member *members;
+    struct meta_member *members; /* of the configuration */
     unsigned n_members;
     struct net_port *port;
     struct vfs_file *lock;
@@ -219,6 +220,10 @@ struct meta_server {
     void *stop_arg;
     struct env_timer stop_timer;
     uint64_t stop_deadline;
+
+    struct { /* of the members, under way: id is 0 when nobody waits for it */
+        uint64_t peer, id, index, term;
+    } change;
 
     /* format */
     bool formatting, genesis_new;
@@ -329,6 +334,14 @@ void recovery_turn(struct meta_server *s);
 void recovery_tick(struct meta_server *s);
 void recovery_end(struct meta_server *s); /* with the lead */
 void recovery_on_reply(struct meta_server *s, uint64_t store, const struct wire_header *h, struct slice body);
+
+/* ---- server_members.c ---- */
+void members_refresh(struct meta_server *s); /* the state machine may know other members now */
+void members_seen(void *arg, struct slice data);
+void members_applied(struct meta_server *s, uint64_t index, uint64_t term, const struct fsm_result *res);
+void members_change(struct meta_server *s, const struct request *q);
+/* Is this member one of the state machine's? */
+int members_check(const struct meta_server *s, char *why, size_t why_size);
 
 /* ---- server_status.c ---- */
 void status_request(struct meta_server *s, const struct request *q);

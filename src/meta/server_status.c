@@ -82,6 +82,9 @@ static void status_member(struct meta_server *s, json_t *j, const struct replica
     json_object_set_new(j, "lease", json_boolean(r->lease));
     json_object_set_new(j, "term", num(r->term));
     json_object_set_new(j, "leader", num(r->leader));
+    if (replica_endpoint(s->replica, r->leader))
+        json_object_set_new(j, "leader_endpoint", json_string(replica_endpoint(s->replica, r->leader)));
+    json_object_set_new(j, "installing", json_boolean(r->installing));
     json_object_set_new(j, "first", num(r->first));
     json_object_set_new(j, "last", num(r->last));
     json_object_set_new(j, "commit", num(r->commit));
@@ -119,14 +122,18 @@ static void status_members(json_t *j, const struct replica_status *r, json_t *pr
         bool silent = !p->self && p->heard_ms > 2000;
 
         json_array_append_new(
-            list, json_pack("{s:o,s:s,s:b,s:o,s:o,s:o,s:s}", "id", num(p->id), "endpoint",
-                            p->endpoint ? p->endpoint : "", "learner", !p->voter, "match", num(p->match), "lag",
-                            num(p->lag), "silent_ms", num(p->self ? 0 : p->heard_ms), "state", p->state));
+            list, json_pack("{s:o,s:s,s:b,s:b,s:o,s:o,s:o,s:s,s:o}", "id", num(p->id), "endpoint",
+                            p->endpoint ? p->endpoint : "", "learner", !p->voter, "standby", p->standby, "match",
+                            num(p->match), "lag", num(p->lag), "silent_ms", num(p->self ? 0 : p->heard_ms), "state",
+                            p->state, "snapshot_bytes", num(p->snapshot_bytes)));
         voters += p->voter;
         away += p->voter && silent;
         if (silent)
             problem(problems, "warning", "start tercet-meta there, or mend the network to it",
                     "member %u (%s) is down", p->id, p->endpoint ? p->endpoint : "?");
+        else if (p->standby)
+            problem(problems, "info", "when it has caught up: tercet meta promote", "member %u was added and does not vote yet",
+                    p->id);
         else if (!p->voter || p->blank)
             problem(problems, "warning", "wait: the leader fills it", "member %u is being filled and does not vote yet",
                     p->id);

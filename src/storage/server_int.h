@@ -77,9 +77,11 @@ struct request {
     uint32_t unknown;  /* ... and how many are unknown now */
 };
 
+#define LEADER_LINKS_MAX 16
+
 struct leader_link {
     struct rpc_link *link;
-    struct storage_server *s;
+    bool in_map, gone; /* a map named it; a later one no longer */
 };
 
 struct storage_server {

@@ -150,6 +150,7 @@ int map_load(struct storage_server *s)
 }
 
 static void map_fetch(struct storage_server *s);
+static void links_learn(struct storage_server *s);
 
 static void map_job_run(struct env_job *j)
 {
@@ -174,6 +175,7 @@ static void map_job_done(struct env_job *j)
     s->map_bytes = TAKE(s->map_new_bytes);
     LOG_INFO("storage", "new map", "node=%u epoch=%llu stores=%u table=%d", s->cfg.node,
              (unsigned long long)s->map->epoch, s->map->n_stores, s->map->pgs != NULL);
+    links_learn(s);
     recovery_map_changed(s);
     requests_map_changed(s);
     if (s->map_wanted > s->map->epoch)
@@ -231,6 +233,91 @@ static void map_timer_fire(struct env_timer *t)
     map_fetch(container_of(t, struct storage_server, map_timer));
 }
 
+/* ---- the members ------------------------------------------------------------------------------------------------- */
+
+static void on_notice(void *arg, const struct wire_header *h, struct slice body);
+
+static int link_find(const struct storage_server *s, struct wire_str endpoint)
+{
+    for (uint32_t i = 0; i < s->n_links; i++) {
+        const char *ep = s->links[i].link->endpoint;
+
+        if (strlen(ep) == endpoint.n && !memcmp(ep, endpoint.p, endpoint.n))
+            return (int)i;
+    }
+    return -TC_E_NOENT;
+}
+
+/* The link to @endpoint, made if there is room. */
+static int link_at(struct storage_server *s, struct wire_str endpoint)
+{
+    int i = link_find(s, endpoint), r;
+    char *text;
+
+    if (i >= 0)
+        return i;
+    if (s->n_links == LEADER_LINKS_MAX)
+        return -TC_E_LIMIT;
+    text = tc_asprintf("%.*s", (int)endpoint.n, endpoint.p);
+    s->links[s->n_links] = (struct leader_link){0};
+    r = rpc_link_open(s->env, text, &s->cluster_tag, &s->links[s->n_links].link);
+    free(text);
+    if (r < 0)
+        return r;
+    s->links[s->n_links].link->notice = on_notice;
+    s->links[s->n_links].link->arg = s;
+    return (int)s->n_links++;
+}
+
+/* Not from inside a link's callback: it may be one that is closed. */
+static void link_drop(struct storage_server *s, uint32_t i)
+{
+    rpc_link_close(s->links[i].link);
+    memmove(&s->links[i], &s->links[i + 1], (s->n_links - i - 1) * sizeof(s->links[0]));
+    s->n_links--;
+    if (s->leader >= i && s->leader > 0)
+        s->leader--;
+}
+
+/* The map names every member. Those it once named and does not any more are asked no longer. */
+static void links_learn(struct storage_server *s)
+{
+    for (uint32_t i = 0; i < s->n_links; i++) {
+        struct leader_link *l = &s->links[i];
+        bool there = false;
+
+        for (uint32_t k = 0; k < s->map->n_members; k++)
+            there = there || !strcmp(s->map->members[k].endpoint, l->link->endpoint);
+        l->gone = s->map->n_members && l->in_map && !there;
+        l->in_map = l->in_map || there;
+    }
+    for (uint32_t k = 0; k < s->map->n_members; k++) {
+        struct wire_str endpoint = wire_str_of(s->map->members[k].endpoint);
+        int r;
+
+        for (uint32_t i = 0; i < s->n_links && s->n_links == LEADER_LINKS_MAX; i++) {
+            if (s->links[i].gone && link_find(s, endpoint) < 0)
+                link_drop(s, i);
+        }
+        r = link_at(s, endpoint);
+        if (r >= 0)
+            s->links[r].in_map = true;
+    }
+}
+
+/* The @k-th link behind @from whose member is not gone. */
+static uint32_t link_behind(const struct storage_server *s, uint32_t from, uint32_t k)
+{
+    uint32_t i = from;
+
+    for (uint32_t n = 0; n < k * s->n_links && k > 0; n++) {
+        i = (i + 1) % s->n_links;
+        if (!s->links[i].gone && --k == 0)
+            return i;
+    }
+    return i;
+}
+
 struct rpc_link *leader_current(struct storage_server *s)
 {
     return s->links[s->leader].link;
@@ -243,7 +330,7 @@ static void map_fetch(struct storage_server *s)
     if (rpc_pending(&s->map_call) || s->map_new || !s->registered)
         return;
     s->map_call.done = map_on_reply;
-    rpc_call(s->links[(s->leader + s->map_link) % s->n_links].link, &s->map_call, MSG_MAP_GET, &map_get_req_schema, &req,
+    rpc_call(s->links[link_behind(s, s->leader, s->map_link)].link, &s->map_call, MSG_MAP_GET, &map_get_req_schema, &req,
              NULL, MAP_CALL_NS);
 }
 
@@ -375,7 +462,7 @@ static void gc_take(struct storage_server *s, const struct store_beat_res *res)
 
 static void leader_next(struct storage_server *s)
 {
-    s->leader = (s->leader + 1) % s->n_links;
+    s->leader = link_behind(s, s->leader, 1);
 }
 
 static void leader_hint(struct storage_server *s, struct slice body)
@@ -385,14 +472,11 @@ static void leader_hint(struct storage_server *s, struct slice body)
     bool found = false;
 
     if (wire_decode(body, &leader_msg_schema, &a, &msg) == 0 && msg.endpoint.n) {
-        for (uint32_t i = 0; i < s->n_links && !found; i++) {
-            const char *ep = s->links[i].link->endpoint;
+        int i = link_at(s, msg.endpoint);
 
-            if (strlen(ep) == msg.endpoint.n && !memcmp(ep, msg.endpoint.p, msg.endpoint.n)) {
-                found = i != s->leader;
-                s->leader = i;
-            }
-        }
+        found = i >= 0 && (uint32_t)i != s->leader;
+        if (i >= 0)
+            s->leader = (uint32_t)i;
     }
     if (!found)
         leader_next(s);
@@ -401,17 +485,15 @@ static void leader_hint(struct storage_server *s, struct slice body)
 
 static void on_notice(void *arg, const struct wire_header *h, struct slice body)
 {
-    struct leader_link *ll = arg;
+    struct storage_server *s = arg;
     struct wire_arena a = {0};
     struct leader_msg msg;
 
-    if (h->type == MSG_LEADER && wire_decode(body, &leader_msg_schema, &a, &msg) == 0 && msg.leader) {
-        for (uint32_t i = 0; i < ll->s->n_links; i++) {
-            const char *ep = ll->s->links[i].link->endpoint;
+    if (h->type == MSG_LEADER && wire_decode(body, &leader_msg_schema, &a, &msg) == 0 && msg.leader && msg.endpoint.n) {
+        int i = link_at(s, msg.endpoint);
 
-            if (msg.endpoint.n == strlen(ep) && !memcmp(ep, msg.endpoint.p, msg.endpoint.n))
-                ll->s->leader = i;
-        }
+        if (i >= 0)
+            s->leader = (uint32_t)i;
     }
     wire_arena_fini(&a);
 }
@@ -600,17 +682,15 @@ int leader_open(struct storage_server *s)
     s->map_timer.fn = map_timer_fire;
     if (!s->cfg.n_metas)
         return -TC_E_CONFIG;
-    s->links = tc_calloc(s->cfg.n_metas, sizeof(*s->links));
+    s->links = tc_calloc(LEADER_LINKS_MAX, sizeof(*s->links));
     for (uint32_t i = 0; i < s->cfg.n_metas; i++) {
-        int r = rpc_link_open(s->env, s->cfg.metas[i], &s->cluster_tag, &s->links[i].link);
+        int r = link_at(s, wire_str_of(s->cfg.metas[i]));
 
         if (r < 0)
             return r;
-        s->links[i].s = s;
-        s->links[i].link->notice = on_notice;
-        s->links[i].link->arg = &s->links[i];
-        s->n_links++;
     }
+    if (s->map)
+        links_learn(s);
     env_timer_set(s->env, &s->beat_timer, env_now(s->env));
     return 0;
 }

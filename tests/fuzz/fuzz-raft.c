@@ -77,7 +77,7 @@ static void check_again(const struct raft_msg *m)
 {
     struct raft_wire_scratch scratch = {0};
     struct raft_msg again;
-    struct buf *payload, *frame = raft_wire_encode(m, 3, &payload);
+    struct buf *payload, *frame = raft_wire_encode(m, 3, NULL, &payload);
     struct wire_header h;
     struct slice body;
 
@@ -211,7 +211,7 @@ size_t fuzz_seed(uint64_t n, uint8_t *buf, size_t cap)
         uint16_t len[2];
 
         gen(&m, entries, &c);
-        frame = raft_wire_encode(&m, 3, &payload);
+        frame = raft_wire_encode(&m, 3, NULL, &payload);
         ASSERT(wire_check_frame(slice_of(frame->data, frame->len), &h, &body) == 0);
         len[0] = (uint16_t)body.len;
         len[1] = (uint16_t)(payload ? payload->len : 0);

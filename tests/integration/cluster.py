@@ -174,6 +174,17 @@ class Cluster:
         """What begins the command line of daemon, mount or command @name: where it runs."""
         return []
 
+    def new_meta(self, i, start=True):
+        """One more metadata member in the configuration file, with an empty directory: not of the group yet."""
+        name = 'meta-%d' % i
+        os.makedirs(self.data(name))
+        with open(self.conf, 'a') as f:
+            f.write('\n[meta.%d]\nendpoint=%s\ndata=%s\n' % (i, self.endpoint(name, free_ports(1)[0]), self.data(name)))
+        self.daemons[name] = Daemon(name, self.within(name) + [program('tercet-meta'), '--config=' + self.conf, '--id=%d' % i],
+                                    os.path.join(self.dir, 'log', name))
+        if start:
+            self.daemons[name].start()
+
     def __enter__(self):
         return self
 

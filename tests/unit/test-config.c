@@ -66,8 +66,6 @@ static const struct {
     {"[cluster]\nn=5\nw=3\nr=3\n" METAS STORES, "f:1: 3 storage nodes are too few for n=5"},
     {METAS, "f: 0 storage nodes are too few"},
     {STORES, "f: no metadata member; add a section [meta.1]"},
-    {"[meta.1]\nendpoint=tcp://a:1\ndata=/a\n[meta.2]\nendpoint=tcp://a:2\ndata=/b\n" STORES,
-     "f:4: 2 metadata members; use 1, 3 or 5"},
     {METAS "[meta.2]\n" STORES, "f:10: [meta.2] was there before, in line 7"},
     {METAS "[meta.x]\n" STORES, "f:10: [meta.x]: the id must be a number"},
     {METAS "[storage.9]\ndata=/x\n" STORES, "f:10: [storage.9] has no endpoint; add endpoint=tcp://HOST:PORT"},

@@ -386,7 +386,7 @@ static void random_lease_op(uint64_t ino)
 
 static void random_cluster_op(void)
 {
-    switch (roll(5)) {
+    switch (roll(6)) {
     case 0:
         w_expire(&w, 1 + roll((uint32_t)w.index));
         break;
@@ -412,6 +412,14 @@ static void random_cluster_op(void)
         struct cmd_gc_trim cmd = {.upto = roll((uint32_t)w.index)};
 
         world_apply(&w, CMD_GC_TRIM, &cmd_gc_trim_schema, &cmd);
+        break;
+    }
+    case 4: {
+        struct member_info members[2] = {{.id = 1 + roll(3), .endpoint = wire_str_of("tcp://m:1")},
+                                         {.id = 2 + roll(3), .endpoint = wire_str_of("tcp://m:2")}};
+        struct cmd_members cmd = {.members = {members, 1 + roll(2)}};
+
+        world_apply(&w, CMD_MEMBERS, &cmd_members_schema, &cmd);
         break;
     }
     default:
@@ -563,6 +571,7 @@ static const struct {
     {CMD_GC_TRIM, &cmd_gc_trim_schema},
     {CMD_SESSION_FORGET, &cmd_sessions_schema},
     {CMD_STORE_REGISTER, &store_register_req_schema},
+    {CMD_MEMBERS, &cmd_members_schema},
     {MSG_SESSION_CLOSE, &session_close_req_schema},
 };
 

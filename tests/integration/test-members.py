@@ -1,0 +1,148 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""The metadata group of a mounted cluster grows from one member to three and five; a dead member is replaced; every
+member there was at the beginning goes. A program on the mount writes all the while and sees no error."""
+import json, os, shutil, signal, sys, threading, time
+from cluster import Cluster, need_fuse, wait_until
+
+
+class Writer(threading.Thread):
+    """Creates a file, writes it, fsyncs it, over and over."""
+
+    def __init__(self, path):
+        super().__init__(daemon=True)
+        self.path, self.n, self.error, self.ending = path, 0, None, threading.Event()
+        self.longest = 0
+
+    def run(self):
+        try:
+            while not self.ending.wait(0.02):
+                began = time.monotonic()
+                with open('%s/w%d' % (self.path, self.n), 'w') as f:
+                    f.write(str(self.n))
+                    f.flush()
+                    os.fsync(f.fileno())
+                self.n += 1
+                self.longest = max(self.longest, time.monotonic() - began)
+        except OSError as e:
+            self.error = e
+
+    def goes_on(self):
+        n = self.n
+        wait_until('the writer goes on', lambda: self.error or self.n > n + 2, 60)
+        assert not self.error, self.error
+
+    def end(self):
+        self.ending.set()
+        self.join(60)
+        assert not self.is_alive() and not self.error, self.error
+        for i in range(self.n):
+            with open('%s/w%d' % (self.path, i)) as f:
+                assert f.read() == str(i), i
+
+
+def meta(c, *args):
+    r = c.tercet('--json', 'meta', '--timeout-ms=500', *args, check=False)
+    return json.loads(r.stdout) if r.stdout.startswith('{') else {'done': False, 'refused': r.stdout}
+
+
+def must(c, *args):
+    """Until it is done: a change under way, or a member that is still being filled, is waited for."""
+    wait_until('meta ' + ' '.join(args), lambda: meta(c, *args)['done'], 60, 0.1)
+
+
+def leader(c):
+    return wait_until('leader', lambda: meta(c, 'list')['leader'])
+
+
+def refused(c, why, *args):
+    r = meta(c, *args)
+    assert not r['done'] and why in r['refused'], (args, r)
+
+
+def voters(c):
+    """As the leader has it; asked again while one hands over to another."""
+    return wait_until('voters', lambda: sorted(m['id'] for m in meta(c, 'list')['members'] if m['votes']))
+
+
+def join(c, i):
+    c.new_meta(i)
+    must(c, 'add', str(i))
+    assert i not in voters(c)
+    must(c, 'promote', str(i))
+    wait_until('vote of %d' % i, lambda: i in voters(c))
+
+
+def main():
+    need_fuse()
+    with Cluster(metas=1, storages=3) as c:
+        first_conf = c.dir + '/first.conf'
+        m = c.start().mount()
+        shutil.copy(c.conf, first_conf)
+        w = Writer(m.path)
+        w.start()
+
+        for i in (2, 3):
+            join(c, i)
+        assert voters(c) == [1, 2, 3], voters(c)
+        w.goes_on()
+        refused(c, 'already', 'add', '2')
+        refused(c, 'already', 'promote', '2')
+        refused(c, 'no member 9', 'remove', '9')
+        c.new_meta(4, start=False)
+        must(c, 'add', '4')
+        refused(c, 'does not answer', 'promote', '4')
+        c.daemons['meta-4'].start()
+        must(c, 'promote', '4')
+        join(c, 5)
+        assert voters(c) == [1, 2, 3, 4, 5], voters(c)
+        w.goes_on()
+        print('ok: from one to three to five')
+
+        victim = leader(c)
+        c.daemons['meta-%d' % victim].kill()
+        w.goes_on()
+        must(c, 'remove', str(victim))
+        join(c, 6)
+        if victim != 1:
+            wait_until('leads', lambda: meta(c, 'transfer', '1')['done'] or leader(c) == 1)
+            must(c, 'remove', '1')       # a leader that removes itself hands over
+            assert leader(c) != 1
+        w.goes_on()
+        print('ok: a dead member was replaced')
+
+        left = voters(c)
+        assert 1 not in left and victim not in left and 6 in left, left
+        for i in left:
+            if len(left) > 3 and i != 6:
+                must(c, 'remove', str(i))
+                left = voters(c)
+        assert len(left) == 3, left
+        for name in list(c.daemons):     # the removed ones need not run any more
+            if name.startswith('meta-') and int(name[5:]) not in left:
+                c.daemons[name].kill()
+                del c.daemons[name]
+        w.goes_on()
+        # Of this group two must be up; and once one is down, no other may be removed.
+        down = next(i for i in left if i != leader(c))
+        c.daemons['meta-%d' % down].signal(signal.SIGSTOP)
+        other = next(i for i in left if i != down and i != leader(c))
+        wait_until('refusal', lambda: 'majority' in meta(c, 'remove', str(other)).get('refused', ''))
+        c.daemons['meta-%d' % down].signal(signal.SIGCONT)
+        w.goes_on()
+        # Daemons that only ever read the first configuration: none of its members exists any more.
+        d = c.daemons['storage-2']
+        d.stop()
+        d.args[1] = '--config=' + first_conf
+        d.start()
+        wait_until('three stores', lambda: [p for p in c.status()['members'] if p.get('status', {}).get('role') == 'leader']
+                   and all('storage node' not in p['what'] for p in c.problems()))
+        w.end()
+        print('ok: nobody is left of those who began; %d files written meanwhile, none took longer than %.2f s'
+              % (w.n, w.longest))
+        m.umount()
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())
