@@ -233,7 +233,8 @@ int main(int argc, char **argv)
         return CLI_OK;
     }
     if (verb_first(argc, argv) >= argc)
-        return cli_usage_error(&self, "which verb? One of format, status, locate, node, scrub, verify, explain, meta, umount; see tercet --help");
+        return cli_usage_error(&self, "which verb? One of format, status, locate, meta, node, scrub, verify, explain, umount; "
+                               "see tercet --help");
     log_setup(LOG_LEVEL_ERR, STDERR_FILENO);
     for (size_t i = 0; i < ARRAY_SIZE(verbs); i++) {
         if (strcmp(argv[1], verbs[i].name) == 0)
