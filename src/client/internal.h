@@ -347,6 +347,7 @@ struct inode {
     struct dir *dir;
     uint64_t last_read_end; /* sequential detection */
     struct readahead *ra;
+    struct known *known; /* by chunk */
 };
 
 struct tc_file {
@@ -480,6 +481,8 @@ struct tc_client {
     uint64_t dirty_bytes, flight_bytes, clean_bytes, ra_bytes;
     struct extent *clean_lru;
     struct fetch *fetches; /* running */
+    struct known *known_lru;
+    unsigned n_known;
     struct env_timer age_timer;
     struct waitq room_wq;
 
@@ -547,6 +550,17 @@ void map_need(struct tc_client *c, uint64_t epoch);
 bool map_ready(struct tc_client *c, uint64_t barrier);
 /* Wait until the map is at least @barrier and has its table; false: it is. */
 bool map_wait(struct tc_call *call, uint64_t barrier);
+
+/* ---- known.c -------------------------------------------------------------------------------------------------------- */
+
+#define KNOWN_READ_MAX 32u /* blocks: a larger read asks for versions beside its data */
+
+/* The newest versions of these blocks, as known, or NULL; *ret_ask: the chunk's are worth asking for now. */
+const struct qblock *known_find(struct tc_client *c, struct inode *i, uint64_t first, uint32_t count, bool *ret_ask);
+/* R votes said so of the first @count blocks, when the inode's counters stood like this. @blocks NULL: it failed. */
+void known_learn(struct tc_client *c, struct inode *i, uint32_t index, uint32_t count, const struct qblock *blocks,
+                 uint64_t breaks, uint64_t data_gen);
+void known_drop(struct tc_client *c, struct inode *i);
 
 /* ---- outside.c ------------------------------------------------------------------------------------------------------ */
 

@@ -63,6 +63,9 @@ struct qread {
     uint64_t barrier;
     bool versions_only;
     bool write_back; /* inode unclean, or X held elsewhere possible: a version not known on W is written back first (4.4) */
+    /* Per block, the newest version (and checksum) as the caller knows it; data is ignored. Borrowed until done. One voter
+     * that answers with exactly these is enough; not with write_back. NULL: R votes say which it is. */
+    const struct qblock *expect;
     uint64_t deadline;
     void (*done)(struct qread *r, int status);
     /* Result, valid from done() until quorum_read_free(). Per block; data NULL for none and zero marks. */

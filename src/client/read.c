@@ -33,6 +33,8 @@ struct fetch {
     struct waitq wq;
     bool single; /* for a partial write */
     bool horizon;
+    bool known; /* versions of a chunk (known.c) */
+    struct qblock *expect; /* q.expect */
 };
 
 struct readahead {
@@ -65,6 +67,7 @@ static void fetch_unref(struct tc_client *c, struct fetch *f)
     ASSERT(!f->running);
     c->ra_bytes -= (uint64_t)f->q.count * BLOCK_SIZE;
     quorum_read_free(&f->q);
+    free(f->expect);
     free(f);
 }
 
@@ -100,13 +103,15 @@ static void fetch_done(struct qread *q, int status)
         horizon_fetched(c, i, f->first, f->q.count, status, good ? q->blocks : NULL);
         waitq_wake(&i->io_wq);
     }
+    if (f->known)
+        known_learn(c, i, q->index, q->count, status == 0 ? q->blocks : NULL, f->breaks, f->data_gen);
     waitq_wake(&f->wq);
     fetch_unref(c, f);
     inode_unpin(c, i);
 }
 
-/* Blocks [first, first+count) of one chunk. Returns: one reference; another is held while it runs. */
-static struct fetch *fetch_start(struct tc_client *c, struct inode *i, uint64_t first, uint32_t count, bool versions_only)
+/* Blocks [first, first+count) of one chunk; not sent yet. Returns: one reference; another is held while it runs. */
+static struct fetch *fetch_new(struct tc_client *c, struct inode *i, uint64_t first, uint32_t count, bool versions_only)
 {
     struct fetch *f = tc_calloc(1, sizeof(*f));
     bool unclean = i->attr.data_state >= DATA_UNCLEAN || (i->x && i->x->gave_up);
@@ -131,7 +136,43 @@ static struct fetch *fetch_start(struct tc_client *c, struct inode *i, uint64_t 
     c->stats.fetches++;
     inode_pin(i);
     DL_APPEND(c->fetches, f);
+    return f;
+}
+
+static struct fetch *fetch_start(struct tc_client *c, struct inode *i, uint64_t first, uint32_t count, bool versions_only)
+{
+    struct fetch *f = fetch_new(c, i, first, count, versions_only);
+
     quorum_read(c->quorum, &f->q);
+    return f;
+}
+
+/* The versions of all of a chunk, to be known. */
+static void versions_fetch(struct tc_client *c, struct inode *i, uint64_t block)
+{
+    uint64_t first = block & ~(uint64_t)(BLOCKS_PER_CHUNK - 1), end = (i->attr.size + BLOCK_SIZE - 1) / BLOCK_SIZE;
+    struct fetch *f = fetch_start(c, i, first, (uint32_t)MIN(end - first, BLOCKS_PER_CHUNK), true);
+
+    f->known = true;
+    fetch_unref(c, f); /* the running one remains */
+}
+
+/* For a read: of one voter alone, where the versions are known. */
+static struct fetch *fetch_data(struct tc_client *c, struct inode *i, uint64_t first, uint32_t count)
+{
+    struct fetch *f = fetch_new(c, i, first, count, false);
+    const struct qblock *known;
+    bool ask;
+
+    known = known_find(c, i, first, count, &ask);
+    if (known && !f->q.write_back) {
+        f->expect = tc_malloc(count * sizeof(*known));
+        memcpy(f->expect, known, count * sizeof(*known));
+        f->q.expect = f->expect;
+    }
+    quorum_read(c->quorum, &f->q);
+    if (ask)
+        versions_fetch(c, i, first);
     return f;
 }
 
@@ -159,6 +200,7 @@ static const struct qblock *fetched(const struct fetch *f, uint64_t block)
 
 void readahead_drop(struct tc_client *c, struct inode *i)
 {
+    known_drop(c, i);
     if (!i->ra)
         return;
     for (unsigned s = 0; s < RA_CHUNKS; s++) {
@@ -417,7 +459,7 @@ static bool gather(struct tc_call *call, size_t n)
         if (f)
             f->refs++;
         else
-            f = fetch_start(c, i, from, (uint32_t)(to - from + 1), false);
+            f = fetch_data(c, i, from, (uint32_t)(to - from + 1));
         r->part[r->n++] = f;
     }
     for (unsigned k = 0; k < r->n; k++) {

@@ -463,6 +463,45 @@ START_TEST(versions_of_a_laggard)
 }
 END_TEST
 
+/* Where the newest versions are known one voter is asked, and believed only if it has them. */
+START_TEST(expected_of_one)
+{
+    struct world *w = world_new(4);
+    struct qblock expect[4];
+    unsigned asked = 0;
+    struct op *o;
+
+    write_ok(w, 0, 4, 6, 1, 'n');
+    settle(w, 1000);
+    o = op_read(w, 0, 4, false);
+    finish(o, 200);
+    memcpy(expect, o->r.blocks, sizeof(expect));
+    op_free(o);
+    for (unsigned behind = 0; behind <= STORES; behind++) { /* nobody, then each voter in turn */
+        for (unsigned s = 0; s < STORES; s++) {
+            w->stores[s].reads = 0;
+            w->stores[s].blocks[1].vepoch = s + 1 == behind ? 5 : 6;
+        }
+        o = tc_calloc(1, sizeof(*o));
+        o->world = w;
+        o->r = (struct qread){.ino = INO, .count = 4, .expect = expect, .deadline = UINT64_MAX, .done = op_rdone};
+        quorum_read(w->q, &o->r);
+        finish(o, 200);
+        ck_assert_int_eq(o->status, 0);
+        ck_assert_uint_eq(o->r.blocks[1].vepoch, 6);
+        ck_assert(o->r.blocks[1].data[7] == 'n' && o->r.blocks[3].data[0] == 'n');
+        op_free(o);
+        if (behind == 0) {
+            for (unsigned s = 0; s < STORES; s++)
+                asked += w->stores[s].reads;
+            ck_assert_uint_eq(asked, 1);
+        }
+        settle(w, 1000);
+    }
+    world_free(w);
+}
+END_TEST
+
 /* With write_back a version on one voter only is on W before the read returns. */
 START_TEST(write_back_first)
 {
@@ -662,6 +701,7 @@ int main(void)
     tcase_add_test(t, no_quorum_waits);
     tcase_add_test(t, laggard_is_mended);
     tcase_add_test(t, versions_of_a_laggard);
+    tcase_add_test(t, expected_of_one);
     tcase_add_test(t, write_back_first);
     tcase_add_test(t, damage_is_not_returned);
     tcase_add_test(t, fenced_and_full);
