@@ -408,7 +408,7 @@ static int config_copy(struct replica *r, const struct replica_config *cfg)
     r->id = cfg->id;
     r->dir = tc_strdup(cfg->dir);
     r->kv_mem = cfg->kv_mem;
-    r->keep = cfg->keep_entries ? cfg->keep_entries : 10000;
+    r->keep = cfg->keep_entries ? cfg->keep_entries : (uint32_t)tc_test_value("TERCET_KEEP_ENTRIES", 10000);
     r->raft_cfg.heartbeat = cfg->heartbeat_ms * NS_PER_MS;
     r->raft_cfg.election_min = cfg->election_min_ms * NS_PER_MS;
     r->raft_cfg.election_max = cfg->election_max_ms * NS_PER_MS;

@@ -95,7 +95,10 @@ class ChaosCluster(Cluster):
                     continue
                 if isinstance(w.error, Wrong):
                     raise w.error
-                w.verify()
+                try:
+                    w.verify()
+                except (OSError, Wrong) as e:
+                    raise Wrong('%s, after %r: %r' % (w.dirname, w.error, e))
                 crew_[i] = w.again()
                 crew_[i].start()
 
@@ -246,7 +249,7 @@ def main():
         mounts = [c.mount('mnt%d' % i).path for i in range(args.mounts)]
         c.wait_whole()
         c.crews = [crew(mounts, args.seed, args.pause, 'all'), crew(mounts[:1], args.seed + 1, args.pause, 'one')]
-        running = list(programs(c, mounts[0], mounts[-1] if 'mount' in (args.events or ()) else mounts[0]))
+        running = list(programs(c, mounts[0], mounts[0]))
         for t in [w for crew_ in c.crews for w in crew_] + running:
             t.start()
         nemesis = Nemesis(c, args.seed, say, args.events)

@@ -156,7 +156,7 @@ class Cluster:
         for kind, count, base in (('meta', metas, 0), ('storage', storages, metas)):
             for i in range(1, count + 1):
                 data = self.data('%s-%d' % (kind, i))
-                os.makedirs(data)
+                os.makedirs(data, exist_ok=True)
                 lines += ['[%s.%d]' % (kind, i), 'endpoint=' + self.endpoint('%s-%d' % (kind, i), ports[base + i - 1]), 'data=' + data, '']
                 name = '%s-%d' % (kind, i)
                 self.daemons[name] = Daemon(name, self.within(name) + [program('tercet-' + kind), '--config=' + self.conf, '--id=%d' % i],

@@ -8,7 +8,7 @@ All data directories lie on powerfs, which takes back what was not synced (../po
 change a mount and note what was acknowledged; then nothing reaches any disk any more, all processes are killed, what was
 not synced is lost by chance, all start again, and all that was acknowledged must be found. Rounds differ in what
 happens before: power is lost right after format, or again during recovery, or at some machines first while the others
-go on, or a disk was emptied and was being filled.
+go on, or a disk was emptied and was being filled, or all were killed first and what they left in the page cache was read.
 """
 import argparse, os, random, shutil, sys, threading, time
 from cluster import Cluster, need_fuse, wait_until
@@ -17,6 +17,7 @@ from powerfs import PowerFs
 
 BAD = ('without a vote', 'damaged', 'does not match', 'does not reach', 'do not meet', 'two contents', 'cannot be opened',
        'cannot be read', 'is missing', 'no identity', 'no longer holds')
+KINDS = ('plain', 'some', 'twice', 'emptied', 'plain', 'killed')
 PATIENCE = 60 # seconds until a cluster that does not come back is given up
 
 
@@ -113,6 +114,15 @@ def restart(c, rnd, kind):
 def one_round(c, rnd, workers, seconds, kind):
     m = c.mounts[0]
     work(c, rnd, workers, seconds, kind)
+    if kind == 'killed':
+        c.kill_all()
+        for w in workers:
+            w.finish()
+        c.start(format=False)
+        m.mount(PATIENCE)
+        with Watch(m):
+            for w in workers:
+                w.verify()
     c.power_loss(rnd)
     for w in workers:
         w.finish()
@@ -141,8 +151,8 @@ def main():
             c.start(format=False)
         workers = crew([c.mount().path], rnd.random())
         for i in range(args.rounds):
-            kind = ('plain', 'some', 'twice', 'plain', 'emptied')[(i + args.seed) % 5]
-            workers = one_round(c, rnd, workers, args.time * (0.2 if i == 0 else 1), kind)
+            kind = KINDS[(i + args.seed) % len(KINDS)]
+            workers = one_round(c, rnd, workers, args.time * rnd.choice((0.2, 1, 1)), kind)
             c.healthy()
             c.none_anew()
             r = c.disks.report()
