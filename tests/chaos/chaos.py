@@ -144,7 +144,7 @@ def check(c, running):
     for crew_ in c.crews:
         for w in crew_:
             if w.error:
-                raise Wrong('%s: %r' % (w.dirname, w.error))
+                raise Wrong('%s: %r: %s' % (w.dirname, w.error, w.trace))
 
 
 def storm(c, nemesis, running, seconds):

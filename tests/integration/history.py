@@ -11,7 +11,7 @@ error ends and keeps it; verify() then accepts the state before or after that op
   the version synced last or a later one.
 - Names: create, rename, link, unlink, mkdir, rmdir in a small tree against a model of it.
 """
-import hashlib, os, random, shutil, struct, threading, time
+import hashlib, os, random, shutil, struct, threading, time, traceback
 
 BLOCK = 4096
 
@@ -56,7 +56,7 @@ class Worker(threading.Thread):
                 self.done += 1
                 self.longest = max(self.longest, time.monotonic() - begin)
         except Exception as e:
-            self.error = e
+            self.error, self.trace = e, traceback.format_exc()
 
     def again(self):
         """A worker that goes on from the state of this one, which has ended and was verified."""
@@ -320,7 +320,8 @@ class Names(Worker):
             del self.next[old]
             os.rmdir(self.path(old))
         elif what == 'move':
-            new = 'm%d' % self.number
+            # To another parent only on one mount: of others the kernel may say ESTALE (docs/FUSE.md).
+            new = os.path.join('' if len(self.mounts) == 1 else os.path.dirname(old), 'm%d' % self.number)
             self.next = {new + n[len(old):] if n == old or n.startswith(old + '/') else n: v for n, v in self.next.items()}
             self.two(os.rename, old, new)
 
