@@ -127,7 +127,8 @@ struct tc_call *tc_open(struct tc_client *c, uint64_t ino, uint32_t flags, struc
 /* The file that tc_make(open) made: call from its callback. */
 struct tc_file *tc_file_new(struct tc_client *c, uint64_t ino, uint32_t flags);
 uint32_t tc_file_flags(const struct tc_file *f); /* as it was opened */
-/* Reports a pending error once; flushes nothing (data stays under the lease). For close(2). */
+/* Reports a pending error once; flushes nothing (data stays under the lease), unless the stores
+ * are nearly full: then a close without an error is as good as an fsync. For close(2). */
 struct tc_call *tc_flush(struct tc_client *c, struct tc_file *f, tc_status_fn *fn, void *arg);
 /* Last reference gone. */
 void tc_release(struct tc_client *c, struct tc_file *f);

@@ -209,7 +209,11 @@ static void flush_tick(struct tc_call *call)
     int status = 0;
 
     if (call->file->flags & TC_OPEN_WRITE) { /* who only reads hears of it when asking, by fsync */
-        status = file_error(call->file);
+        /* Where room is short, what was written behind may have none: nobody would hear of it after the close. */
+        if ((call->c->tight || call->stage >= SYNC_START) && sync_step(call, &status))
+            return;
+        if (status == 0)
+            status = file_error(call->file);
     }
     call_finish(call, status);
 }

@@ -487,6 +487,7 @@ struct tc_client {
     struct waitq room_wq;
 
     struct statfs_res statfs;
+    bool tight; /* the stores are nearly full, says the leader */
     uint64_t statfs_at;
     unsigned n_dentries;
     struct client_stats stats;

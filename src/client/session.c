@@ -311,6 +311,7 @@ void session_on_keepalive(struct tc_client *c, uint64_t id, int status, const st
         c->time_offset = (int64_t)res->time - (int64_t)(k->sent_at + (now - k->sent_at) / 2);
     if (res->map_epoch)
         map_need(c, res->map_epoch);
+    c->tight = res->tight;
     if (c->state == SESSION_SUSPENDED) {
         if (!(now < c->alive_sent + c->ttl_ns))
             return;

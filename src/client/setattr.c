@@ -37,6 +37,7 @@ static void truncate_take(struct tc_call *call, struct rpc *r, const struct entr
     x->size_max = call->set.size < x->size_max ? call->set.size : MAX(x->size_max, call->set.size);
     x->size = x->committed_size = e->attr.size;
     x->size_acked = 0;
+    x->new_blocks = MIN(x->new_blocks, (int64_t)((x->size + BLOCK_SIZE - 1) / BLOCK_SIZE) - (int64_t)e->attr.blocks);
     x->mtime = x->committed_mtime = e->attr.mtime;
     x->meta_dirty = false;
     x->reach = MAX(x->reach, MAX(e->attr.reach, e->has_grant ? e->grant.reach : 0));

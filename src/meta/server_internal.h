@@ -319,6 +319,8 @@ struct meta_store *store_find_health(struct meta_server *s, uint64_t id); /* NUL
 bool store_up(struct meta_server *s, uint64_t id);
 /* The port to a store, opened when first needed; NULL: unknown or not possible. */
 struct net_port *store_port(struct meta_server *s, uint64_t id);
+/* Some store that lives has little room: what is written behind may meet a full disk. */
+bool stores_tight(struct meta_server *s);
 void store_capacity(struct meta_server *s, uint64_t *ret_total, uint64_t *ret_free, uint64_t *ret_used);
 
 /* ---- server_placement.c ---- */

@@ -249,6 +249,7 @@ void keepalive(struct meta_server *s, const struct request *q)
         .time = server_time(s),
         .map_epoch = fsm_map_epoch(s->fsm),
         .incarnation = x->incarnation,
+        .tight = stores_tight(s),
     };
     if (res.caching)
         x->lease.caching_until = x->heard_at + caching_ns(s);

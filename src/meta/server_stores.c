@@ -5,6 +5,7 @@
  */
 #include "meta/server_internal.h"
 
+#define TIGHT_BYTES (UINT64_C(512) << 20) /* as much as mounts may hold that is not written yet, about */
 #define GC_BATCH 256u
 
 struct meta_store *store_find_health(struct meta_server *s, uint64_t id)
@@ -287,6 +288,18 @@ void stores_tick(struct meta_server *s)
         s->stores_swept = now;
         gc_tick(s);
     }
+}
+
+bool stores_tight(struct meta_server *s)
+{
+    struct meta_store *h, *tmp;
+
+    HASH_ITER(hh, s->stores, h, tmp)
+    {
+        if (store_up(s, h->id) && h->capacity && h->free < MAX(h->capacity / 20, MIN(TIGHT_BYTES, h->capacity / 4)))
+            return true;
+    }
+    return false;
 }
 
 void store_capacity(struct meta_server *s, uint64_t *ret_total, uint64_t *ret_free, uint64_t *ret_used)

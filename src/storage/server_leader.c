@@ -17,6 +17,7 @@
 #define GC_BATCH_MAX 512
 #define GC_AT_ONCE 256
 #define READY_MAX 1024
+#define FULL_BYTES (2u << 20)
 #define IDENTITY_VERSION 1
 #define IDENTITY_BYTES 40
 
@@ -649,7 +650,7 @@ static void send_beat(struct storage_server *s)
     req.free = st.free;
     req.used = st.blocks * BLOCK_SIZE;
     req.chunks = st.chunks;
-    if (st.free < (64u << 20) && st.free < st.total / 100)
+    if (st.free < FULL_BYTES) /* free is above the reserve: writes are refused at once, or soon */
         req.flags |= STORE_FULL;
     if (st.free < st.total / 20)
         req.flags |= STORE_NEARLY_FULL;
