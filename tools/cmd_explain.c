@@ -123,18 +123,26 @@ static void explain_chunk(struct explain *e, uint32_t index)
     json_t *docs[PG_VOTERS_MAX], *copies = json_array();
     int statuses[PG_VOTERS_MAX];
     bool ok[PG_VOTERS_MAX];
-    unsigned n = 0;
+    unsigned n = 0, up;
 
-    for (unsigned i = 0; i < p->n; i++) {
-        stores[n] = map_store(e->d.map, p->voters[i]);
-        if (!stores[n])
-            continue;
-        node[n] = stores[n]->node;
-        endpoints[n] = stores[n]->endpoint;
-        n++;
+    for (unsigned down = 0; down < 2; down++) { /* those that are up come first: only they are asked */
+        for (unsigned i = 0; i < p->n; i++) {
+            stores[n] = map_store(e->d.map, p->voters[i]);
+            if (!stores[n] || down != !strcmp(json_text(tool_store_status(&e->d, p->voters[i]), "state", "?"), "down"))
+                continue;
+            node[n] = stores[n]->node;
+            endpoints[n] = stores[n]->endpoint;
+            n++;
+        }
+        if (!down)
+            up = n;
     }
-    rpc_ask(e->d.env, endpoints, n, &req, a);
-    tool_scrub_ask(&e->d, endpoints, n, &ask, TOOL_TIMEOUT_MS, docs, statuses);
+    rpc_ask(e->d.env, endpoints, up, &req, a);
+    tool_scrub_ask(&e->d, endpoints, up, &ask, TOOL_TIMEOUT_MS, docs, statuses);
+    for (unsigned i = up; i < n; i++) {
+        a[i] = (struct rpc_answer){.status = -TC_E_UNREACHABLE};
+        docs[i] = NULL;
+    }
     for (unsigned i = 0; i < n; i++) {
         json_array_append_new(copies, copy_of(e, &a[i], docs[i], stores[i], &ok[i], &epoch[i], &seq[i]));
         json_decref(docs[i]);

@@ -154,6 +154,7 @@ static uint64_t scrub_chunks(struct scrub *c, uint64_t ino, uint64_t *indexes, u
         unknown += json_u64(docs[i], "unknown", 0);
         if (first) {
             c->blocks += json_u64(docs[i], "read_blocks", 0);
+            c->found += json_u64(docs[i], "read_damaged", 0);
             c->failed += statuses[i] < 0;
         }
     }
@@ -176,7 +177,6 @@ static int scrub_file(struct scrub *c, const char *path)
         for (uint32_t i = 0; i < n; i++)
             indexes[i] = at + i;
         unknown = scrub_chunks(c, f.ino, indexes, n, true);
-        c->found += unknown;
         for (int i = 0; i < REPAIR_TRIES && unknown && c->wait; i++) {
             usleep(250000);
             unknown = scrub_chunks(c, f.ino, indexes, n, false);

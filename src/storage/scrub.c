@@ -450,13 +450,14 @@ static void report(struct request *q)
     json = tc_asprintf("{\"node\":%u,\"store\":\"%016llx\",\"running\":%s,\"permille\":%u,\"rate\":%llu,\"chunks\":%llu,"
                        "\"bytes\":%llu,\"dropped\":%llu,\"trimmed\":%llu,\"begun\":%llu,\"ended\":%llu,\"found\":%llu,"
                        "\"repaired\":%llu,\"damaged\":%u,\"unrepaired\":%u,\"read_chunks\":%u,\"read_blocks\":%llu,"
+                       "\"read_damaged\":%u,"
                        "\"unknown\":%u,\"verified\":[%s]}",
                        s->cfg.node, (unsigned long long)s->id.store, w->running ? "true" : "false", scrub_permille(s),
                        (unsigned long long)w->rate, (unsigned long long)w->chunks, (unsigned long long)w->bytes,
                        (unsigned long long)w->dropped, (unsigned long long)w->trimmed, (unsigned long long)c->begun,
                        (unsigned long long)c->ended, (unsigned long long)found, (unsigned long long)repaired,
                        patients_count(c), c->n_failed, q->at,
-                       (unsigned long long)q->scrubbed, q->unknown, verified);
+                       (unsigned long long)q->scrubbed, q->damaged, q->unknown, verified);
     res.json = wire_str_of(json);
     request_reply(q, 0, &status_res_schema, &res, NULL);
     free(json);
@@ -469,6 +470,8 @@ static void chunks_read(struct chunk_read_op *op)
     struct request *q = container_of(op, struct request, op.read);
 
     q->scrubbed += op->payload ? op->payload->len / BLOCK_SIZE : 0;
+    for (uint32_t b = 0; op->items[0].status == 0 && b < BLOCKS_PER_CHUNK; b++)
+        q->damaged += op->items[0].blocks[b].kind == RUN_UNKNOWN;
     chunk_read_op_fini(op);
     q->at++;
     chunks_step(q);

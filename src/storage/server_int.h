@@ -74,7 +74,8 @@ struct request {
     int status;
     struct size_query_res size_res;
     uint64_t scrubbed; /* SCRUB: blocks read ... */
-    uint32_t unknown;  /* ... and how many are unknown now */
+    uint32_t damaged;  /* ... how many were found damaged ... */
+    uint32_t unknown;  /* ... and how many are unknown at the end */
 };
 
 #define LEADER_LINKS_MAX 16

@@ -95,6 +95,7 @@ def stopped(c, m, tree, rnd):
     c.daemons['storage-3'].stop()
     for p in chunk_files(c, 3)[:4]:
         flip(p, rnd)
+    wait_until('storage 3 down', lambda: [p for p in c.problems() if 'node 3' in p['what'] and 'is down' in p['what']], 30, 0.2)
     e = json.loads(c.tercet('explain', '--json', tree.path + '/large0').stdout)
     assert all(d['waits'] == (2 if d['node'] != 3 else 0) for d in e['if_died']), e['if_died']
     c.daemons['storage-3'].start()
