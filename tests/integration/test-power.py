@@ -137,7 +137,7 @@ def one_round(c, rnd, workers, seconds, kind):
 def main():
     need_fuse()
     args = argparse.ArgumentParser()
-    args.add_argument('--rounds', type=int, default=3)
+    args.add_argument('--rounds', type=int, default=2)
     args.add_argument('--seed', type=int, default=random.randrange(1 << 32))
     args.add_argument('--time', type=float, default=1.5, help='of work in a round')
     args = args.parse_args()
