@@ -130,7 +130,7 @@ static bool on_quorum(const struct qwrite_op *o)
         return false;
     if (count_acks(o, QSET_C1) < (TC_RULE(WRITE_QUORUM) ? m->w : 1))
         return false;
-    return count_set(o, QSET_C2) == 0 || count_acks(o, QSET_C2) >= m->w;
+    return count_set(o, QSET_C2) == 0 || !TC_RULE(NEXT_QUORUM) || count_acks(o, QSET_C2) >= m->w;
 }
 
 static bool on_all(const struct qwrite_op *o)
@@ -260,6 +260,8 @@ static void write_tick(struct env_timer *t)
 
 void qwrite_on_map(struct qwrite_op *o)
 {
+    uint64_t before = o->op.pg_epoch;
+
     if (!qop_place(&o->op, o->w->ino, o->w->index))
         return;
     for (unsigned i = 0; i < o->op.n_items; i++) {
@@ -269,6 +271,9 @@ void qwrite_on_map(struct qwrite_op *o)
          * left is asked nothing more and counts for nothing. What is queued is filled in when sent. */
         if (!it->set)
             qitem_leave(it);
+        /* A newcomer may have left and come back between the maps, and dropped what it had (PROTOCOL 6.5). */
+        else if (it->set == QSET_C2 && it->state == QITEM_ACKED && o->op.pg_epoch > before + 1)
+            it->state = QITEM_IDLE;
     }
     if (!o->reported && !o->done_task.queued)
         write_send(o);

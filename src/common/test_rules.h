@@ -20,7 +20,12 @@
     X(FSYNC_DATA,      8, "4.5: fsync waits for the blocks (off: returns at once)")            \
     X(EXACTLY_ONCE,    9, "2.1: the reply of a retried mutation is kept (off: applied again)") \
     X(MASK_UNCLEAN,   10, "3.6: a read of an unclean inode writes what it found (off: plain)") \
-    X(EXPIRY,         11, "2.3: a client without keepalives suspends itself (off: goes on)")
+    X(EXPIRY,         11, "2.3: a client without keepalives suspends itself (off: goes on)") \
+    X(SHED,           12, "6.5: a newcomer drops what it has of a former time (off: keeps it)") \
+    X(NEXT_QUORUM,    13, "4.3: in a transition W of C2 too acknowledge (off: W of C1 alone)") \
+    X(NEWCOMER_READY, 14, "6.3: C2 stands when newcomers are complete (off: at once)")     \
+    X(PG_EPOCH,       15, "4.6: requests below the epoch of the group are refused (off: served)") \
+    X(JOIN_EPOCH,     16, "6.3: completeness is of this very epoch (off: of an earlier one too)")
 /* clang-format on */
 
 enum tc_test_rule { /* bits of the mask */

@@ -688,6 +688,8 @@ void heal_start(struct heal *h)
     w->need = MIN(s->map->r, (uint32_t)pg->n); /* so many must know each block */
     w->task.fn = step;
     h->work = w;
+    if (h->mode == HEAL_ALL && joined_not(s, h->key.pg))
+        w->status = -TC_E_QUORUM_LOST; /* what is here is no vote yet */
     if (map_is_voter(pg, s->id.store))
         party_add(w, s->id.store, h->mode == HEAL_ALL || map_is_c1(pg, s->id.store));
     for (unsigned i = 0; i < pg->n; i++)

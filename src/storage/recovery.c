@@ -4,7 +4,9 @@
  *
  *   BACKFILL  this store is a newcomer of a transition: every chunk of a quorum of C1, then it reports ready
  *   COMPARE   this store is a voter and may have missed writes: since it started, or since it was cut off
- *   DROP      this store is no voter any more: what it has goes
+ *   SHED      this store is a newcomer and has remains of a former time as voter (joined.c): what a quorum of C1 does
+ *             not have alike goes, then comes BACKFILL
+ *   DROP      this store is no voter any more: what it has goes, after a while: it may be wanted again
  *
  * A PG's work: pages of manifests from a quorum of C1 (and from itself), LISTING; the chunks whose digests are not
  * equal everywhere are due, inodes that are gone are not (INO_CHECK), CHECKING; then one by one, HEALING. A few
@@ -23,8 +25,9 @@
 #define CALL_NS (5 * NS_PER_S)
 #define SWEEP_NS (600 * NS_PER_S)    /* every voter compares again so often: what a lost message left behind */
 #define INOS_MAX 512
+#define DROP_AFTER_NS (30 * NS_PER_S)
 
-enum work_kind { WORK_NONE, WORK_COMPARE, WORK_BACKFILL, WORK_DROP };
+enum work_kind { WORK_NONE, WORK_COMPARE, WORK_BACKFILL, WORK_DROP, WORK_SHED };
 enum work_state { LISTING, CHECKING, HEALING };
 
 struct due {
@@ -82,6 +85,7 @@ struct recovery {
     struct pg_state *pgs;
     uint32_t n_pgs, n_running, cursor, ready_cursor;
     uint64_t n_want, n_due; /* PGs to look at, chunks known to be due */
+    uint64_t n_drop;        /* of n_want */
     uint32_t healing;
     struct pg_work *works;
     struct env_timer timer;
@@ -119,6 +123,12 @@ static void want(struct recovery *r, uint64_t pg, enum work_kind kind)
 
     r->n_want += kind != WORK_NONE;
     r->n_want -= p->want != WORK_NONE;
+    r->n_drop += kind == WORK_DROP;
+    r->n_drop -= p->want == WORK_DROP;
+    if (kind == WORK_DROP && p->want != WORK_DROP)
+        p->retry_at = env_now(r->s->env) + DROP_AFTER_NS;
+    else if (p->want == WORK_DROP && kind != WORK_DROP)
+        p->retry_at = 0;
     p->want = (uint8_t)kind;
 }
 
@@ -133,6 +143,8 @@ static void work_end(struct pg_work *w, int status)
     if (status == 0 && current) {
         if (w->kind == WORK_BACKFILL)
             p->ready = w->epoch;
+        if (w->kind == WORK_SHED)
+            s->shed[w->pg] = w->epoch; /* durable, then BACKFILL (survey) */
         want(r, w->pg, WORK_NONE);
     } else if (current) {
         p->retry_at = env_now(s->env) + RETRY_NS;
@@ -140,6 +152,7 @@ static void work_end(struct pg_work *w, int status)
                   (unsigned long long)w->pg, tc_error_name(status));
     } /* else the new map has said what is wanted */
     work_free(w);
+    joined_kick(s);
     run_more(r);
 }
 
@@ -282,7 +295,7 @@ static int listing_end(struct pg_work *w)
     HASH_ITER(hh, w->chunks, d, tmp) {
         bool same = d->local && !d->differ && d->seen == answered;
 
-        if (w->kind == WORK_DROP || !same)
+        if (w->kind == WORK_DROP || (!same && (w->kind != WORK_SHED || d->local)))
             continue;
         HASH_DEL(w->chunks, d);
         free(d);
@@ -386,7 +399,7 @@ static bool heal_more(struct pg_work *w)
         }
         w->healing++;
         r->healing++;
-        if (d->dead || w->kind == WORK_DROP) {
+        if (d->dead || w->kind == WORK_DROP || w->kind == WORK_SHED) {
             int status;
 
             d->drop = (struct chunk_drop_op){.key = d->key, .done = drop_done, .owner = d};
@@ -420,7 +433,7 @@ static void work_step(struct pg_work *w)
             work_end(w, r);
             return;
         }
-        w->state = w->kind == WORK_DROP ? HEALING : CHECKING;
+        w->state = w->kind == WORK_DROP || w->kind == WORK_SHED ? HEALING : CHECKING;
         env_defer(w->r->s->env, &w->task);
         return;
     case CHECKING:
@@ -520,10 +533,13 @@ static void survey(struct recovery *r)
         struct pg_state *p = &r->pgs[i];
 
         if (map_is_c1(pg, s->id.store)) {
-            if (p->want == WORK_BACKFILL || p->want == WORK_DROP)
+            if (p->want == WORK_BACKFILL || p->want == WORK_DROP || p->want == WORK_SHED)
                 want(r, i, p->want == WORK_DROP ? WORK_COMPARE : WORK_NONE);
         } else if (map_is_voter(pg, s->id.store)) {
-            if (p->ready != pg->epoch)
+            if (joined_not(s, i)) {
+                if (s->shed[i] != pg->epoch && s->joined_next[i] == 0)
+                    want(r, i, WORK_SHED);
+            } else if (p->ready != pg->epoch)
                 want(r, i, WORK_BACKFILL);
         } else {
             want(r, i, pg->n_next ? WORK_NONE : WORK_DROP);
@@ -554,7 +570,7 @@ void recovery_cut_off(struct storage_server *s)
 
 uint64_t recovery_behind(const struct storage_server *s)
 {
-    return s->recovery->n_want + s->recovery->n_due;
+    return s->recovery->n_want - s->recovery->n_drop + s->recovery->n_due;
 }
 
 uint32_t recovery_ready(struct storage_server *s, struct pg_ready *to, uint32_t max)

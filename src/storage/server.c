@@ -281,6 +281,8 @@ static int open_files(struct storage_server *s)
 
     if (r == 0)
         r = map_load(s);
+    if (r == 0)
+        r = joined_load(s);
     return r == 0 ? open_store(s) : r;
 }
 
@@ -291,8 +293,11 @@ static void forget_files(struct storage_server *s)
     s->id = (struct identity){0};
     durable_fini(&s->id_file);
     durable_fini(&s->map_file);
+    durable_fini(&s->joined_file);
+    joined_fini(s);
     durable_init(&s->id_file, s->vfs, s->dir, "identity");
     durable_init(&s->map_file, s->vfs, s->dir, "map");
+    durable_init(&s->joined_file, s->vfs, s->dir, "joined");
 }
 
 static int open_all(struct storage_server *s)
@@ -337,6 +342,7 @@ int storage_server_open(struct env *env, const struct storage_config *cfg, struc
     env_queue_init(env, &s->jobs, true);
     durable_init(&s->id_file, s->vfs, s->dir, "identity");
     durable_init(&s->map_file, s->vfs, s->dir, "map");
+    durable_init(&s->joined_file, s->vfs, s->dir, "joined");
     r = open_all(s);
     if (r < 0) {
         storage_server_close(s);
@@ -373,6 +379,8 @@ void storage_server_close(struct storage_server *s)
     buf_unref(s->map_new_bytes);
     durable_fini(&s->id_file);
     durable_fini(&s->map_file);
+    durable_fini(&s->joined_file);
+    joined_fini(s);
     vfs_close(s->lock);
     free(s->dir);
     free(s->listen);

@@ -51,7 +51,7 @@ static int check_pg(struct storage_server *s, uint64_t pg, uint64_t epoch, bool 
     if (pg >= s->map->pg_count)
         return -TC_E_INVAL;
     p = &s->map->pgs[pg];
-    if (epoch < p->epoch)
+    if (epoch < p->epoch && TC_RULE(PG_EPOCH))
         return -TC_E_STALE_EPOCH;
     if (epoch > p->epoch) {
         *ret_wait = true;
@@ -60,12 +60,12 @@ static int check_pg(struct storage_server *s, uint64_t pg, uint64_t epoch, bool 
     /* Reads are of C1: a newcomer's answer is no vote. Peers know what they ask. */
     if (write || peer ? !map_is_voter(p, s->id.store) : !map_is_c1(p, s->id.store))
         return -TC_E_NOT_VOTER;
-    return 0;
+    return joined_not(s, pg) ? -TC_E_BUSY : 0; /* PROTOCOL 6.5 */
 }
 
 static bool pg_moved(struct storage_server *s, uint64_t pg, uint64_t epoch)
 {
-    return s->map->pgs[pg].epoch > epoch;
+    return s->map->pgs[pg].epoch > epoch && TC_RULE(PG_EPOCH);
 }
 
 static void *need(struct request *q, size_t n, size_t size)

@@ -7,6 +7,7 @@
  *   server_leader.c registration, heartbeats, the durable map, gc
  *   server_aside.c  a damaged directory put out of the way
  *   heal.c          one chunk brought up to date from its other voters, or all of them
+ *   joined.c        since when this store is a voter of each placement group
  *   recovery.c      which chunks of which placement groups are due
  *   scrub*.c        damage found on disk and repaired; garbage that nobody removed
  */
@@ -96,7 +97,7 @@ struct storage_server {
     bool closing;
     bool fatal_told;
 
-    struct durable id_file, map_file;
+    struct durable id_file, map_file, joined_file;
     struct identity id;
     bool empty;      /* formatted in this life */
     bool registered;
@@ -111,6 +112,16 @@ struct storage_server {
     struct env_queue jobs; /* serial: identity, map */
     uint32_t busy;
     uint64_t map_wanted; /* epoch that somebody named */
+
+    /* joined.c */
+    uint64_t *joined;             /* per PG, as durable */
+    uint64_t *joined_next;        /* as the last job submitted will leave it */
+    uint64_t *shed;               /* per PG: epoch at which its remains were dropped; 0: nothing new */
+    uint32_t n_joined;
+    struct buf *joined_map_bytes; /* to be durable with map_new; NULL: unchanged */
+    struct buf *joined_bytes;     /* being made durable for what was shed */
+    struct env_job joined_job;
+    int joined_status;
     struct rpc_call map_call;
     struct env_timer map_timer;
     uint32_t map_link; /* member asked for it */
@@ -158,6 +169,17 @@ bool map_is_c1(const struct map_pg *pg, uint64_t store);
 /* server_aside.c */
 /* If marked, or @damaged: all files out of the way. n_aside is set. */
 TC_MUST_CHECK int aside_put(struct storage_server *s, bool damaged);
+
+/* joined.c */
+TC_MUST_CHECK int joined_load(struct storage_server *s); /* behind map_load() */
+void joined_fini(struct storage_server *s);
+/* Map @m will be taken: what it changes. In the job that stores it, before the map; and when it counts. */
+void joined_plan(struct storage_server *s, const struct map *m);
+TC_MUST_CHECK int joined_map_save(struct storage_server *s);
+void joined_map_saved(struct storage_server *s);
+/* A newcomer of @pg that has remains of a former time: takes no writes, is no source. */
+bool joined_not(const struct storage_server *s, uint64_t pg);
+void joined_kick(struct storage_server *s); /* shed[] changed */
 
 /* server_data.c */
 void handle_data(struct request *q);

@@ -157,7 +157,9 @@ static void map_job_run(struct env_job *j)
 {
     struct storage_server *s = container_of(j, struct storage_server, map_job);
 
-    s->map_save_status = durable_save(&s->map_file, slice_of(s->map_new_bytes->data, s->map_new_bytes->len));
+    s->map_save_status = joined_map_save(s);
+    if (s->map_save_status == 0)
+        s->map_save_status = durable_save(&s->map_file, slice_of(s->map_new_bytes->data, s->map_new_bytes->len));
 }
 
 static void map_job_done(struct env_job *j)
@@ -174,10 +176,12 @@ static void map_job_done(struct env_job *j)
     buf_unref(s->map_bytes);
     s->map = TAKE(s->map_new);
     s->map_bytes = TAKE(s->map_new_bytes);
+    joined_map_saved(s);
     LOG_INFO("storage", "new map", "node=%u epoch=%llu stores=%u table=%d", s->cfg.node,
              (unsigned long long)s->map->epoch, s->map->n_stores, s->map->pgs != NULL);
     links_learn(s);
     recovery_map_changed(s);
+    joined_kick(s);
     requests_map_changed(s);
     if (s->map_wanted > s->map->epoch)
         map_fetch(s);
@@ -202,6 +206,7 @@ static void map_take(struct storage_server *s, const struct cluster_map *msg)
         return;
     }
     s->map_new_bytes = map_encode(s->map_new);
+    joined_plan(s, s->map_new);
     s->map_job.run = map_job_run;
     s->map_job.done = map_job_done;
     s->busy++;

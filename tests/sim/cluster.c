@@ -464,6 +464,7 @@ void cluster_free(struct cluster *c)
             member_kill(&c->members[i]);
     for (unsigned i = 0; i < c->n_actors; i++)
         actor_free(c->actors[i]);
+    operator_free(c);
     sim_free(c->s);
     log_cluster = NULL;
     log_set_sink(NULL, NULL);

@@ -92,6 +92,7 @@ struct cluster {
     struct actor *actors[ACTORS_MAX];
     unsigned n_actors;
     struct tool *tool;
+    struct operator *operator; /* operator.c, once it has spoken */
     struct checks *checks; /* checks.h, or NULL */
     void (*watch_log)(const char *line); /* coverage.h, or NULL */
     bool stopping;  /* actors end at their next operation */
@@ -116,6 +117,9 @@ void member_boot(struct member *m);
 void member_kill(struct member *m);
 void store_boot(struct store *s);
 void store_kill(struct store *s);
+/* An operator's word about a store (enum store_admin). */
+void cluster_say(struct cluster *c, uint32_t store, uint32_t admin);
+void operator_free(struct cluster *c);
 void client_boot(struct client *cl);
 void client_kill(struct client *cl);
 /* The present life of @cl ended: its unsynced writes may be lost. */

@@ -11,7 +11,8 @@ enum { NODES = METAS_MAX + STORES_MAX + CLIENTS_MAX };
 
 struct nemesis {
     struct cluster *c;
-    struct sim_rng rng;
+    struct sim_rng rng, move_rng;
+    uint64_t take_back_until; /* all stores are told to take part */
     uint64_t until;
     uint64_t back_at[NODES];   /* a killed node boots then; 0: it lives */
     uint64_t resume_at[NODES]; /* 0: not paused */
@@ -25,6 +26,7 @@ struct nemesis *nemesis_new(struct cluster *c)
 
     n->c = c;
     n->rng = sim_stream(c->opt.seed, 0xfa01, 0);
+    n->move_rng = sim_stream(c->opt.seed, 0xfa02, 0);
     n->n_nodes = c->opt.n_meta + c->opt.n_store + c->opt.n_client;
     return n;
 }
@@ -272,6 +274,39 @@ static void nemesis_mend(struct nemesis *n, bool all)
         nemesis_calm(n);
 }
 
+/* From a stream of its own, beside the others. */
+static void fault_move(struct nemesis *n)
+{
+    static const uint32_t words[] = {STORE_IN, STORE_DRAIN, STORE_DRAIN, STORE_MAINTENANCE};
+    struct cluster *c = n->c;
+    unsigned i = (unsigned)sim_below(&n->move_rng, c->opt.n_store), what = (unsigned)sim_below(&n->move_rng, 6);
+
+    if (what < ARRAY_SIZE(words)) {
+        cluster_log(c, "operator: store %u admin %u", i + 1, words[what]);
+        cluster_say(c, i + 1, words[what]);
+        return;
+    }
+    for (unsigned k = 0; k < c->opt.n_store; k++) {
+        if (!sim_node_alive(c->stores[k].node))
+            return; /* one at a time: there is to be a quorum to copy from */
+    }
+    i += c->opt.n_meta;
+    node_kill(n, i);
+    n->back_at[i] = sim_now(c->s) + (2500 + sim_below(&n->move_rng, 5000)) * NS_PER_MS;
+}
+
+static void move_tick(struct nemesis *n)
+{
+    if (!(n->c->opt.faults & FAULT_MOVE) || !n->c->opt.n_store)
+        return;
+    if (n->until && sim_below(&n->move_rng, 16) == 0)
+        fault_move(n);
+    if (!n->until && sim_now(n->c->s) < n->take_back_until && sim_below(&n->move_rng, 8) == 0) {
+        for (unsigned i = 0; i < n->c->opt.n_store; i++)
+            cluster_say(n->c, i + 1, STORE_IN);
+    }
+}
+
 static void nemesis_strike(struct nemesis *n)
 {
     struct cluster *c = n->c;
@@ -333,6 +368,7 @@ static void nemesis_tick(void *arg)
     nemesis_mend(n, false); /* to the end of the run: a server that gives up is started again */
     if (n->until && sim_below(&n->rng, n->c->opt.strike) == 0)
         nemesis_strike(n);
+    move_tick(n);
     sim_at(n->c->s, sim_now(n->c->s) + 50 * NS_PER_MS, nemesis_tick, n);
 }
 
@@ -345,6 +381,7 @@ void nemesis_start(struct nemesis *n, uint64_t until)
 void nemesis_heal(struct nemesis *n)
 {
     n->until = 0;
+    n->take_back_until = sim_now(n->c->s) + 10 * NS_PER_S;
     n->calm_at = 1;
     for (unsigned i = 0; i < n->n_nodes; i++)
         sim_node_set_drift(cluster_node(n->c, i), 0);

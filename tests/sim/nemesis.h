@@ -20,6 +20,7 @@ enum fault {
     FAULT_TRANSFER = 1 << 10,   /* leadership handed over, and planned stops */
     FAULT_SLOW = 1 << 11,       /* one server's disk stands still for seconds */
     FAULT_ERASE = 1 << 12,      /* a server comes back with an empty disk, one, at the end */
+    FAULT_MOVE = 1 << 13,       /* stores are drained, put in maintenance, taken back, and away for seconds */
     FAULTS_DRAWN = 12,
     FAULT_ALL = (1 << FAULTS_DRAWN) - 1,
 };

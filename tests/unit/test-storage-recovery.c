@@ -85,9 +85,10 @@ START_TEST(newcomer)
     storage_server_status(w->server[4], &st);
     ck_assert_uint_eq(st.behind, 0);
 
-    /* The store that left drops what it has when it comes back. */
+    /* The store that left drops what it has when it comes back, if it is not wanted again for a while. */
     world_start(w, 3);
     wait_for(w, caught_up);
+    world_run(w, 60000);
     storage_server_status(w->server[3], &st);
     ck_assert_uint_eq(st.chunks, 0);
     world_free(w);
@@ -121,6 +122,55 @@ START_TEST(voter_returns)
     wait_for(w, caught_up);
     world_expect(w, 3, 14, 0, 0, 20, 1, 6);
     world_free(w);
+}
+END_TEST
+
+static bool ready3(void *arg)
+{
+    return one_ready(arg, 3);
+}
+
+/* PROTOCOL 6.5: a store that was away is no voter any more, and becomes one again, knowing that it was none or not (@away). What it alone had, a
+ * write that was given up, does not come back with it; what was overwritten is as its peers have it; what was written
+ * under the transition stays. */
+static void rejoin(uint64_t seed, bool away)
+{
+    struct world *w = world_new(seed, 4);
+
+    for (uint64_t ino = 10; ino < 20; ino++)
+        write_at(w, (int[]){1, 2, 3, 0}, ino, 0, 0, 4, 1, ino);
+    write_at(w, (int[]){3, 0}, 12, 0, 1, 1, 5, 9); /* on this one alone: never acknowledged */
+    write_at(w, (int[]){3, 0}, 21, 0, 0, 4, 5, 9);
+    world_kill(w, 3);
+    world_place(w, (int[]){1, 2, 3, 0}, (int[]){1, 2, 4, 0});
+    wait_for(w, ready4);
+    world_place(w, (int[]){1, 2, 4, 0}, NULL);
+    if (!away)
+        world_start(w, 3);
+    world_settle(w);
+    write_at(w, (int[]){1, 2, 4, 0}, 13, 0, 2, 1, 2, 1);
+    world_place(w, (int[]){1, 2, 4, 0}, (int[]){1, 2, 3, 0});
+    if (away)
+        world_start(w, 3);
+    wait_for(w, ready3);
+    write_at(w, (int[]){1, 2, 3, 4, 0}, 14, 0, 0, 1, 3, 1);
+    world_kill(w, 3); /* it remembers that it is done with that */
+    world_start(w, 3);
+    wait_for(w, ready3);
+    world_place(w, (int[]){1, 2, 3, 0}, NULL);
+    for (uint64_t ino = 10; ino < 20; ino++)
+        world_expect(w, 3, ino, 0, ino == 14, 1, 1, ino);
+    world_expect(w, 3, 12, 0, 1, 1, 1, 12);
+    world_expect(w, 3, 13, 0, 2, 1, 2, 1);
+    world_expect(w, 3, 14, 0, 0, 1, 3, 1);
+    world_expect(w, 3, 21, 0, 0, 4, 0, 0);
+    world_free(w);
+}
+
+START_TEST(rejoins)
+{
+    rejoin(7, false);
+    rejoin(8, true);
 }
 END_TEST
 
@@ -336,6 +386,7 @@ int main(void)
     tcase_set_timeout(t, 60);
     tcase_add_test(t, newcomer);
     tcase_add_test(t, voter_returns);
+    tcase_add_test(t, rejoins);
     tcase_add_test(t, reconciles);
     tcase_add_test(t, rot_heals);
     tcase_add_test(t, scrubs);
