@@ -15,7 +15,7 @@ healthy with nothing degraded, and every file reads with any one store stopped. 
 import argparse, contextlib, os, random, shutil, signal, subprocess, sys, threading, time
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), '..', 'integration'))
-from cluster import Cluster, make_tree, need_fuse, wait_until  # noqa: E402
+from cluster import Cluster, make_tree, need_fuse, program, wait_until  # noqa: E402
 from history import Wrong, crew  # noqa: E402
 from nemesis import Nemesis  # noqa: E402
 from network import Network  # noqa: E402
@@ -75,6 +75,21 @@ class ChaosCluster(Cluster):
             wait_until('healthy status', whole, timeout, 0.5)
         except TimeoutError as e:
             raise Wrong('%s: %s' % (e, self.last_problems))
+
+    def until(self, *args, timeout=180):
+        """A command that may be refused for the moment."""
+        end = time.monotonic() + timeout
+        while True:
+            p = self.tercet(*args, check=False, timeout=timeout)
+            if p.returncode == 0:
+                return
+            if time.monotonic() > end:
+                raise Wrong('tercet %s: %s' % (' '.join(args), p.stdout))
+            time.sleep(0.5)
+
+    def begin(self, *args):
+        return subprocess.Popen([*self.within('tercet'), program('tercet'), '--config=' + self.conf, *args],
+                                stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
     def none_ended(self):
         for p in [*self.daemons.values(), *self.mounts]:

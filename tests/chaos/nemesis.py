@@ -14,7 +14,9 @@ class Nemesis:
         self.c, self.rnd, self.log = cluster, random.Random(seed), log
         self.flipped = None # the store with bits flipped
         self.events = {'kill': 4, 'stop': 3, 'freeze': 3, 'both': 2, 'all': 1, 'leader': 2, 'empty_store': 1, 'empty_meta': 1,
-                       'flip': 2, 'mount': 1}
+                       'flip': 2, 'mount': 1, 'transfer': 2, 'swap_meta': 1, 'maintenance': 1}
+        if cluster.n_stores > 3:
+            self.events.update(drain=2, long=1)
         if cluster.net:
             self.events.update(unplug=3, deafen=2, unplug_mount=1)
         if cluster.tmpfs:
@@ -85,6 +87,76 @@ class Nemesis:
         self.c.mount_lost(m)
         yield 0.5
 
+    def maintenance(self):
+        name = self.rnd.choice(self.stores())
+        self.log('maintenance of %s' % name)
+        self.c.tercet('node', 'maintenance', name.split('-')[1], 'on')
+        self.c.daemons[name].stop()
+        yield self.seconds()
+        self.c.daemons[name].start()
+        self.c.tercet('node', 'maintenance', name.split('-')[1], 'off')
+
+    def long(self):
+        """Dead for as long as it takes until its copies are on others."""
+        self.c.wait_whole()
+        name = self.rnd.choice(self.stores())
+        self.log('kill -9 %s for long' % name)
+        self.c.daemons[name].kill()
+        yield 25
+        self.c.daemons[name].start()
+
+    # ---- membership ----
+
+    def transfer(self):
+        self.log('the lead is handed over')
+        self.c.tercet('meta', 'transfer', check=False)
+        yield 0.1
+
+    def clear(self, name):
+        for n in os.listdir(self.c.data(name)):
+            path = os.path.join(self.c.data(name), n)
+            shutil.rmtree(path) if os.path.isdir(path) else os.unlink(path)
+
+    def swap_meta(self):
+        """A member is removed and comes again, empty."""
+        self.c.wait_whole()
+        name = self.rnd.choice(self.metas())
+        number = name.split('-')[1]
+        self.log('%s is removed from the group' % name)
+        self.c.until('meta', 'remove', number)
+        self.c.daemons[name].kill()
+        yield self.rnd.choice((0.1, 3))
+        self.clear(name)
+        self.c.daemons[name].start()
+        self.c.until('meta', 'add', number)
+        self.log('%s is added' % name)
+        self.c.until('meta', 'promote', number)
+        self.log('%s votes' % name)
+
+    def drain(self):
+        """A node is drained, and removed and added empty; or told to stay in the middle."""
+        self.c.wait_whole()
+        name = self.rnd.choice(self.stores())
+        number = name.split('-')[1]
+        self.log('%s is drained' % name)
+        if self.rnd.random() < 0.4:
+            drain = self.c.begin('node', 'drain', number)
+            yield self.rnd.choice((0.2, 1, 3))
+            self.log('... no, it stays')
+            self.c.until('node', 'drain', '--cancel', number)
+            drain.kill()
+            drain.wait()
+            return
+        self.c.until('node', 'drain', number)
+        self.c.until('node', 'remove', number)
+        self.c.daemons[name].kill()
+        self.log('%s is removed' % name)
+        self.clear(name)
+        if name == self.flipped:
+            self.flipped = None
+        yield 0.5
+        self.c.daemons[name].start()
+
     # ---- network ----
 
     def unplug(self):
@@ -115,9 +187,7 @@ class Nemesis:
         self.c.wait_whole()
         self.log('the disk of %s is empty' % name)
         self.c.daemons[name].kill()
-        for n in os.listdir(self.c.data(name)):
-            path = os.path.join(self.c.data(name), n)
-            shutil.rmtree(path) if os.path.isdir(path) else os.unlink(path)
+        self.clear(name)
         if name == self.flipped:
             self.flipped = None
         self.c.daemons[name].start()
