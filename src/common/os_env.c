@@ -2,7 +2,7 @@
 /*
  * The real env: loop, clock, timers, tasks, jobs, descriptors and signals. Messages are in os_net.c.
  *
- * Locks: only os_env.lock, held for list operations. The loop sleeps in one ppoll(); whoever finishes a
+ * Locks: only os_env.lock, held for list operations. The loop sleeps in one epoll_pwait2(); whoever finishes a
  * job writes the eventfd only when the loop sleeps or is about to (sleeping is set before the loop looks
  * for the last time), so a busy loop costs no wake-ups.
  */
@@ -10,6 +10,7 @@
 
 #include <signal.h>
 #include <string.h>
+#include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/random.h>
 #include <sys/signalfd.h>
@@ -24,7 +25,7 @@
 #define RECONNECT_MS_DEFAULT 20
 #define RECONNECT_MS_MAX_DEFAULT 400
 #define TASK_ROUNDS_MAX 8              /* of deferred tasks in a turn, before looking outside again */
-#define SLEEP_NS_MAX (500 * NS_PER_MS) /* ppoll does not count suspend: look again this often */
+#define SLEEP_NS_MAX (500 * NS_PER_MS) /* the kernel does not count suspend: look again this often */
 
 /* ---- clock, randomness ------------------------------------------------------------------------ */
 
@@ -388,6 +389,23 @@ static void run_signals(struct os_env *e)
 
 /* ---- the loop --------------------------------------------------------------------------------- */
 
+/* Made anew, so that no descriptor closed or numbered again meanwhile is left in it. */
+static void rebuild_epoll(struct os_env *e, size_t n)
+{
+    if (e->epoll_fd >= 0)
+        (void)close(e->epoll_fd);
+    e->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
+    ASSERT(e->epoll_fd >= 0);
+    for (size_t i = 0; i < n; i++) {
+        struct epoll_event ev = {.events = (uint32_t)e->polls[i].events, .data.u64 = i};
+
+        int r = e->polls[i].fd < 0 ? 0 : epoll_ctl(e->epoll_fd, EPOLL_CTL_ADD, e->polls[i].fd, &ev);
+
+        ASSERT(r == 0);
+    }
+    e->n_events = 0;
+}
+
 static void rebuild_polls(struct os_env *e)
 {
     size_t n = 0, need;
@@ -411,6 +429,7 @@ static void rebuild_polls(struct os_env *e)
     for (size_t i = 0; i < e->n_fds; i++)
         e->polls[n++] = (struct pollfd){.fd = e->fds[i].fd, .events = e->fds[i].events};
     e->polls_stale = false;
+    rebuild_epoll(e, n);
 }
 
 /* How long may the loop sleep? */
@@ -431,10 +450,31 @@ static uint64_t sleep_ns(struct os_env *e)
     return e->heap[1]->at <= now ? 0 : MIN(e->heap[1]->at - now, SLEEP_NS_MAX);
 }
 
+/* Sleep for @ns at most, until a descriptor is ready: fills polls[].revents. Of more than OS_EVENTS_MAX, the others next
+ * time. */
+static int wait_events(struct os_env *e, uint64_t ns)
+{
+    struct timespec ts = {(time_t)(ns / NS_PER_S), (long)(ns % NS_PER_S)};
+    int n = -1;
+
+    for (int i = 0; i < e->n_events; i++)
+        e->polls[e->events[i].data.u64].revents = 0;
+    if (!e->no_pwait2) {
+        n = epoll_pwait2(e->epoll_fd, e->events, OS_EVENTS_MAX, &ts, NULL);
+        e->no_pwait2 = n < 0 && (errno == ENOSYS || errno == EPERM); /* Linux before 5.11, sandboxes */
+    }
+    if (e->no_pwait2)
+        n = epoll_wait(e->epoll_fd, e->events, OS_EVENTS_MAX, (int)((ns + NS_PER_MS - 1) / NS_PER_MS));
+    ASSERT(n >= 0 || errno == EINTR);
+    e->n_events = MAX(n, 0);
+    for (int i = 0; i < e->n_events; i++)
+        e->polls[e->events[i].data.u64].revents = (short)e->events[i].events;
+    return n;
+}
+
 /* Wait for the outside. Returns the number of ready descriptors. */
 static int wait_ready(struct os_env *e)
 {
-    struct timespec ts = {0, 0};
     uint64_t ns;
     int n;
 
@@ -442,10 +482,7 @@ static int wait_ready(struct os_env *e)
         rebuild_polls(e);
     atomic_store(&e->sleeping, true);
     ns = sleep_ns(e); /* looks at done_any after sleeping is set: no lost wake-up */
-    ts.tv_sec = (time_t)(ns / NS_PER_S);
-    ts.tv_nsec = (long)(ns % NS_PER_S);
-    n = ppoll(e->polls, 2 + e->n_ports + e->n_fds, &ts, NULL);
-    ASSERT(n >= 0 || errno == EINTR);
+    n = wait_events(e, ns);
     atomic_store(&e->sleeping, false);
     if (n > 0 && e->polls[0].revents) { /* perhaps a late wake-up of the last turn: harmless */
         eventfd_t count;
@@ -565,7 +602,7 @@ int os_env_new(const struct os_env_options *opt, struct env **ret_env)
     e->task_tail = &e->task_head;
     e->todo_tail = &e->todo_head;
     e->done_tail = &e->done_head;
-    e->signal_fd = -1;
+    e->signal_fd = e->epoll_fd = -1;
     e->polls_stale = true;
     pthread_mutex_init(&e->lock, NULL);
     pthread_cond_init(&e->work, NULL);
@@ -599,6 +636,8 @@ struct env *os_env_free(struct env *env)
         (void)close(e->event_fd);
     if (e->signal_fd >= 0)
         (void)close(e->signal_fd);
+    if (e->epoll_fd >= 0)
+        (void)close(e->epoll_fd);
     pthread_cond_destroy(&e->work);
     pthread_mutex_destroy(&e->lock);
     free(e->threads);

@@ -8,6 +8,7 @@
 #include <poll.h>
 #include <pthread.h>
 #include <stdatomic.h>
+#include <sys/epoll.h>
 
 #include "common/os_env.h"
 
@@ -27,6 +28,7 @@ struct os_signal {
 };
 
 #define OS_SIGNAL_MAX 65
+#define OS_EVENTS_MAX 32
 
 struct os_env {
     struct env base;
@@ -73,6 +75,10 @@ struct os_env {
 
     struct pollfd *polls; /* event_fd, signal_fd, ports, fds */
     size_t cap_polls;
+    int epoll_fd; /* of these, by their place */
+    struct epoll_event events[OS_EVENTS_MAX]; /* the last turn's */
+    int n_events;
+    bool no_pwait2;
     bool polls_stale;
 };
 
