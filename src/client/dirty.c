@@ -42,6 +42,8 @@ static void account(struct tc_client *c, const struct extent *e, int sign)
 
     if (e->dirty) {
         e->ino->dirty_blocks += sign > 0 ? e->count : -(uint64_t)e->count;
+        if (e->buf)
+            e->ino->dirty_data += sign > 0 ? e->count : -(uint64_t)e->count;
         c->dirty_bytes += sign > 0 ? bytes : -bytes;
     } else {
         c->clean_bytes += sign > 0 ? bytes : -bytes;

@@ -145,7 +145,7 @@ static void flight_done(struct qwrite *w, int status)
     if (status == 0 && x) {
         x->size_acked = MAX(x->size_acked, w->size);
         x->data_end = MAX(x->data_end, (f->first + w->count) * BLOCK_SIZE);
-        x->new_blocks += w->new_blocks;
+        x->new_blocks += (int64_t)w->new_blocks - w->freed_blocks;
         clean_keep(c, i, f);
         flight_outdates(i, f);
     }
@@ -312,8 +312,10 @@ bool flush_all(struct tc_client *c, struct inode *i)
             continue;
         }
         i->dirty_blocks -= e->count;
-        if (e->buf)
+        if (e->buf) {
+            i->dirty_data -= e->count;
             c->dirty_bytes -= (uint64_t)e->count * BLOCK_SIZE;
+        }
         flight_launch(c, i, e);
     }
     i->n_ext = keep;

@@ -173,7 +173,9 @@ void inode_attr(const struct inode *i, struct attr *ret)
         }
         if (i->x->new_blocks > 0)
             ret->blocks += (uint64_t)i->x->new_blocks;
-        ret->blocks = MIN(ret->blocks + i->dirty_blocks, (ret->size + BLOCK_SIZE - 1) / BLOCK_SIZE); /* some are written over */
+        else
+            ret->blocks -= MIN(ret->blocks, (uint64_t)-i->x->new_blocks);
+        ret->blocks = MIN(ret->blocks + i->dirty_data, (ret->size + BLOCK_SIZE - 1) / BLOCK_SIZE); /* some are written over */
     }
 }
 

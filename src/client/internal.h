@@ -329,7 +329,7 @@ struct inode {
     struct xlease *x;
     struct extent **ext; /* sorted by first, never overlapping */
     unsigned n_ext, cap_ext;
-    uint64_t dirty_blocks;
+    uint64_t dirty_blocks, dirty_data; /* the latter without zero marks */
     uint64_t dirty_since;
     bool on_dirty_list;
     bool flush_wanted; /* could not be launched; tried again when what stood in the way is gone */

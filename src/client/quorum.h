@@ -51,7 +51,7 @@ struct qwrite {
     /* Afterwards, once: no more message about it is under way or will be sent. all: every one of the N
      * voters acknowledged (what a clean mark needs). Then the struct may be freed. */
     void (*all_done)(struct qwrite *w, bool all);
-    uint32_t new_blocks; /* the most any voter counted as new */
+    uint32_t new_blocks, freed_blocks; /* the most any voter counted */
     void *impl;
 };
 void quorum_write(struct quorum *q, struct qwrite *w);

@@ -206,6 +206,7 @@ void qwrite_on_result(struct qwrite_op *o, struct qitem *it, const struct write_
     if (res->status == 0) {
         it->state = QITEM_ACKED;
         o->w->new_blocks = MAX(o->w->new_blocks, res->new_blocks);
+        o->w->freed_blocks = MAX(o->w->freed_blocks, res->freed_blocks);
         write_check(o);
         return;
     }
@@ -294,7 +295,7 @@ static struct qwrite_op *write_start(struct quorum *q, struct qwrite *w)
     ASSERT(w->zero || w->data_off + (uint64_t)w->count * BLOCK_SIZE <= w->data->len);
     o->w = w;
     w->impl = o;
-    w->new_blocks = 0;
+    w->new_blocks = w->freed_blocks = 0;
     if (w->data)
         buf_ref(w->data);
     o->op.timer.fn = write_tick;

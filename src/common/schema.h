@@ -663,7 +663,8 @@ WIRE_DECLARE(write_req, WRITE_REQ)
 #define WRITE_RESULT(F, S, L)                                                                  \
     F(u32, status, 1, true) /* 0: durable here at this version, or a newer seq of the same epoch */ \
     F(u32, new_blocks, 2, false)                                                               \
-    F(u64, epoch, 3, false) /* FENCED: the higher epoch found; STALE_EPOCH: the PG's epoch here */
+    F(u64, epoch, 3, false) /* FENCED: the higher epoch found; STALE_EPOCH: the PG's epoch here */ \
+    F(u32, freed_blocks, 4, false) /* zero marks: blocks that held data */
 WIRE_DECLARE(write_result, WRITE_RESULT)
 
 /* Whole-request failures (STALE_MAP, FENCED session, WRONG_CLUSTER) are the header's status. */

@@ -159,8 +159,13 @@ static void op_getattr(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi
     op->call = tc_getattr(op->m->client, op->ino, reply_attr, op);
 }
 
+/* Kept are nanoseconds from 1970 to 2554: what lies outside becomes the nearest, as on other filesystems. */
 static uint64_t to_ns(struct timespec ts)
 {
+    if (ts.tv_sec < 0)
+        return 0;
+    if ((uint64_t)ts.tv_sec >= UINT64_MAX / NS_PER_S)
+        return UINT64_MAX / NS_PER_S * NS_PER_S;
     return (uint64_t)ts.tv_sec * NS_PER_S + (uint64_t)ts.tv_nsec;
 }
 
@@ -467,10 +472,27 @@ static void op_listxattr(fuse_req_t req, fuse_ino_t ino, size_t size)
     op->call = tc_listxattr(op->m->client, op->ino, reply_xattr, op);
 }
 
+/* The namespaces of xattr(7), the kernel has checked who may; others are no more known here than anywhere. */
+static bool xattr_known(const char *name)
+{
+    static const char *const spaces[] = {"user.", "trusted.", "security.", "system.posix_acl_access", "system.posix_acl_default"};
+
+    for (size_t n = 0; n < ARRAY_SIZE(spaces); n++) {
+        if (strncmp(name, spaces[n], strlen(spaces[n])) == 0)
+            return true;
+    }
+    return false;
+}
+
 static void op_setxattr(fuse_req_t req, fuse_ino_t ino, const char *name, const char *value, size_t size, int flags)
 {
-    struct fop *op = fop_new(req, ino);
+    struct fop *op;
 
+    if (!xattr_known(name)) {
+        fuse_reply_err(req, EOPNOTSUPP);
+        return;
+    }
+    op = fop_new(req, ino);
     op->call = tc_setxattr(op->m->client, op->ino, name, value, size, (uint32_t)flags, reply_status, op);
 }
 

@@ -146,7 +146,7 @@ uint32_t rec_apply(struct chunk_store *cs, struct chunk *c, const struct rec_ite
         cs->n_blocks -= blk->kind == RUN_DATA;
         cs->n_blocks += !it->zero;
         cs->repaired += blk->kind == RUN_UNKNOWN;
-        fresh += !it->zero && blk->kind != RUN_DATA;
+        fresh += it->zero == (blk->kind == RUN_DATA);
         chunk_pend_drop(cs, c, b);
         blk->vepoch = it->vepoch;
         blk->vseq = it->vseq;

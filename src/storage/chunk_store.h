@@ -68,7 +68,7 @@ struct chunk_write {
     const uint8_t *data; /* count x 4 KiB within the op's payload; NULL for zero marks */
     /* result */
     int status; /* 0: durable here at this version or a newer one; FENCED, VERSION_CLASH, NOSPC, ... */
-    uint32_t new_blocks;
+    uint32_t new_blocks, freed_blocks; /* that hold data now and did not, and the other way round */
     uint64_t epoch; /* FENCED: the higher epoch found */
     /* the store's own */
     struct chunk *chunk;

@@ -175,7 +175,7 @@ static void classify(struct chunk_store *cs, struct chunk_write *w)
 
     w->route = ROUTE_NONE;
     w->chunk = NULL;
-    w->new_blocks = 0;
+    w->new_blocks = w->freed_blocks = 0;
     w->epoch = 0;
     w->status = 0;
     if (cs->failed || !shape_ok(w)) {
@@ -223,7 +223,7 @@ static void apply(struct chunk_store *cs, struct chunk_write *w, const struct pa
             item_fail(w, -TC_E_FENCED);
         }
     }
-    w->new_blocks += rec_apply(cs, w->chunk, &it, buf, data);
+    *(w->flags & WRITE_ZERO ? &w->freed_blocks : &w->new_blocks) += rec_apply(cs, w->chunk, &it, buf, data);
 }
 
 /* ---- through the journal -------------------------------------------------------------------------------- */

@@ -96,6 +96,7 @@ static void write_done(struct chunk_write_op *op)
 
         r->status = tc_error_to_wire(op->items[i].status);
         r->new_blocks = op->items[i].new_blocks;
+        r->freed_blocks = op->items[i].freed_blocks;
         r->epoch = op->items[i].epoch;
         if (op->items[i].status == 0 && pg_moved(s, it->pg, it->pg_epoch)) {
             r->status = tc_error_to_wire(-TC_E_STALE_EPOCH);

@@ -76,6 +76,28 @@ def data(mnt):
     with open(mnt + '/sparse', 'rb') as f:
         f.seek((1 << 29) - 1)
         assert f.read(3) == b'\0!\0'
+    # Holes: punched or never written, they take no room; the room of what was punched comes back.
+    with open(mnt + '/holes', 'w+b') as f:
+        f.write(b'x' * (1 << 20))
+        f.flush()
+        os.fsync(f.fileno())
+        assert os.fstat(f.fileno()).st_blocks == (1 << 20) // 512
+        sh('fallocate -p -o 4096 -l 1000000 %s/holes' % mnt)
+        blocks = os.fstat(f.fileno()).st_blocks     # zero marks on their way
+        os.fsync(f.fileno())
+        assert blocks <= (1 << 20) // 512 and os.fstat(f.fileno()).st_blocks == ((1 << 20) - 4096 * 244) // 512
+        assert f.seek(5000, os.SEEK_DATA) == 4096 * 245 and f.seek(0, os.SEEK_HOLE) == 4096
+    sh('cp --sparse=always %s/sparse %s/sparse2 && cmp %s/sparse %s/sparse2' % ((mnt,) * 4))
+    assert os.stat(mnt + '/sparse2').st_blocks * 512 < 1 << 20
+    for name, want_errno in (('bogus.name', 95), ('system.bogus', 95), ('user.' + 'n' * 252, 34)):
+        try:
+            os.setxattr(p, name, b'v')
+            raise AssertionError('extended attribute %s was set' % name)
+        except OSError as e:
+            assert e.errno == want_errno, e
+    os.utime(p, ns=(-5 * 10**17, 3 * 10**19))
+    st = os.stat(p)
+    assert st.st_atime_ns == 0 and 18 * 10**18 < st.st_mtime_ns < 2**64, st
     return want
 
 
