@@ -13,6 +13,8 @@
 
 static void run_calls(struct env_task *t);
 static void finish_calls(struct env_task *t);
+#define GAVE_UP_NS (300 * NS_PER_MS) /* servers that are back answer within this */
+
 static void check_deadlines(struct env_timer *t);
 
 void calls_init(struct tc_client *c)
@@ -39,7 +41,11 @@ struct tc_call *call_new(struct tc_client *c, enum call_result result, void (*ti
     call->arg = arg;
     call->deadline = UINT64_MAX;
     if (c->wait_ns != UINT64_MAX) {
-        call->deadline = env_now(c->env) + c->wait_ns;
+        uint64_t now = env_now(c->env);
+
+        /* What a program does at once comes as several calls, one after the other: the first that waited in vain has
+         * waited for all of them. */
+        call->deadline = now + (c->gave_up_at && now < c->gave_up_at + c->wait_ns ? MIN(c->wait_ns, GAVE_UP_NS) : c->wait_ns);
         if (!env_timer_armed(&c->call_timer))
             env_timer_set(c->env, &c->call_timer, env_now(c->env) + 100 * NS_PER_MS);
     }
@@ -324,10 +330,12 @@ static void check_deadlines(struct env_timer *t)
     {
         if (call->deadline == UINT64_MAX || call->finished || call->answered)
             continue;
-        if (now >= call->deadline)
+        if (now >= call->deadline) {
+            c->gave_up_at = now;
             call_give_up(call, -TC_E_DEADLINE);
-        else
+        } else {
             more = true;
+        }
     }
     if (more)
         env_timer_set(c->env, t, now + 100 * NS_PER_MS);

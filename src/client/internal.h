@@ -390,6 +390,7 @@ struct tc_client {
     struct env *env;
     char *name, *root_path;
     uint64_t wait_ns; /* UINT64_MAX: for ever */
+    uint64_t gave_up_at; /* time when a call last waited in vain so long; 0: never */
     uint64_t memory_max, dirty_max, dirty_age;
     struct tc_client_config cfg; /* callbacks and arg only */
     tc_status_fn *ready;

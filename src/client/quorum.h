@@ -66,6 +66,8 @@ struct qread {
     /* Per block, the newest version (and checksum) as the caller knows it; data is ignored. Borrowed until done. One voter
      * that answers with exactly these is enough; not with write_back. NULL: R votes say which it is. */
     const struct qblock *expect;
+    /* The inode is clean (PROTOCOL 7) as long as the caller's lease lives: when no other voter answers, one is enough. */
+    bool clean;
     uint64_t deadline;
     void (*done)(struct qread *r, int status);
     /* Result, valid from done() until quorum_read_free(). Per block; data NULL for none and zero marks. */
