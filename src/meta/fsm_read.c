@@ -6,6 +6,8 @@
  */
 #include "meta/fsm_int.h"
 
+#include "common/test_rules.h"
+
 #include <xxhash.h>
 
 #define READDIR_MAX 4096u
@@ -396,6 +398,8 @@ enum fsm_known fsm_known(struct fsm *f, uint64_t session, uint64_t seq, struct f
     const struct session *s = session_find(f, session);
     enum fsm_known known = fsm_fate(f, session, seq, ret);
 
+    if (known == FSM_KEPT && !TC_RULE(EXACTLY_ONCE))
+        return FSM_NEW;
     if (known == FSM_NEW && s->state != FSM_SESSION_LIVE)
         return FSM_ENDED;
     if (known == FSM_NEW && seq - s->watermark > FSM_SEQ_WINDOW)

@@ -12,6 +12,7 @@
 
 #include "common/map.h"
 #include "meta/fsm.h"
+#include "sim/check_fence.h"
 #include "sim/check_raft.h"
 #include "sim/coverage.h"
 
@@ -50,6 +51,7 @@ struct checks {
     struct seen_block *blocks;
     struct seen_state *states;
     struct check_raft *raft;
+    struct check_fence *fence;
     struct wire_arena arena;
     uint32_t ticks;
     struct {
@@ -135,12 +137,15 @@ static void on_message(void *arg, struct sim_node *from, struct buf *head, struc
         check_raft(k->raft, body, payload);
     if (k->c->opt.messages)
         print_message(k, from, &h, body);
+    if (h.kind == WIRE_REPLY)
+        check_fence_reply(k->fence, &h, body, &k->arena);
     if (h.type != MSG_WRITE || h.kind != WIRE_REQUEST)
         return;
     if (wire_decode(body, &write_req_schema, &k->arena, &req) < 0) {
         cluster_fail(k->c, "a malformed WRITE was sent");
         return;
     }
+    check_fence_write(k->fence, h.id, &req);
     for (uint32_t i = 0; i < req.items.n; i++) {
         const struct write_item *it = &req.items.items[i];
 
@@ -395,6 +400,7 @@ struct checks *checks_new(struct cluster *c)
 
     k->c = c;
     k->raft = check_raft_new(c);
+    k->fence = check_fence_new(c);
     c->checks = k;
     c->watch_log = coverage_log;
     sim_net_set_tap(c->s, on_message, k);
@@ -418,6 +424,7 @@ void checks_free(struct checks *k)
         free(s);
     }
     check_raft_free(k->raft);
+    check_fence_free(k->fence);
     wire_arena_fini(&k->arena);
     wire_arena_fini(&k->attr_arena);
     map_free(k->map);

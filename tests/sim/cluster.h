@@ -93,6 +93,7 @@ struct cluster {
     unsigned n_actors;
     struct tool *tool;
     struct operator *operator; /* operator.c, once it has spoken */
+    uint64_t lost_store; /* whose disk was lost: its place is to be taken */
     struct checks *checks; /* checks.h, or NULL */
     void (*watch_log)(const char *line); /* coverage.h, or NULL */
     bool stopping;  /* actors end at their next operation */

@@ -17,6 +17,9 @@ struct nemesis {
     uint64_t back_at[NODES];   /* a killed node boots then; 0: it lives */
     uint64_t resume_at[NODES]; /* 0: not paused */
     uint64_t heal_at, calm_at, slow_until;
+    unsigned doomed; /* client that is killed at doom_at, if that is not 0 */
+    uint64_t doom_at;
+    struct sim_node *lag_from, *lag_to; /* or NULL */
     unsigned n_nodes;
 };
 
@@ -165,9 +168,23 @@ static void fault_net(struct nemesis *n)
                                 .reorder_ns = sim_below(&n->rng, 200) * NS_PER_MS};
 
     if (sim_below(&n->rng, 10) == 0)
-        o.reorder_ns = 3 * NS_PER_S; /* messages from long ago */
+        o.reorder_ns = (3 + sim_below(&n->rng, 6)) * NS_PER_S; /* messages from long ago: of sessions that are dead now */
     sim_net_set(n->c->s, &o);
     n->calm_at = some(n, 100, 3000);
+    if (!n->lag_from && n->c->opt.n_store && n->c->opt.n_client && sim_below(&n->rng, 4) == 0) {
+        /* what a client sent to one store arrives when its session is long dead */
+        unsigned servers = n->c->opt.n_meta + n->c->opt.n_store;
+        unsigned i = (unsigned)sim_below(&n->rng, n->c->opt.n_client);
+
+        if (n->c->opt.faults & FAULT_KILL_CLIENT) {
+            n->doomed = i;
+            n->doom_at = some(n, 20, 500);
+        }
+        n->lag_from = cluster_node(n->c, servers + i);
+        n->lag_to = cluster_node(n->c, n->c->opt.n_meta + (unsigned)sim_below(&n->rng, n->c->opt.n_store));
+        sim_net_lag(n->c->s, n->lag_from, n->lag_to, (1 + sim_below(&n->rng, 12)) * NS_PER_S);
+        cluster_log(n->c, "messages of %s to %s take long", sim_node_host(n->lag_from), sim_node_host(n->lag_to));
+    }
 }
 
 static void fault_disk(struct nemesis *n)
@@ -236,6 +253,9 @@ static void nemesis_calm(struct nemesis *n)
 
     sim_net_set(n->c->s, &o);
     n->calm_at = 0;
+    if (n->lag_from)
+        sim_net_lag(n->c->s, n->lag_from, n->lag_to, 0);
+    n->lag_from = NULL;
 }
 
 static void nemesis_mend(struct nemesis *n, bool all)
@@ -272,6 +292,15 @@ static void nemesis_mend(struct nemesis *n, bool all)
     }
     if (n->calm_at && (all || n->calm_at <= now))
         nemesis_calm(n);
+    if (n->doom_at && n->doom_at <= now) {
+        unsigned i = n->c->opt.n_meta + n->c->opt.n_store + n->doomed;
+
+        n->doom_at = 0;
+        if (!all && sim_node_alive(cluster_node(n->c, i))) {
+            node_kill(n, i);
+            n->back_at[i] = some(n, 2000, 8000);
+        }
+    }
 }
 
 /* From a stream of its own, beside the others. */

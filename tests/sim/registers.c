@@ -291,11 +291,21 @@ static uint32_t cell_zones(struct shared *s, uint32_t cell, struct zone *z)
     return n;
 }
 
+/* A write that was lost may have been read by its own process, but not after somebody else had written anew. */
+static void judge_lost(struct shared *s, uint32_t cell, const struct zone *lost, const struct zone *z, uint32_t n)
+{
+    for (uint32_t k = 0; k < n && !s->c->failed; k++)
+        if (!z[k].dropped && lost->w->resp < z[k].begin && z[k].first_end < lost->last_begin)
+            judge_fail(s, cell, "a lost value was read after it was replaced", lost, &z[k]);
+}
+
 static void judge_cell(struct shared *s, uint32_t cell, struct zone *z)
 {
     uint32_t n = cell_zones(s, cell, z);
 
     for (uint32_t i = 0; i < n; i++) {
+        if (z[i].dropped)
+            judge_lost(s, cell, &z[i], z, n);
         if (z[i].dropped || z[i].first_end >= z[i].last_begin)
             continue;
         for (uint32_t k = 0; k < n && !s->c->failed; k++) {

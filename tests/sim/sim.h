@@ -80,6 +80,8 @@ void sim_net_set_tap(struct sim *s, void (*fn)(void *arg, struct sim_node *from,
 /* Cut or heal the way from @a to @b (one way). */
 void sim_net_cut(struct sim *s, struct sim_node *a, struct sim_node *b, bool cut);
 void sim_net_heal(struct sim *s); /* all ways */
+/* Every message from @a to @b comes @ns later than it would, from now on. */
+void sim_net_lag(struct sim *s, struct sim_node *a, struct sim_node *b, uint64_t ns);
 /* Break every connection of @n: peers die, connected ports get new ones with their next message. */
 void sim_net_reset(struct sim_node *n);
 struct sim_net_stats {

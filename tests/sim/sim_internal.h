@@ -90,6 +90,7 @@ struct sim {
     void *tap_arg;
     bool cut[SIM_NODES_MAX][SIM_NODES_MAX];
     uint64_t last_arrival[SIM_NODES_MAX][SIM_NODES_MAX];
+    uint64_t lag[SIM_NODES_MAX][SIM_NODES_MAX]; /* of every message of the way */
     uint64_t next_port, next_conn;
     struct sim_conn *conns;
     uint32_t n_conns, conns_cap;

@@ -72,8 +72,11 @@ static bool placement_stable(struct cluster *c)
     if (!f || !fsm_has_table(f))
         return false;
     stores = fsm_stores(f, &n);
-    for (uint32_t i = 0; i < n; i++)
+    for (uint32_t i = 0; i < n; i++) {
         up += stores[i].state == STORE_UP;
+        if (stores[i].store == c->lost_store && stores[i].state != STORE_REPLACED)
+            return false; /* nobody knows yet */
+    }
     for (uint32_t i = 0; i < c->opt.pg_count; i++) {
         const struct map_pg *pg = fsm_pg(f, i);
 
@@ -94,6 +97,15 @@ static void lose_store_disk(struct cluster *c, struct workload *w)
 {
     unsigned i = (unsigned)sim_below(sim_rng(c->s), c->opt.n_store), other = (i + 1) % c->opt.n_store;
 
+    struct fsm *f = cluster_leader(c) ? meta_server_fsm(cluster_leader(c)->server) : NULL;
+    const struct fsm_store *stores = NULL;
+    uint32_t n = 0;
+
+    if (f)
+        stores = fsm_stores(f, &n);
+    for (uint32_t k = 0; k < n; k++)
+        if (stores[k].node == i + 1 && stores[k].state != STORE_REPLACED)
+            c->lost_store = stores[k].store;
     cluster_log(c, "store %u loses its disk", i + 1);
     c->stores[i].down = true;
     store_kill(&c->stores[i]);

@@ -174,6 +174,7 @@ static void msg_schedule(struct sim *s, struct sim_port *from, struct sim_node *
     uint64_t at = s->now + 1000 + sim_latency(&s->net_rng, s->net.latency_ns) + bytes / 2;
     struct sim_event *ev;
 
+    at += s->lag[a->index][to->index];
     if (sim_chance(&s->net_rng, s->net.reorder_ppm))
         at += sim_below(&s->net_rng, s->net.reorder_ns + 1);
     else
@@ -196,6 +197,8 @@ static int msg_send(struct sim *s, struct sim_port *p, uint64_t peer, struct buf
 
     if (p->closed)
         return -TC_E_UNREACHABLE;
+    if (s->tap)
+        s->tap(s->tap_arg, p->env->node, head, payload);
     if (p->listening) {
         c = conn_find(s, peer);
         to_port = c && c->server == p->id ? port_find(s, c->client) : NULL;
@@ -208,8 +211,6 @@ static int msg_send(struct sim *s, struct sim_port *p, uint64_t peer, struct buf
         to = node_of_endpoint(s, p->endpoint);
     }
     s->stats.sent++;
-    if (s->tap)
-        s->tap(s->tap_arg, p->env->node, head, payload);
     if (!to || s->cut[p->env->node->index][to->index]) {
         s->stats.cut++;
         return 0;
@@ -245,7 +246,7 @@ void sim_net_deliver(struct sim *s, struct sim_event *ev)
 
     if (ev->u.msg.endpoint) {
         to = listener_find(s, ev->u.msg.endpoint);
-        if (!to || from->closed || from->env->dead)
+        if (!to) /* a sender that has died since is no reason: what it sent is under way */
             return;
         if (to->env != ev->env)
             return; /* sent to an earlier life */
@@ -266,6 +267,11 @@ void sim_net_deliver(struct sim *s, struct sim_event *ev)
     s->stats.delivered++;
     s->trace = sim_mix(s->trace ^ XXH3_64bits(ev->u.msg.head->data, ev->u.msg.head->len));
     to->fn(to->arg, peer, ev->u.msg.head, ev->u.msg.payload);
+}
+
+void sim_net_lag(struct sim *s, struct sim_node *a, struct sim_node *b, uint64_t ns)
+{
+    s->lag[a->index][b->index] = ns;
 }
 
 void sim_net_set(struct sim *s, const struct sim_net_options *o)
