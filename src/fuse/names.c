@@ -115,6 +115,8 @@ static void reply_lookup(void *arg, int status, const struct tc_entry *e)
         op->now.ino = e->ino;
         op->now.at = env_now(m->env);
         *slot = op->now;
+    } else if (op->before.tid == op->now.tid) {
+        *slot = op->before; /* of a name not found, a second look follows the kernel's revalidation */
     }
     reply_entry(op, status, e);
 }
