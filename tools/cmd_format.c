@@ -16,7 +16,7 @@
 #define LEADER_WAIT_MS 10000
 
 /* May the members be formatted? Returns 0 or an exit status. */
-static int check_members(const struct cli *cli, struct env *env, struct tool_members *m)
+int format_check_members(const struct cli *cli, struct env *env, struct tool_members *m)
 {
     struct tool_status s;
     int status = 0;
@@ -42,8 +42,8 @@ static int check_members(const struct cli *cli, struct env *env, struct tool_mem
     return status;
 }
 
-static int send_genesis(const struct cli *cli, struct env *env, const struct tool_members *m,
-                        const struct genesis *g)
+int format_send(const struct cli *cli, struct env *env, struct tool_members *m,
+                const struct genesis *g)
 {
     struct rpc_request req = {.type = MSG_FORMAT, .body = g, .timeout_ms = 2 * TOOL_TIMEOUT_MS};
     struct rpc_answer answers[CONFIG_METAS_MAX];
@@ -64,7 +64,7 @@ static int send_genesis(const struct cli *cli, struct env *env, const struct too
     return status;
 }
 
-static int wait_leader(const struct cli *cli, struct env *env, struct tool_members *m)
+int format_wait_leader(const struct cli *cli, struct env *env, struct tool_members *m)
 {
     uint64_t end = env_now(env) + LEADER_WAIT_MS * NS_PER_MS;
     int leader = -1;
@@ -104,7 +104,7 @@ static int format_cluster(const struct cli *cli, struct env *env, struct tool_me
         .root_uid = geteuid(),
         .root_gid = getegid(),
     };
-    int status = check_members(cli, env, m);
+    int status = format_check_members(cli, env, m);
 
     if (status != 0)
         return status;
@@ -116,9 +116,9 @@ static int format_cluster(const struct cli *cli, struct env *env, struct tool_me
     }
     g.members.items = members;
     g.members.n = m->n;
-    status = send_genesis(cli, env, m, &g);
+    status = format_send(cli, env, m, &g);
     if (status == 0)
-        status = wait_leader(cli, env, m);
+        status = format_wait_leader(cli, env, m);
     if (status != 0)
         return status;
     sodium_bin2hex(hex, sizeof hex, cluster, sizeof cluster);

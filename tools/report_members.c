@@ -128,6 +128,7 @@ static void check_lag(struct report *r)
 void report_members(struct report *r)
 {
     unsigned n = 0, up = 0, formatted = 0, answers = 0;
+    bool loading = false;
 
     for (unsigned i = 0; i < r->s.n; i++) {
         const json_t *d = r->s.docs[i], *said = report_leader_says(r, i);
@@ -135,6 +136,7 @@ void report_members(struct report *r)
                                                                         : true;
 
         answers += d != NULL;
+        loading = loading || json_is_true(json_object_get(d, "loading"));
         n += voter;
         up += d && voter;
         formatted += d && json_is_true(json_object_get(d, "formatted"));
@@ -145,6 +147,9 @@ void report_members(struct report *r)
         if (d)
             check_answer(r, i);
     }
+    if (loading)
+        report_problem(r, SEVERITY_ERROR, "run tercet meta load FILE to its end, again if it was cut short",
+                       "a dump of the metadata is being loaded: nobody is served");
     if (answers > 0 && formatted == 0)
         report_problem(r, SEVERITY_ERROR, "run tercet format", "the cluster is not formatted");
     else if (2 * up <= n)

@@ -236,6 +236,8 @@ int main(int argc, char **argv)
         return cli_usage_error(&self, "which verb? One of format, status, locate, meta, node, scrub, verify, explain, umount; "
                                "see tercet --help");
     log_setup(LOG_LEVEL_ERR, STDERR_FILENO);
+    if (strcmp(argv[1], "meta") == 0 && cmd_meta_keeps(argc - 1, argv + 1))
+        return cmd_meta_keep(argc - 1, argv + 1);
     for (size_t i = 0; i < ARRAY_SIZE(verbs); i++) {
         if (strcmp(argv[1], verbs[i].name) == 0)
             return verbs[i].run(argc - 1, argv + 1);

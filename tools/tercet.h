@@ -55,5 +55,16 @@ void tool_status_fini(struct tool_status *s);
 /* Values of a JSON object, with a default where absent or of another type. */
 uint64_t json_u64(const json_t *o, const char *key, uint64_t otherwise);
 const char *json_text(const json_t *o, const char *key, const char *otherwise);
+/* tercet meta dump, load, checkpoint, recover (cmd_meta_dump.c): is the command line one of these? */
+bool cmd_meta_keeps(int argc, char **argv);
+int cmd_meta_keep(int argc, char **argv);
+/* cmd_meta_recover.c. Returns an exit status. */
+int meta_recover(const struct cli *cli, struct env *env, struct tool_members *m, uint32_t id, bool sure);
+
+/* cmd_format.c: steps of making a group. Return 0 or an exit status; what is wrong is said. */
+int format_check_members(const struct cli *cli, struct env *env, struct tool_members *m);
+int format_send(const struct cli *cli, struct env *env, struct tool_members *m, const struct genesis *g);
+int format_wait_leader(const struct cli *cli, struct env *env, struct tool_members *m);
+
 /* "1.5 GiB" in @out. Returns @out. */
 const char *format_bytes(uint64_t bytes, char out[16]);

@@ -58,6 +58,10 @@ WIRE_DEFINE(map_get_req, MAP_GET_REQ)
 WIRE_DEFINE(genesis, GENESIS)
 WIRE_DEFINE(meta_change_req, META_CHANGE_REQ)
 WIRE_DEFINE(meta_change_res, META_CHANGE_RES)
+WIRE_DEFINE(checkpoint_res, CHECKPOINT_RES)
+WIRE_DEFINE(dump_req, DUMP_REQ)
+WIRE_DEFINE(dump_res, DUMP_RES)
+WIRE_DEFINE(load_req, LOAD_REQ)
 WIRE_DEFINE(status_req, STATUS_REQ)
 WIRE_DEFINE(status_res, STATUS_RES)
 WIRE_DEFINE(store_register_req, STORE_REGISTER_REQ)
@@ -118,6 +122,9 @@ static const struct msg_desc messages[] = { /* ascending */
     {MSG_INO_CHECK, "INO_CHECK", ANY(ino_check_req), ANY(ino_check_res), NULL},
     {MSG_NODE_ADMIN, "NODE_ADMIN", ANY(node_admin_req), ANY(empty_msg), NULL},
     {MSG_META_CHANGE, "META_CHANGE", ANY(meta_change_req), ANY(meta_change_res), NULL},
+    {MSG_CHECKPOINT, "CHECKPOINT", ANY(empty_msg), ANY(checkpoint_res), NULL},
+    {MSG_DUMP, "DUMP", ANY(dump_req), ANY(dump_res), NULL},
+    {MSG_LOAD, "LOAD", ANY(load_req), ANY(empty_msg), NULL},
     {MSG_SESSION_OPEN, "SESSION_OPEN", ANY(session_open_req), ANY(session_open_res), NULL},
     {MSG_SESSION_CLOSE, "SESSION_CLOSE", ANY(session_close_req), ANY(empty_msg), NULL},
     {MSG_MAKE, "MAKE", ANY(make_req), ANY(entry_res), NULL},
@@ -154,6 +161,7 @@ static const struct msg_desc messages[] = { /* ascending */
     {CMD_TICK, "CMD_TICK", ANY(empty_msg), NULL, NULL},
     {CMD_STORE_ADMIN, "CMD_STORE_ADMIN", ANY(node_admin_req), NULL, NULL},
     {CMD_MEMBERS, "CMD_MEMBERS", ANY(cmd_members), NULL, NULL},
+    {CMD_LOAD, "CMD_LOAD", ANY(load_req), NULL, NULL},
 };
 
 static const struct wire_schema *const schemas[] = {
@@ -210,6 +218,10 @@ static const struct wire_schema *const schemas[] = {
     ANY(genesis),
     ANY(meta_change_req),
     ANY(meta_change_res),
+    ANY(checkpoint_res),
+    ANY(dump_req),
+    ANY(dump_res),
+    ANY(load_req),
     ANY(status_req),
     ANY(status_res),
     ANY(store_register_req),

@@ -39,6 +39,9 @@ enum msg_type {
     MSG_INO_CHECK = 18,
     MSG_NODE_ADMIN = 19, /* an operator's word about a storage node: one log entry */
     MSG_META_CHANGE = 26, /* the metadata group's members */
+    MSG_CHECKPOINT = 27, /* any member answers */
+    MSG_DUMP = 28,       /* a backup of the metadata: the leader begins it, the same member goes on */
+    MSG_LOAD = 29,
     /* client -> meta leader; mutations: each is one log entry, exactly once by (session, seq) */
     MSG_SESSION_OPEN = 30,
     MSG_SESSION_CLOSE = 31,
@@ -81,6 +84,7 @@ enum msg_type {
     CMD_TICK = 210, /* nothing but time */
     CMD_STORE_ADMIN = 211, /* body: node_admin_req */
     CMD_MEMBERS = 220, /* in the entry of a Raft configuration, behind it */
+    CMD_LOAD = 230, /* body: load_req */
 };
 
 /* ---- building blocks ------------------------------------------------------------------------------ */
@@ -519,7 +523,8 @@ WIRE_DECLARE(map_get_req, MAP_GET_REQ)
     F(u32, stores, 10, false) /* storage nodes configured: the PG table waits for at least n */ \
     F(u32, root_mode, 11, false)                                                               \
     F(u32, root_uid, 12, false)                                                                \
-    F(u32, root_gid, 13, false)
+    F(u32, root_gid, 13, false)                                                                \
+    F(boolean, loading, 15, false) /* serves nobody until a dump is loaded */
 WIRE_DECLARE(genesis, GENESIS) /* MSG_FORMAT's request and CMD_GENESIS's body */
 
 enum meta_change_op { META_ADD = 1, META_REMOVE = 2, META_PROMOTE = 3, META_TRANSFER = 4 };
@@ -534,6 +539,35 @@ WIRE_DECLARE(meta_change_req, META_CHANGE_REQ)
     F(str, text, 1, false)                                                                     \
     F(u64, index, 2, false)
 WIRE_DECLARE(meta_change_res, META_CHANGE_RES)
+
+/* Answered when all that the member had applied at the request is durable in its store. */
+#define CHECKPOINT_RES(F, S, L)                                                                \
+    F(u64, index, 1, true)                                                                     \
+    F(u64, micros, 2, false) /* how long it took */
+WIRE_DECLARE(checkpoint_res, CHECKPOINT_RES)
+
+#define DUMP_REQ(F, S, L)                                                                      \
+    F(u64, id, 1, false) /* 0: begin */                                                        \
+    F(bin, from, 2, false) /* first key; empty: from the first */
+WIRE_DECLARE(dump_req, DUMP_REQ)
+#define DUMP_RES(F, S, L)                                                                      \
+    F(u64, id, 1, true)                                                                        \
+    F(u64, index, 2, true) /* the view is as of this entry */                                  \
+    F(u64, term, 3, false)                                                                     \
+    F(u64, time, 4, false)                                                                     \
+    F(bin, genesis, 5, false) /* answer to the begin, which has no rows */                     \
+    F(bin, rows, 6, false)    /* as in the dump: lengths, key, value */                        \
+    F(u64, count, 7, false)                                                                    \
+    F(bin, next, 8, false)    /* key to go on from; empty: these were the last */
+WIRE_DECLARE(dump_res, DUMP_RES)
+
+enum load_step { LOAD_ROWS = 1, LOAD_END = 2 };
+#define LOAD_REQ(F, S, L)                                                                      \
+    F(u32, step, 1, true)                                                                      \
+    F(u64, id, 2, true)  /* of the dump: another one is refused once this has begun */         \
+    F(u64, seq, 3, true) /* 1, 2, ...; one that was applied already is acknowledged again */   \
+    F(bin, rows, 4, false) /* END: the dump's row of table `a` */
+WIRE_DECLARE(load_req, LOAD_REQ)
 
 #define STATUS_REQ(F, S, L) F(u32, what, 1, false) /* 0: health; 1: with every PG */
 WIRE_DECLARE(status_req, STATUS_REQ)

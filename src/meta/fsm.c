@@ -70,6 +70,11 @@ int fsm_store_error(const struct fsm *f)
     return f->store_error;
 }
 
+bool fsm_loading(const struct fsm *f)
+{
+    return f->loading;
+}
+
 bool fsm_formatted(const struct fsm *f)
 {
     return f->formatted;
@@ -262,6 +267,7 @@ union order {
     struct store_register_req store_register;
     struct node_admin_req admin;
     struct cmd_members members;
+    struct load_req load;
 };
 
 static const struct wire_schema *order_schema(uint32_t type)
@@ -291,6 +297,8 @@ static const struct wire_schema *order_schema(uint32_t type)
         return &store_register_req_schema;
     case CMD_STORE_ADMIN:
         return &node_admin_req_schema;
+    case CMD_LOAD:
+        return &load_req_schema;
     default:
         return NULL;
     }
@@ -324,6 +332,8 @@ static int obey(struct fsm *f, uint32_t type, const union order *o)
         return op_store_register(f, &o->store_register);
     case CMD_STORE_ADMIN:
         return op_store_admin(f, &o->admin);
+    case CMD_LOAD:
+        return op_load(f, &o->load);
     default:
         return -TC_E_BAD_MESSAGE;
     }
@@ -358,7 +368,7 @@ static void apply_command(struct fsm *f, const struct command *cmd)
     f->expected = cmd->expected;
     if (cmd->type == CMD_GENESIS)
         f->res->status = op_genesis(f, slice_of(cmd->body.p, cmd->body.n));
-    else if (!f->formatted)
+    else if (!f->formatted || (f->loading && cmd->type != CMD_LOAD && cmd->type != CMD_TICK))
         f->res->status = -TC_E_NO_GENESIS;
     else if (schema)
         apply_mutation(f, cmd, schema);

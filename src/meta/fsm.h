@@ -50,6 +50,7 @@ struct fsm *fsm_close(struct fsm *f);
 uint64_t fsm_applied(const struct fsm *f);      /* log index, 0: none */
 uint64_t fsm_applied_term(const struct fsm *f); /* the Raft term of that entry */
 uint64_t fsm_clock(const struct fsm *f);        /* highest command.time applied, ns */
+bool fsm_loading(const struct fsm *f); /* formatted, and a dump is being loaded: nothing else is served */
 /* 0, or why the store could not be read, once: no answer of this state machine counts any more. */
 int fsm_store_error(const struct fsm *f);
 bool fsm_formatted(const struct fsm *f);        /* GENESIS was applied */

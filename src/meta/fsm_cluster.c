@@ -300,6 +300,7 @@ int op_genesis(struct fsm *f, struct slice body)
         return r;
     f->now = f->clock = MAX(f->clock, f->genesis.time);
     row_put(f, genesis_key(), body.data, body.len);
+    f->loading = f->genesis.loading;
     root = inode_new(f, INO_ROOT);
     root->mode = S_IFDIR | (f->genesis.root_mode ? f->genesis.root_mode & 07777 : 0755);
     root->uid = f->genesis.root_uid;
@@ -368,8 +369,13 @@ int cluster_load(struct fsm *f)
     if (r == 0)
         r = genesis_take(f, value_slice(&v));
     kv_value_free(&v);
-    if (r == 0)
-        r = load_table(f, TAB_STORE, load_store);
+    return r < 0 ? r : cluster_load_rows(f);
+}
+
+int cluster_load_rows(struct fsm *f)
+{
+    int r = load_table(f, TAB_STORE, load_store);
+
     if (r == 0)
         r = load_table(f, TAB_PG, load_pg);
     if (r == 0)

@@ -119,6 +119,8 @@ struct fsm {
     uint64_t n_inodes, n_blocks;
     uint64_t map_epoch;
     uint64_t dead_below;
+    uint64_t epoch_floor;               /* no epoch given from now on is below it: a dump was loaded (fsm_load.c) */
+    uint64_t loading, load_id, load_seq; /* 1: a dump is being loaded, its pieces up to load_seq are in */
 
     struct genesis genesis;
     struct buf *genesis_body; /* what genesis borrows from */
@@ -192,6 +194,7 @@ void inode_cache_drop(struct fsm *f);
 
 void meta_save(struct fsm *f);
 int meta_load(struct fsm *f);
+int meta_decode(struct fsm *f, struct slice row);
 
 /* ---- directory slots ------------------------------------------------------------------------- */
 struct dslot {
@@ -271,6 +274,7 @@ bool acl_inherit(uint8_t *v, size_t len, uint32_t *mode);
 /* ---- fsm_session.c --------------------------------------------------------------------------- */
 struct session *session_find(const struct fsm *f, uint64_t id);
 int session_load(struct fsm *f);
+void session_end(struct fsm *f, struct session *s, enum fsm_session_state state);
 int op_session_open(struct fsm *f, const struct session_open_req *req);
 int op_session_close(struct fsm *f, struct session *s);
 int op_session_expire(struct fsm *f, const struct cmd_sessions *cmd);
@@ -285,6 +289,7 @@ int reply_load(struct fsm *f, uint64_t session, uint64_t seq, struct fsm_result 
 struct fsm_store *store_find(const struct fsm *f, uint64_t store);
 struct fsm_store *store_insert(struct fsm *f, uint64_t store);
 void store_save(struct fsm *f, const struct fsm_store *st);
+void pg_save(struct fsm *f, uint32_t i);
 bool store_decode(struct fsm_store *st, struct slice row);
 bool pg_decode(struct map_pg *pg, uint64_t *changed, struct slice row);
 int op_store_register(struct fsm *f, const struct store_register_req *req);
@@ -294,6 +299,7 @@ int op_pg_update(struct fsm *f, const struct cmd_pg_update *cmd);
 
 /* ---- fsm_cluster.c --------------------------------------------------------------------------- */
 int cluster_load(struct fsm *f);
+int cluster_load_rows(struct fsm *f); /* stores, groups, dead sessions */
 void cluster_unload(struct fsm *f);
 int op_genesis(struct fsm *f, struct slice body);
 int op_gc_trim(struct fsm *f, const struct cmd_gc_trim *cmd);
@@ -306,6 +312,9 @@ void map_finish(struct fsm *f);
 int op_members(struct fsm *f, const struct cmd_members *cmd);
 int members_load(struct fsm *f);
 void members_unload(struct fsm *f);
+
+/* ---- fsm_load.c ----------------------------------------------------------------------------- */
+int op_load(struct fsm *f, const struct load_req *req);
 
 /* ---- fsm_read.c ------------------------------------------------------------------------------ */
 void attr_fill(struct fsm *f, uint64_t session, const struct inode *in, struct wire_arena *a,

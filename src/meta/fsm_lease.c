@@ -32,6 +32,19 @@ uint64_t inode_reach(const struct inode *in)
     return in->has_lease ? MAX(in->bound, in->lease.reach) : in->bound;
 }
 
+/*
+ * The next epoch. The first one after a dump was loaded is above all that were given since the dump was made; what
+ * was written past the size meanwhile is masked.
+ */
+static void epoch_next(struct fsm *f, struct inode *in)
+{
+    in->epoch++;
+    if (in->epoch >= f->epoch_floor)
+        return;
+    in->epoch = f->epoch_floor;
+    horizon_add(f, in, in->size, in->epoch);
+}
+
 void lease_grant(struct fsm *f, struct inode *in, uint64_t session)
 {
     struct session *s = session_find(f, session);
@@ -44,7 +57,7 @@ void lease_grant(struct fsm *f, struct inode *in, uint64_t session)
         in->bound =
             inode_reach(in); /* whatever was written under the grant that this one replaces */
     if (!(f->rules_off & FSM_RULE_EPOCH) || in->epoch == 0)
-        in->epoch++;
+        epoch_next(f, in);
     in->lease = (struct inode_lease){
         .session = session,
         .incarnation = s->incarnation,
@@ -313,7 +326,7 @@ int op_size_recovered(struct fsm *f, const struct cmd_size_recovered *cmd)
             in->mtime = in->utimes_epoch == cmd->epoch ? mtime : MAX(in->mtime, mtime);
         in->ctime = MAX(in->ctime, mtime);
     }
-    in->epoch++;
+    epoch_next(f, in);
     mark_unclean(f, in, ended.epoch);
     horizon_add(f, in, in->size, in->epoch);
     e = effect_add(f, FSM_X_ENDED, in->ino, ended.session);

@@ -109,6 +109,8 @@ static struct inode *make_inode(struct fsm *f, const struct make_req *req, const
 {
     struct inode *in = inode_new(f, f->next_ino++);
 
+    in->epoch = f->epoch_floor; /* 0, but after a dump was loaded */
+
     in->mode = req->mode & (S_IFMT | 07777);
     in->uid = req->uid;
     in->gid = req->gid;

@@ -299,29 +299,46 @@ static struct key meta_key(void)
     return (struct key){.b = {TAB_META}, .n = 1};
 }
 
+/* The first META_WORDS are in every row; what came later is behind them and 0 where the row ends before. */
+enum { META_WORDS = 11 };
+#define META_FIELDS(f)                                                                         \
+    {                                                                                          \
+        &(f)->applied, &(f)->applied_term, &(f)->clock, &(f)->next_ino, &(f)->next_session,     \
+            &(f)->gc_first, &(f)->gc_next, &(f)->n_inodes, &(f)->n_blocks, &(f)->map_epoch,     \
+            &(f)->dead_below, &(f)->epoch_floor, &(f)->loading, &(f)->load_id, &(f)->load_seq   \
+    }
+
 void meta_save(struct fsm *f)
 {
-    uint8_t row[128];
+    const uint64_t *const words[] = META_FIELDS(f);
+    uint8_t row[2 + sizeof(words)];
     struct rowbuf b = {row, row + sizeof(row), false};
-    const uint64_t words[] = {f->applied,      f->applied_term, f->clock,     f->next_ino,
-                              f->next_session, f->gc_first,     f->gc_next,   f->n_inodes,
-                              f->n_blocks,     f->map_epoch,    f->dead_below};
+    size_t n = f->epoch_floor || f->loading || f->load_id ? ARRAY_SIZE(words) : META_WORDS;
 
     put_u8(&b, FSM_FORMAT_VERSION);
     put_u8(&b, f->formatted);
-    for (size_t i = 0; i < ARRAY_SIZE(words); i++)
-        put_u64(&b, words[i]);
+    for (size_t i = 0; i < n; i++)
+        put_u64(&b, *words[i]);
     row_put(f, meta_key(), row, (size_t)(b.p - row));
+}
+
+int meta_decode(struct fsm *f, struct slice row)
+{
+    uint64_t *const words[] = META_FIELDS(f);
+    struct rowget g = rowget_of(row);
+    uint8_t version = get_u8(&g);
+
+    f->formatted = get_u8(&g);
+    for (size_t i = 0; i < ARRAY_SIZE(words) && (i < META_WORDS || g.p < g.end); i++)
+        *words[i] = get_u64(&g);
+    if (version > FSM_FORMAT_VERSION)
+        return -TC_E_VERSION;
+    return g.bad || version == 0 ? -TC_E_DAMAGED : 0;
 }
 
 int meta_load(struct fsm *f)
 {
-    uint64_t *words[] = {&f->applied,      &f->applied_term, &f->clock,     &f->next_ino,
-                         &f->next_session, &f->gc_first,     &f->gc_next,   &f->n_inodes,
-                         &f->n_blocks,     &f->map_epoch,    &f->dead_below};
     struct kv_value v = {0};
-    struct rowget g;
-    uint8_t version;
     int r = row_get(f, meta_key(), &v);
 
     if (r == -TC_E_NOENT) {
@@ -331,15 +348,9 @@ int meta_load(struct fsm *f)
     }
     if (r < 0)
         return r;
-    g = rowget_of(value_slice(&v));
-    version = get_u8(&g);
-    f->formatted = get_u8(&g);
-    for (size_t i = 0; i < ARRAY_SIZE(words); i++)
-        *words[i] = get_u64(&g);
+    r = meta_decode(f, value_slice(&v));
     kv_value_free(&v);
-    if (version > FSM_FORMAT_VERSION)
-        return -TC_E_VERSION;
-    return g.bad || version == 0 ? -TC_E_DAMAGED : 0;
+    return r;
 }
 
 /* ---- directory slots ------------------------------------------------------------------------- */

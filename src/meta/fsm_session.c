@@ -273,7 +273,7 @@ static int resolve(struct fsm *f, struct wire_str path, uint64_t *ret_ino)
     return 0;
 }
 
-static void session_end(struct fsm *f, struct session *s, enum fsm_session_state state)
+void session_end(struct fsm *f, struct session *s, enum fsm_session_state state)
 {
     s->state = state;
     s->ended = f->now;

@@ -130,7 +130,7 @@ const struct map_pg *fsm_pg(const struct fsm *f, uint32_t pg)
     return f->pgs && pg < f->genesis.pg_count ? &f->pgs[pg] : NULL;
 }
 
-static void pg_save(struct fsm *f, uint32_t i)
+void pg_save(struct fsm *f, uint32_t i)
 {
     const struct map_pg *pg = &f->pgs[i];
     uint8_t row[3 + 16 + 2 * PG_VOTERS_MAX * 8];

@@ -46,7 +46,7 @@ static void put_u32(struct dump_writer *w, uint32_t v)
 
 /* One batch of pairs, under the lock; false when there are no more. The iterator lives in the batch
  * only, so that the kv may be closed between two. */
-static int dump_batch(struct kv *kv, struct kv_snapshot *snap, struct dump_writer *w,
+static int dump_batch(struct kv *kv, struct kv_snapshot *snap, struct dump_writer *w, size_t max,
                       struct buf **from, uint64_t *count, bool *more)
 {
     struct slice none = {0};
@@ -54,7 +54,7 @@ static int dump_batch(struct kv *kv, struct kv_snapshot *snap, struct dump_write
     struct kv_iter *it = kv_iter_new(kv, snap, start, none);
     int err;
 
-    for (; kv_iter_valid(it) && w->len < DUMP_CHUNK; kv_iter_next(it), (*count)++) {
+    for (; kv_iter_valid(it) && w->len < max; kv_iter_next(it), (*count)++) {
         struct slice k = kv_iter_key(it);
         struct slice v = kv_iter_value(it);
 
@@ -87,7 +87,7 @@ static int dump_all(struct kv *kv, struct kv_snapshot *snap, struct dump_writer 
     put_u32(w, DUMP_VERSION);
     while (err == 0 && more) {
         pthread_mutex_lock(lock);
-        err = atomic_load(cancel) ? -TC_E_CANCELLED : dump_batch(kv, snap, w, &from, &count, &more);
+        err = atomic_load(cancel) ? -TC_E_CANCELLED : dump_batch(kv, snap, w, DUMP_CHUNK, &from, &count, &more);
         pthread_mutex_unlock(lock);
         if (err == 0)
             err = writer_flush(w);
@@ -118,6 +118,23 @@ int kv_dump_write(struct kv *kv, struct kv_snapshot *snap, struct vfs_file *f, a
     if (err == 0)
         *ret_size = w.off;
     XXH3_freeState(w.sum);
+    free(w.buf);
+    return err;
+}
+
+int kv_dump_piece(struct kv *kv, struct kv_snapshot *snap, const struct buf *from, size_t max,
+                  struct buf **ret_rows, struct buf **ret_next, uint64_t *ret_count)
+{
+    struct dump_writer w = {0};
+    struct buf *at = from ? buf_copy(from->data, from->len) : NULL;
+    bool more = false;
+    int err = dump_batch(kv, snap, &w, max, &at, ret_count, &more);
+
+    if (err == 0) {
+        *ret_rows = buf_copy(w.buf, (uint32_t)w.len);
+        *ret_next = more ? buf_ref(at) : NULL;
+    }
+    buf_unref(at);
     free(w.buf);
     return err;
 }

@@ -19,6 +19,11 @@
 TC_MUST_CHECK int kv_dump_write(struct kv *kv, struct kv_snapshot *snap, struct vfs_file *f,
                                 atomic_bool *cancel, void *lock, uint64_t *ret_size);
 
+/* One piece of a dump that somebody else puts together: rows of @snap from key @from on (NULL: the first), about @max
+ * bytes or one row. *ret_rows: a new reference, perhaps of none; *ret_next: the key to go on from, NULL: these were the last. */
+TC_MUST_CHECK int kv_dump_piece(struct kv *kv, struct kv_snapshot *snap, const struct buf *from, size_t max,
+                                struct buf **ret_rows, struct buf **ret_next, uint64_t *ret_count);
+
 /* Check the stream of @size bytes in @f from end to end, then put its pairs into @kv, which is empty.
  * Not flushed. Errors: DAMAGED, VERSION, IO, NOSPC. */
 TC_MUST_CHECK int kv_dump_load(struct vfs_file *f, uint64_t size, struct kv *kv);

@@ -15,6 +15,7 @@
 #include "meta/replica_int.h"
 
 enum { APPLY_PER_TURN = 256 };
+#define WRONG_CLUSTER_TOLD (10 * NS_PER_S) /* so long it is a problem in status */
 
 /* -- steps ------------------------------------------------------------------------------------ */
 
@@ -145,6 +146,7 @@ static bool cluster_matches(struct replica *r, const struct wire_header *h,
         if (r->wrong_cluster++ % 100 == 0)
             LOG_WARN("raft", "message of another cluster refused", "from=%" PRIu64 " n=%" PRIu64, m->from,
                      r->wrong_cluster);
+        r->wrong_cluster_at = env_now(r->env);
         replica_foreign(r, m->from, h->cluster, m->type == RAFT_MSG_APPEND || m->type == RAFT_MSG_SNAPSHOT);
         return false;
     }
@@ -627,7 +629,7 @@ void replica_get_status(const struct replica *r, struct replica_status *ret)
         .commit = s.commit,
         .applied = r->applied,
         .log_bytes = raft_log_bytes(r->core),
-        .wrong_cluster = r->wrong_cluster,
+        .wrong_cluster = env_now(r->env) - r->wrong_cluster_at < WRONG_CLUSTER_TOLD ? r->wrong_cluster : 0,
         .n_peers = s.n_peers,
     };
     for (unsigned i = 0; i < s.n_peers; i++)

@@ -108,6 +108,10 @@ void replica_format(struct replica *r, uint64_t cluster_tag, const uint32_t *mem
                     struct slice genesis, void (*done)(void *arg, int err), void *arg);
 bool replica_formatted(const struct replica *r);
 
+/* Offline, after replica_open() and instead of replica_start(): make this member, whose log is whole, the only one of the
+ * group. @done: 0, or why it could not be written; perhaps from inside the call. Then close. */
+void replica_recover(struct replica *r, void (*done)(void *arg, int err), void *arg);
+
 /* A MSG_RAFT frame that the owner's port received. Borrows. */
 void replica_recv(struct replica *r, const struct wire_header *h, struct slice body,
                   struct buf *payload);
@@ -175,7 +179,7 @@ struct replica_status {
     const char *damage; /* why this member started as one that does not vote; NULL: it did not, or votes again */
     uint64_t first, last, persisted, commit, applied;
     uint64_t log_bytes;
-    uint64_t wrong_cluster; /* messages refused because they were of another cluster */
+    uint64_t wrong_cluster; /* messages refused because they were of another cluster; 0: none of late */
     unsigned n_peers;
     struct replica_peer_status peers[REPLICA_PEERS_MAX];
 };

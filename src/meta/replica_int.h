@@ -7,6 +7,7 @@
  *  replica_log.c   journal records, term and vote, base, format
  *  replica_snap.c  snapshots out and in
  *  replica_disk.c  the small files
+ *  replica_recover.c  the only member left, offline
  *  replica_aside.c damage: what becomes of a directory that cannot be used
  *  raft_wire.c     messages
  *  kv_dump.c       a store as a stream
@@ -79,7 +80,7 @@ struct replica {
     struct env_queue queue; /* of all jobs here */
     struct env_timer timer, retry_timer;
     struct env_task flush_task, work_task;
-    uint64_t wrong_cluster;
+    uint64_t wrong_cluster, wrong_cluster_at;
     struct raft_wire_scratch scratch;
 
     /* log */
@@ -149,6 +150,7 @@ struct replica_peer_link *replica_learn(struct replica *r, uint64_t id, struct w
 void replica_members_work(struct replica *r);
 
 /* replica_log.c */
+#define REPLICA_RECORD_MAGIC UINT32_C(0x454c4354) /* "TCLE" */
 TC_MUST_CHECK int replica_log_open(struct replica *r, char *why, size_t why_size);
 void replica_log_close(struct replica *r);
 void replica_saves_drop(struct replica *r); /* those that wait for room */

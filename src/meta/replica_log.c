@@ -14,7 +14,6 @@
 #include "meta/replica_int.h"
 
 enum { RECORD_HEAD = 16, RECORD_ENTRY = 16, RECORD_BYTES_MAX = 1 << 20, RETRY_MS = 200 };
-#define RECORD_MAGIC UINT32_C(0x454c4354) /* "TCLE" */
 
 /* -- where entries are ------------------------------------------------------------------------ */
 
@@ -54,7 +53,7 @@ static void marks_trim(struct replica *r, uint64_t index)
 static struct buf *record_pack(const struct raft *core, uint64_t first, uint64_t last,
                                uint64_t *ret_next)
 {
-    uint32_t head[2] = {RECORD_MAGIC, 0};
+    uint32_t head[2] = {REPLICA_RECORD_MAGIC, 0};
     size_t size = RECORD_HEAD;
     uint64_t end = first;
     struct buf *b;
@@ -368,7 +367,7 @@ static void format_state_written(struct replica *r, const struct state_job *job)
 {
     struct replica_save *s;
     struct buf *e = r->format.entry;
-    uint32_t head[2] = {RECORD_MAGIC, 1}, type = RAFT_ENTRY_CONFIG;
+    uint32_t head[2] = {REPLICA_RECORD_MAGIC, 1}, type = RAFT_ENTRY_CONFIG;
     uint64_t one = 1;
 
     if (job->err < 0) {
@@ -442,7 +441,7 @@ static int on_record(void *arg, uint64_t pos, struct slice record)
         return -TC_E_DAMAGED;
     memcpy(head, p, 8);
     memcpy(&first, p + 8, 8);
-    if (head[0] != RECORD_MAGIC)
+    if (head[0] != REPLICA_RECORD_MAGIC)
         return -TC_E_DAMAGED;
     for (uint32_t i = 0; i < head[1]; i++) {
         struct raft_entry e = {.index = first + i};

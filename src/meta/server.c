@@ -230,6 +230,12 @@ static void dispatch_leader(struct meta_server *s, struct request *q)
     case MSG_META_CHANGE:
         members_change(s, q);
         break;
+    case MSG_DUMP:
+        dump_request(s, q);
+        break;
+    case MSG_LOAD:
+        load_request(s, q);
+        break;
     default:
         if (type_is_mutation(q->type))
             mutation(s, q);
@@ -257,10 +263,19 @@ static void dispatch_request(struct meta_server *s, const struct wire_header *h,
     case MSG_FORMAT:
         format_request(s, q);
         return;
+    case MSG_CHECKPOINT:
+        checkpoint_request(s, q);
+        return;
+    case MSG_DUMP:
+        if (((const struct dump_req *)q->msg)->id) { /* it goes on here, whoever leads now */
+            dump_request(s, q);
+            return;
+        }
+        break;
     default:
         break;
     }
-    if (!replica_formatted(s->replica) || !s->fsm) {
+    if (!replica_formatted(s->replica) || !s->fsm || (fsm_loading(s->fsm) && q->type != MSG_LOAD)) {
         server_reply(s, q->peer, q->id, q->type, -TC_E_NO_GENESIS, NULL, NULL);
         return;
     }
@@ -436,6 +451,7 @@ static int store_open(struct meta_server *s, const char *path)
 
 static void store_close(struct meta_server *s)
 {
+    dump_drop(s);
     s->fsm = fsm_close(s->fsm);
     if (s->flush && s->flush->kv == s->kv)
         s->flush->orphan = true; /* closed when the job is done with it */
@@ -464,7 +480,7 @@ static void on_snapshot_installed(void *arg, const char *kv_path, uint64_t index
 
 static void on_failed(void *arg, int err)
 {
-    server_fail(arg, err, "the log cannot be written");
+    server_fail(arg, err, err == -TC_E_DAMAGED ? "its files cannot be used" : "the log cannot be written");
 }
 
 static const struct replica_ops replica_callbacks = {
@@ -503,6 +519,8 @@ static void flush_done(struct env_job *j)
         s->checkpoint_index = f->index;
         replica_compact(s->replica, f->index);
     }
+    if (s && !f->orphan)
+        checkpoint_done(s, f->status);
     free(f);
 }
 
@@ -586,6 +604,12 @@ static void turn_run(struct meta_server *s)
         server_fail(s, -TC_E_DAMAGED, "the store (kv) is damaged: found when it was read");
     if (s->failed)
         return;
+    if (s->lead_again) {
+        s->lead_again = false;
+        lead_end(s);
+        if (s->leads)
+            lead_begin(s);
+    }
     if (s->held && (server_ready(s) || !replica_leads(s->replica)))
         held_release(s, false);
     if (s->lead)
@@ -887,6 +911,7 @@ struct meta_server *meta_server_close(struct meta_server *s)
     stores_free(s);
     env_port_close(s->port);
     store_close(s);
+    backup_end(s);
     if (s->flush)
         s->flush->s = NULL;
     if (s->space)

@@ -6,6 +6,7 @@
  *   server_lead.c       a term as leader: sessions, keepalives, recalls on their way, expiry
  *   server_mutations.c  requests that become log entries
  *   server_reads.c      requests answered from the store
+ *   server_backup.c     CHECKPOINT, DUMP, LOAD
  *   server_stores.c     stores: registration, beats, the PG table, transitions, gc
  *   server_recovery.c   unclean inodes (PROTOCOL 3.6), orphans
  *   server_members.c    the members' endpoints, META_CHANGE
@@ -162,6 +163,13 @@ struct space_job {
     uint64_t total, free;
 };
 
+struct checkpoint_waiter {
+    uint64_t peer, id;
+    uint64_t index;
+    uint64_t began;
+    struct checkpoint_waiter *next;
+};
+
 struct meta_peer {
     uint64_t peer;
     uint64_t heard_at;
@@ -214,6 +222,12 @@ struct meta_server {
     struct flush_job *flush; /* running */
     uint64_t flush_at;
     uint64_t checkpoint_index;
+    struct checkpoint_waiter *checkpoint_waiters;
+
+    /* backup: one dump, one load at a time */
+    struct dump *dump;
+    struct waiter load_waiter; /* id 0: nobody waits */
+    bool lead_again;           /* the state machine is another: begin to lead anew */
 
     /* stop */
     void (*stop_done)(void *arg);
@@ -344,6 +358,14 @@ void members_applied(struct meta_server *s, uint64_t index, uint64_t term, const
 void members_change(struct meta_server *s, const struct request *q);
 /* Is this member one of the state machine's? */
 int members_check(const struct meta_server *s, char *why, size_t why_size);
+
+/* ---- server_backup.c ---- */
+void checkpoint_request(struct meta_server *s, const struct request *q);
+void checkpoint_done(struct meta_server *s, int status); /* answers who waits for it */
+void dump_request(struct meta_server *s, const struct request *q);
+void dump_drop(struct meta_server *s); /* the store is closed after it */
+void load_request(struct meta_server *s, const struct request *q);
+void backup_end(struct meta_server *s);
 
 /* ---- server_status.c ---- */
 void status_request(struct meta_server *s, const struct request *q);

@@ -63,6 +63,11 @@ static void status_damage(struct meta_server *s, json_t *j, const struct replica
         json_object_set_new(j, "trouble_cure", json_string(cure));
         problem(problems, "error", cure, "member %u: %s", s->cfg.id, what);
     }
+    if (s->fsm && fsm_loading(s->fsm)) {
+        json_object_set_new(j, "loading", json_true());
+        problem(problems, "error", "run `tercet meta load FILE` to its end, again if it was cut short",
+                "a dump is being loaded: nobody is served");
+    }
     if (s->aside) {
         json_object_set_new(j, "aside", json_string(s->aside));
         json_object_set_new(j, "aside_why", json_string(s->aside_why));

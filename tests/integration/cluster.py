@@ -64,7 +64,7 @@ def wait_until(what, fn, timeout=30, every=0.05):
     while True:
         try:
             value = fn()
-        except (OSError, subprocess.SubprocessError, ValueError, KeyError):
+        except (OSError, subprocess.SubprocessError, ValueError, KeyError, TypeError):
             value = None
         if value:
             return value
