@@ -23,6 +23,7 @@
 #define PARTIES_MAX (2 * PG_VOTERS_MAX + 1)
 #define CALL_NS (5 * NS_PER_S)
 #define TRIES_MAX 4
+#define HURRY_NS (100 * NS_PER_MS) /* for the last, when a quorum has answered */
 
 enum heal_state { LOOK, FETCH, WRITE };
 
@@ -124,6 +125,30 @@ static void finish(struct heal_work *w, int status)
     h->done(h, status);
 }
 
+/* A quorum can do without one that is hung. */
+static void look_hurry(struct heal_work *w)
+{
+    uint32_t ok = 0;
+
+    for (uint32_t i = 0; i < w->n; i++)
+        ok += w->parties[i].source && !w->parties[i].asked && w->parties[i].status == 0;
+    for (uint32_t i = 0; i < w->n && ok >= w->need; i++)
+        rpc_hurry(&w->parties[i].call, HURRY_NS);
+}
+
+/* Sources that were heard suffice: those that were not are left alone. */
+static bool look_enough(struct heal_work *w)
+{
+    uint32_t ok = 0;
+
+    for (uint32_t i = 0; i < w->n; i++) {
+        struct rpc_link *l = w->parties[i].self ? NULL : server_peer(w->s, w->parties[i].store);
+
+        ok += w->parties[i].source && (w->parties[i].self || (l && !rpc_silent(l)));
+    }
+    return w->h->mode == HEAL_LOCAL && ok >= w->need;
+}
+
 /* A party has answered, or will not. */
 static void party_done(struct party *p, int status)
 {
@@ -134,6 +159,8 @@ static void party_done(struct party *p, int status)
     ASSERT(w->left > 0);
     if (--w->left == 0)
         env_defer(w->s->env, &w->task);
+    else if (w->state == LOOK && w->h->mode == HEAL_LOCAL)
+        look_hurry(w);
 }
 
 /* ---- looking -------------------------------------------------------------------------------------------------- */
@@ -207,7 +234,7 @@ static struct read_item item_of(const struct heal_work *w, uint32_t first, uint3
                               .first = first, .count = count, .data = data};
 }
 
-static void look_one(struct party *p)
+static void look_one(struct party *p, bool enough)
 {
     struct heal_work *w = p->w;
     struct read_item it = item_of(w, 0, BLOCKS_PER_CHUNK, false);
@@ -224,7 +251,7 @@ static void look_one(struct party *p)
         return;
     }
     l = server_peer(w->s, p->store);
-    if (!l) {
+    if (!l || (enough && rpc_silent(l))) {
         party_done(p, -TC_E_UNREACHABLE);
         return;
     }
@@ -234,13 +261,17 @@ static void look_one(struct party *p)
 
 static void look(struct heal_work *w)
 {
+    bool enough = look_enough(w);
+
     forget_data(w);
     w->state = LOOK;
     w->left = 1;
     for (uint32_t i = 0; i < w->n; i++) {
         w->parties[i].status = 0;
-        look_one(&w->parties[i]);
+        w->parties[i].asked = true; /* nobody has answered yet */
     }
+    for (uint32_t i = 0; i < w->n; i++)
+        look_one(&w->parties[i], enough);
     if (--w->left == 0)
         env_defer(w->s->env, &w->task);
 }

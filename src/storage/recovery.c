@@ -15,7 +15,7 @@
 #include "common/log.h"
 #include "storage/server_int.h"
 
-#define PGS_AT_ONCE 4
+#define PGS_AT_ONCE 16
 #define HEALS_AT_ONCE 16
 #define HEALS_BUSY 3                 /* while clients are served */
 #define BUSY_NS (100 * NS_PER_MS)
@@ -23,6 +23,7 @@
 #define DUE_MAX 1000000              /* chunks of one PG */
 #define RETRY_NS (500 * NS_PER_MS)
 #define CALL_NS (5 * NS_PER_S)
+#define HURRY_NS (200 * NS_PER_MS)   /* for the last, when a quorum has answered */
 #define SWEEP_NS (600 * NS_PER_S)    /* every voter compares again so often: what a lost message left behind */
 #define INOS_MAX 512
 #define DROP_AFTER_NS (30 * NS_PER_S)
@@ -189,7 +190,19 @@ static void see(struct pg_work *w, const struct chunk_key *key, uint64_t digest,
     d->local = d->local || local;
 }
 
-static void source_ask(struct source *src);
+static void source_ask(struct source *src, bool enough);
+
+/* A quorum has answered: one that is hung must not hold up the rest. */
+static void sources_hurry(struct pg_work *w)
+{
+    const struct map *m = w->r->s->map;
+    uint32_t ok = map_is_c1(&m->pgs[w->pg], w->r->s->id.store);
+
+    for (uint32_t i = 0; i < w->n_sources; i++)
+        ok += w->sources[i].done && w->sources[i].status == 0;
+    for (uint32_t i = 0; i < w->n_sources && ok >= m->r; i++)
+        rpc_hurry(&w->sources[i].call, HURRY_NS);
+}
 
 static void source_on_page(struct rpc_call *c, const struct rpc_reply *reply)
 {
@@ -215,15 +228,16 @@ static void source_on_page(struct rpc_call *c, const struct rpc_reply *reply)
     src->resume = true;
     src->done = status < 0 || res.eof;
     wire_arena_fini(&a);
-    if (src->done)
-        w->left--;
-    else
-        source_ask(src);
-    if (src->done)
-        work_step(w);
+    if (!src->done) {
+        source_ask(src, false);
+        return;
+    }
+    w->left--;
+    sources_hurry(w);
+    work_step(w);
 }
 
-static void source_ask(struct source *src)
+static void source_ask(struct source *src, bool enough)
 {
     struct pg_work *w = src->w;
     struct manifest_req req = {.barrier = w->map_epoch, .pg = w->pg, .pg_epoch = w->epoch, .max = PAGE,
@@ -231,7 +245,7 @@ static void source_ask(struct source *src)
                                .after_gen = src->after.gen, .resume = src->resume};
     struct rpc_link *l = server_peer(w->r->s, src->store);
 
-    if (!l) {
+    if (!l || (enough && rpc_silent(l))) {
         src->status = -TC_E_UNREACHABLE;
         src->done = true;
         w->left--;
@@ -450,11 +464,25 @@ static void work_step(struct pg_work *w)
     }
 }
 
+/* Are there enough without those that let deadlines pass just now? */
+static bool enough_heard(struct storage_server *s, const struct map_pg *p)
+{
+    uint32_t ok = map_is_c1(p, s->id.store);
+
+    for (unsigned i = 0; i < p->n; i++) {
+        struct rpc_link *l = p->voters[i] == s->id.store ? NULL : server_peer(s, p->voters[i]);
+
+        ok += l && !rpc_silent(l);
+    }
+    return ok >= MIN(s->map->r, (uint32_t)p->n);
+}
+
 static void work_start(struct recovery *r, uint64_t pg, enum work_kind kind)
 {
     struct storage_server *s = r->s;
     const struct map_pg *p = &s->map->pgs[pg];
     struct pg_work *w = tc_calloc(1, sizeof(*w));
+    bool enough = enough_heard(s, p);
 
     w->r = r;
     w->pg = pg;
@@ -472,7 +500,7 @@ static void work_start(struct recovery *r, uint64_t pg, enum work_kind kind)
             continue;
         w->sources[w->n_sources] = (struct source){.w = w, .store = p->voters[i]};
         w->left++;
-        source_ask(&w->sources[w->n_sources++]);
+        source_ask(&w->sources[w->n_sources++], enough);
     }
     env_defer(s->env, &w->task);
 }

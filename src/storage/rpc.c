@@ -39,6 +39,7 @@ static void sweep(struct env_timer *t)
     HASH_ITER(hh, l->calls, c, tmp) {
         if (now >= c->deadline && !c->task.queued) {
             c->early = -TC_E_DEADLINE;
+            l->silent = now;
             env_defer(l->env, &c->task);
         }
     }
@@ -59,6 +60,7 @@ static void on_msg(void *arg, uint64_t peer TC_UNUSED, struct buf *head, struct 
     if (reply.header.kind != WIRE_REPLY)
         return;
     l->heard = env_now(l->env);
+    l->silent = 0;
     HASH_FIND(hh, l->calls, &reply.header.id, sizeof(uint64_t), c);
     if (!c)
         return; /* late */
@@ -120,6 +122,17 @@ void rpc_call(struct rpc_link *l, struct rpc_call *c, uint16_t type, const struc
         c->early = r;
         env_defer(l->env, &c->task);
     }
+}
+
+void rpc_hurry(struct rpc_call *c, uint64_t timeout_ns)
+{
+    if (c->link)
+        c->deadline = MIN(c->deadline, env_now(c->link->env) + timeout_ns);
+}
+
+bool rpc_silent(const struct rpc_link *l)
+{
+    return l->silent && env_now(l->env) < l->silent + NS_PER_S;
 }
 
 void rpc_cancel(struct rpc_call *c)

@@ -37,6 +37,7 @@ struct rpc_link {
     struct rpc_call *calls;
     struct env_timer timer;
     uint64_t heard; /* time of the last reply */
+    uint64_t silent; /* a call's deadline passed then, and nothing came since; 0: not */
     /* Notices (not replies) go here; may be NULL. */
     void (*notice)(void *arg, const struct wire_header *h, struct slice body);
     void *arg;
@@ -48,6 +49,10 @@ void rpc_link_close(struct rpc_link *l);
 /* Shares @payload (may be NULL). @c is the caller's memory until done(). */
 void rpc_call(struct rpc_link *l, struct rpc_call *c, uint16_t type, const struct wire_schema *schema, const void *body,
               struct buf *payload, uint64_t timeout_ns);
+/* The others have answered: wait so long at most from now. Nothing if it is not under way. */
+void rpc_hurry(struct rpc_call *c, uint64_t timeout_ns);
+/* It let a deadline pass a moment ago: who can do without it should. It is due to be tried again soon. */
+bool rpc_silent(const struct rpc_link *l);
 /* No done() comes. */
 void rpc_cancel(struct rpc_call *c);
 static inline bool rpc_pending(const struct rpc_call *c)
