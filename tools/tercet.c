@@ -21,7 +21,7 @@ static const struct {
     {"scrub", cmd_scrub, "read data from the disks and check it; what is damaged is repaired"},
     {"verify", cmd_verify, "read all copies of a file and compare them"},
     {"explain", cmd_explain, "where a file lies, and what would happen to it if a node died"},
-    {"meta", cmd_meta, "the metadata group: list, add, promote, remove members, transfer the lead"},
+    {"meta", cmd_meta, "the metadata group: list, add, promote, remove, transfer; dump, load, checkpoint, recover"},
     {"umount", cmd_umount, "unmount a directory once everything written is safe"},
 };
 
