@@ -147,6 +147,12 @@ struct buf *raft_wire_encode(const struct raft_msg *m, uint64_t cluster, const c
         w.last_index = m->timeout_now.last_index;
         w.last_term = m->timeout_now.last_term;
         break;
+    case RAFT_MSG_READ:
+    case RAFT_MSG_READ_RES:
+        w.read_id = m->read.id;
+        w.read_index = m->read.index;
+        w.failed = m->read.failed;
+        break;
     default:
         ASSERT(false);
     }
@@ -228,6 +234,12 @@ static int unpack(const struct raft_wire *w, const struct buf *payload,
     case RAFT_MSG_TIMEOUT_NOW:
         m->timeout_now.last_index = w->last_index;
         m->timeout_now.last_term = w->last_term;
+        return 0;
+    case RAFT_MSG_READ:
+    case RAFT_MSG_READ_RES:
+        m->read.id = w->read_id;
+        m->read.index = w->read_index;
+        m->read.failed = w->failed;
         return 0;
     default:
         return -TC_E_BAD_MESSAGE;

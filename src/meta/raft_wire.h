@@ -40,7 +40,9 @@
     F(boolean, done, 26, false)                                                                \
     F(boolean, failed, 27, false)                                                              \
     F(u64, payload_sum, 28, false)                                                             \
-    F(str, endpoint, 29, false) /* where the sender is, for a member that may not know it */
+    F(str, endpoint, 29, false) /* where the sender is, for a member that may not know it */   \
+    F(u64, read_id, 30, false)                                                                 \
+    F(u64, read_index, 31, false)
 WIRE_DECLARE(raft_wire, RAFT_WIRE)
 
 enum { RAFT_WIRE_ENTRY_HEADER = 16 };

@@ -6,6 +6,7 @@
  *  log.c        the entries behind the base, what of them is durable
  *  config.c     configurations, from their append on
  *  election.c   votes (Raft 5.2, 5.4.1; pre-vote and check-quorum: Ongaro 9.6, 6.2)
+ *  reads.c      reads without a lease
  *  replicate.c  the leader's side of append, commit, lease, transfer
  *  membership.c the leader changes the group
  *  follow.c     the follower's side of append
@@ -57,6 +58,14 @@ struct raft_progress {
     bool snap_wanted; /* the driver was asked for what comes next */
 };
 
+struct raft_pending_read {
+    uint64_t id;
+    uint64_t from;  /* who asked: this member, or a follower */
+    uint64_t at;    /* when */
+    uint64_t index; /* that has to be applied; 0: not known yet */
+    bool confirmed;
+};
+
 struct raft {
     struct raft_cfg cfg;
     uint64_t rng;
@@ -88,6 +97,12 @@ struct raft {
 
     struct raft_config_at *configs; /* [0] is as of the base or before it */
     uint32_t n_configs, cap_configs;
+
+    struct raft_pending_read reads[RAFT_READS_MAX];
+    uint32_t n_reads;
+    struct raft_read reads_out[2 * RAFT_READS_MAX]; /* of the update under way */
+    uint32_t n_reads_out;
+    uint64_t read_round; /* when the newest round for reads was sent */
 
     /* follower */
     uint64_t verified;  /* up to here the log is as the leader's of this term */
@@ -172,6 +187,8 @@ void progress_probe(struct raft *r, struct raft_progress *p, uint64_t next);
 bool progress_heard(struct raft *r, struct raft_progress *p, const struct raft_msg *m,
                     uint64_t sent_at);
 void leader_commit(struct raft *r);
+/* When the newest round that a quorum answered was sent; UINT64_MAX for a quorum of one. */
+uint64_t leader_quorum_echo(const struct raft *r);
 void leader_flush(struct raft *r);
 void leader_tick(struct raft *r);
 int leader_transfer(struct raft *r, uint64_t to);
@@ -184,6 +201,14 @@ int leader_change(struct raft *r, const struct raft_event *ev);
 void leader_mend_members(struct raft *r);
 /* The configuration without this leader is committed: it goes. */
 void leader_leave(struct raft *r);
+
+/* reads.c */
+int read_begin(struct raft *r, uint64_t id);
+void reads_check(struct raft *r);
+void reads_fail(struct raft *r); /* the leader is another one, or none */
+bool reads_want_round(const struct raft *r);
+void on_read(struct raft *r, const struct raft_msg *m);
+void on_read_res(struct raft *r, const struct raft_msg *m);
 
 /* follow.c */
 void on_append(struct raft *r, const struct raft_msg *m);

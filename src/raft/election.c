@@ -33,6 +33,7 @@ void become_follower(struct raft *r, uint64_t term, uint64_t leader)
     if (r->role != RAFT_FOLLOWER || leader == 0)
         election_reset(r);
     if (r->leader != leader || (r->flags & RAFT_ROLE) != 0) {
+        reads_fail(r);
         r->verified = r->acked = r->leader_sent_at = 0;
         r->leader = leader;
     }
@@ -69,6 +70,7 @@ static void candidate_start(struct raft *r)
 {
     uint64_t half = r->cfg.election_min / 2;
 
+    reads_fail(r);
     r->role = RAFT_CANDIDATE;
     r->flags |= RAFT_ROLE;
     r->leader = 0;
@@ -106,6 +108,7 @@ void election_start(struct raft *r, bool transfer)
         candidate_start(r);
         return;
     }
+    reads_fail(r);
     r->role = RAFT_PRECANDIDATE;
     r->flags |= RAFT_ROLE;
     r->leader = 0;

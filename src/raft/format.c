@@ -69,6 +69,11 @@ static int format_body(const struct raft_msg *m, char *buf, size_t size)
     case RAFT_MSG_TIMEOUT_NOW:
         return snprintf(buf, size, "timeout-now last=%" PRIu64 "/%" PRIu64,
                         m->timeout_now.last_index, m->timeout_now.last_term);
+    case RAFT_MSG_READ:
+        return snprintf(buf, size, "read id=%" PRIu64, m->read.id);
+    case RAFT_MSG_READ_RES:
+        return snprintf(buf, size, "read-res id=%" PRIu64 " index=%" PRIu64 "%s", m->read.id, m->read.index,
+                        m->read.failed ? " failed" : "");
     default:
         return snprintf(buf, size, "type-%u", m->type);
     }

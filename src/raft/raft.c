@@ -243,6 +243,12 @@ static void step_recv(struct raft *r, const struct raft_msg *m)
     case RAFT_MSG_TIMEOUT_NOW:
         on_timeout_now(r, m);
         break;
+    case RAFT_MSG_READ:
+        on_read(r, m);
+        break;
+    case RAFT_MSG_READ_RES:
+        on_read_res(r, m);
+        break;
     default:
         break; /* of a newer version */
     }
@@ -285,6 +291,8 @@ static int step_event(struct raft *r, const struct raft_event *ev)
         ASSERT(ev->index <= r->apply_asked);
         r->applied = MAX(r->applied, ev->index);
         return 0;
+    case RAFT_EV_READ:
+        return read_begin(r, ev->seq);
     case RAFT_EV_TRANSFER:
         return leader_transfer(r, ev->peer);
     case RAFT_EV_CHANGE:
@@ -361,6 +369,8 @@ static void update_fill(struct raft *r, struct raft_update *up)
     memcpy(up->wants, r->wants, sizeof up->wants);
     up->n_wants = r->n_wants;
     up->piece = r->piece;
+    up->reads = r->reads_out;
+    up->n_reads = r->n_reads_out;
     up->deadline = next_deadline(r);
     up->flags = r->flags;
 }
@@ -383,10 +393,12 @@ int raft_step(struct raft *r, const struct raft_event *ev, struct raft_update *u
         r->out_taken = false;
     }
     r->flags &= RAFT_CONFIG | RAFT_SAVE_STATE; /* what a restore left for the first update */
-    r->n_wants = 0;
+    r->n_wants = r->n_reads_out = 0;
     r->piece = NULL;
     step_time(r, ev->now);
     err = step_event(r, ev);
+    if (r->n_reads > 0)
+        reads_check(r);
     if (r->role == RAFT_LEADER)
         leader_flush(r);
     update_fill(r, up);

@@ -35,6 +35,7 @@ enum {
     RAFT_WINDOW_MAX = 128,     /* append messages in flight per follower */
     RAFT_BATCH_MAX = 4096,     /* entries in one append message */
     RAFT_OUT_MAX = 256,        /* messages of one step, or held while the term is saved */
+    RAFT_READS_MAX = 256,      /* reads waiting for their index */
     RAFT_CONFIG_BYTES_MAX = 2 + RAFT_MEMBERS_MAX * 17,
 };
 
@@ -84,6 +85,8 @@ enum raft_msg_type {
     RAFT_MSG_SNAPSHOT = 7,
     RAFT_MSG_SNAPSHOT_RES = 8,
     RAFT_MSG_TIMEOUT_NOW = 9,
+    RAFT_MSG_READ = 10, /* from which index on may I answer reads? */
+    RAFT_MSG_READ_RES = 11,
 };
 
 struct raft_msg {
@@ -134,6 +137,11 @@ struct raft_msg {
         struct {
             uint64_t last_index, last_term;
         } timeout_now;
+        struct {
+            uint64_t id; /* the asker's own */
+            uint64_t index;
+            bool failed;
+        } read;
     };
 };
 
@@ -148,6 +156,7 @@ enum raft_event_type {
     RAFT_EV_APPLIED,     /* index */
     RAFT_EV_TRANSFER,    /* hand leadership to peer, 0 for the best */
     RAFT_EV_CHANGE,      /* change one member: peer, incarnation, member_role, data (see below) */
+    RAFT_EV_READ,        /* seq: may I answer a read from the applied state? See RAFT_READS */
     RAFT_EV_COMPACT,     /* drop the log up to index: the store holds it durably */
     /* leader: answers to raft_want */
     RAFT_EV_SNAP_MADE,   /* peer, snap_id, index: a snapshot as of index exists */
@@ -186,6 +195,7 @@ enum { /* what changed; the driver obeys in this order */
     RAFT_STORE_PIECE = 1u << 6,  /* follower: piece; offset 0 begins anew */
     RAFT_CONFIG = 1u << 7,       /* the configuration changed: see raft_config_now() */
     RAFT_LOG_RESET = 1u << 8,    /* the whole log was replaced by a snapshot's position */
+    RAFT_READS = 1u << 9,        /* reads: what became of those that were asked for */
 };
 
 /* A lagging follower needs a snapshot (snap_id 0: make one, or use a fresh one), or its piece. */
@@ -193,6 +203,12 @@ struct raft_want {
     uint64_t peer;
     uint64_t snap_id;
     uint64_t offset;
+};
+
+/* The applied state is now no older than the RAFT_EV_READ of that number was; or nobody can say (failed). */
+struct raft_read {
+    uint64_t seq;
+    bool failed;
 };
 
 struct raft_update {
@@ -205,6 +221,8 @@ struct raft_update {
     struct raft_want wants[RAFT_MEMBERS_MAX];   /* WANT */
     uint32_t n_wants;
     const struct raft_msg *piece;               /* STORE_PIECE: the SNAPSHOT message */
+    const struct raft_read *reads;              /* READS */
+    uint32_t n_reads;
     uint64_t deadline;                          /* always: tick no later */
 };
 
@@ -225,6 +243,7 @@ enum raft_rule {
     RAFT_RULE_VOTE_UP_TO_DATE = 1u << 10,
     RAFT_RULE_ANSWER_LOWER_TERM = 1u << 11,
     RAFT_RULE_LEADER_PERSISTED = 1u << 12, /* the leader counts itself only when durable */
+    RAFT_RULE_READ_QUORUM = 1u << 13, /* a read without a lease asks a quorum first */
 };
 
 struct raft_cfg {
@@ -263,7 +282,7 @@ TC_MUST_CHECK int raft_restore_done(struct raft *r, uint64_t applied);
 /*
  * Errors, of those events that can fail: -TC_E_NOT_LEADER, -TC_E_BUSY (a configuration change or
  * transfer is under way, or no entry of this term is committed yet), -TC_E_INVAL. Messages never
- * fail: what makes no sense is ignored.
+ * fail: what makes no sense is ignored. RAFT_EV_READ: -TC_E_NOT_LEADER (nor is one known), -TC_E_BACKPRESSURE.
  *
  * RAFT_EV_CHANGE: member_role RAFT_STANDBY adds, RAFT_VOTER promotes, RAFT_REMOVED removes; data is
  * what the state machine sees of the entry. Refused beside the above with -TC_E_EXIST (a member, a

@@ -107,6 +107,7 @@ void become_leader(struct raft *r)
     r->transferring = r->lease_gone = r->timeout_sent = false;
     r->n_peers = 0;
     r->quorum_since = r->now;
+    r->read_round = 0;
     r->heartbeat_at = r->now + r->cfg.heartbeat; /* the first entry announces it */
     r->uncommitted_bytes = 0;
     for (uint64_t i = r->commit + 1; i <= log_last(r); i++)
@@ -163,8 +164,7 @@ void leader_commit(struct raft *r)
     leader_leave(r);
 }
 
-/* When the newest round that a quorum answered was sent; UINT64_MAX for a quorum of one. */
-static uint64_t leader_quorum_echo(const struct raft *r)
+uint64_t leader_quorum_echo(const struct raft *r)
 {
     uint64_t v[RAFT_MEMBERS_MAX];
     uint32_t n = 0;
@@ -294,6 +294,12 @@ void leader_flush(struct raft *r)
             continue;
         while (append_send(r, &r->peers[i]))
             continue;
+    }
+    if (reads_want_round(r)) {
+        r->read_round = r->now;
+        for (uint32_t i = 0; i < r->n_peers; i++)
+            if (r->peers[i].id != r->cfg.id)
+                heartbeat_send(r, &r->peers[i]);
     }
     if (r->transferring)
         transfer_flush(r);

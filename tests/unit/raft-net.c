@@ -412,6 +412,18 @@ static void obey(struct net *net, struct net_node *n, const struct raft_update *
         want(net, n, &up->wants[i]);
     if (up->flags & RAFT_STORE_PIECE)
         store_piece(net, n, up->piece);
+    for (uint32_t i = 0; i < up->n_reads; i++) {
+        uint64_t commit = n->read_commit[up->reads[i].seq % 64];
+
+        net->reads += !up->reads[i].failed;
+        net->reads_failed += up->reads[i].failed;
+        if (net->trace)
+            fprintf(net->trace, "%8.1f     = %" PRIu64 " read %" PRIu64 " %s\n", (double)net->now / 1e6, n->id,
+                    up->reads[i].seq, up->reads[i].failed ? "failed" : "ready");
+        if (!up->reads[i].failed && n->applied < commit)
+            violate(net, "node %" PRIu64 " answers a read at %" PRIu64 ", %" PRIu64 " was committed before", n->id,
+                    n->applied, commit);
+    }
     if (!n->no_tick) {
         uint64_t now = local_now(net, n);
         uint64_t in = up->deadline > now ? true_delay(n, up->deadline - now) : 1000;
@@ -737,6 +749,15 @@ int net_event(struct net *net, uint32_t i, uint32_t type, uint64_t peer, uint64_
     return node_step_err(net, &net->nodes[i], &step);
 }
 
+int net_read(struct net *net, uint32_t i)
+{
+    struct net_node *n = &net->nodes[i];
+    struct raft_event step = {.type = RAFT_EV_READ, .seq = ++n->read_seq};
+
+    n->read_commit[step.seq % 64] = net->commit;
+    return n->core && n->paused_until <= net->now ? node_step_err(net, n, &step) : -1;
+}
+
 int net_change(struct net *net, uint32_t i, uint64_t peer, uint32_t role)
 {
     struct raft_event step = {.type = RAFT_EV_CHANGE, .peer = peer, .member_role = role};
@@ -994,7 +1015,7 @@ static void calm(struct net *net)
 }
 
 bool net_random_run(uint64_t seed, uint32_t rules_off, char *ret_violation, size_t size,
-                    uint64_t counters[5])
+                    uint64_t counters[6])
 {
     static const uint32_t sizes[] = {3, 3, 3, 5, 2, 1};
     struct net *net;
@@ -1017,6 +1038,8 @@ bool net_random_run(uint64_t seed, uint32_t rules_off, char *ret_violation, size
             snprintf(text, sizeof text, "%" PRIu64 ".%d.%u", seed, k, i);
             if (chance(net, 500))
                 (void)net_propose(net, i % net->n, text);
+            if (chance(net, 200))
+                (void)net_read(net, i % net->n);
         }
         fault(net);
     }
@@ -1029,6 +1052,7 @@ bool net_random_run(uint64_t seed, uint32_t rules_off, char *ret_violation, size
     counters[2] += net->proposals;
     counters[3] += net->commit;
     counters[4] += net->changes;
+    counters[5] += net->reads;
     net_free(net);
     return good;
 }

@@ -45,6 +45,7 @@ struct net_node {
     uint64_t last_term, last_commit;
     uint32_t last_learners;
     uint64_t seen_commit;
+    uint64_t read_seq, read_commit[64]; /* by number of a read: what was committed anywhere when it began */
 };
 
 struct net_event;
@@ -77,7 +78,7 @@ struct net {
     uint64_t committed_in[NET_INDEX_MAX]; /* term in which that became known */
     uint64_t applied_hash[NET_INDEX_MAX]; /* of the state after that index; 0 unknown */
     uint64_t leader_of[1 << 12];          /* by term */
-    uint64_t elections, snapshots, promotions, proposals, changes;
+    uint64_t elections, snapshots, promotions, proposals, changes, reads, reads_failed;
     char violation[200];
 };
 
@@ -98,6 +99,9 @@ void net_preload(struct net *net, uint32_t i, const uint64_t *terms, uint32_t n,
 /* -1 if it refuses. */
 int net_propose(struct net *net, uint32_t i, const char *text);
 int net_event(struct net *net, uint32_t i, uint32_t type, uint64_t peer, uint64_t index);
+/* Node @i is asked for a read: 0, and later counted in reads or reads_failed. One that is older than what was
+ * committed anywhere when it began is a violation. */
+int net_read(struct net *net, uint32_t i);
 /* Node @i is told to make @peer what @role says (enum raft_member_role). */
 int net_change(struct net *net, uint32_t i, uint64_t peer, uint32_t role);
 /* Take a checkpoint and compact, keeping @keep entries. */
@@ -110,4 +114,4 @@ void net_status(const struct net *net, uint32_t i, struct raft_status *s);
 bool net_converged(const struct net *net);
 /* One run with everything that can happen, drawn from @seed. True if no property failed. */
 bool net_random_run(uint64_t seed, uint32_t rules_off, char *ret_violation, size_t size,
-                    uint64_t counters[5]);
+                    uint64_t counters[6]);

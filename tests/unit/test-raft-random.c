@@ -21,19 +21,20 @@ START_TEST(random_runs)
 {
     uint64_t first = env_u64("TC_RAFT_SEED", 1);
     uint64_t n = getenv("TC_RAFT_SEED") ? 1 : env_u64("TC_RAFT_SEEDS", 2000);
-    uint64_t counters[5] = {0};
+    uint64_t counters[6] = {0};
     char why[200];
 
     for (uint64_t seed = first; seed < first + n; seed++)
         ck_assert_msg(net_random_run(seed, 0, why, sizeof why, counters), "seed %" PRIu64 ": %s",
                       seed, why);
     fprintf(stderr, "# elections %" PRIu64 " snapshots %" PRIu64 " proposals %" PRIu64
-            " commits %" PRIu64 " changes %" PRIu64 "\n", counters[0], counters[1], counters[2],
-            counters[3], counters[4]);
+            " commits %" PRIu64 " changes %" PRIu64 " reads %" PRIu64 "\n", counters[0], counters[1], counters[2],
+            counters[3], counters[4], counters[5]);
     if (n > 1) {
         ck_assert_uint_gt(counters[0], n);
         ck_assert_uint_gt(counters[1], n / 50);
         ck_assert_uint_gt(counters[4], n / 4);
+        ck_assert_uint_gt(counters[5], n);
     }
 }
 END_TEST
@@ -49,11 +50,12 @@ static const struct {
     {RAFT_RULE_STATE_BEFORE_SEND, "state-before-send"},
     {RAFT_RULE_VOTE_UP_TO_DATE, "vote-up-to-date"},
     {RAFT_RULE_NO_LEASE_AFTER_TRANSFER, "no-lease-after-transfer"},
+    {RAFT_RULE_READ_QUORUM, "read-quorum"},
 };
 
 static int run_until_failure(uint32_t rule, uint64_t seeds)
 {
-    uint64_t counters[5] = {0};
+    uint64_t counters[6] = {0};
     char why[200];
 
     for (uint64_t seed = 1; seed <= seeds; seed++) {

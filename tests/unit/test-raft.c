@@ -658,6 +658,69 @@ START_TEST(leader_is_removed)
 }
 END_TEST
 
+/* A leader whose lease is gone asks a quorum; a follower asks the leader; one that was deposed without knowing
+ * answers nothing. */
+static void reads_script(struct net *net)
+{
+    net_run(net, 200);
+    ck_assert_int_eq(net_propose(net, 0, "before"), 0);
+    ck_assert_int_eq(net_read(net, 1), 0); /* the follower has not got it yet */
+    net_run(net, 100);
+    ck_assert_uint_eq(net->reads, 1);
+    net->delay_min = 150 * NS_PER_MS; /* every answer comes later than a lease lasts */
+    net_run(net, 450);
+    ck_assert(!net_lease(net, 0));
+    ck_assert_int_eq(net_read(net, 0), 0);
+    net_run(net, 250);
+    ck_assert_uint_eq(net->reads, 1);
+    net_run(net, 250);
+    ck_assert_uint_eq(net->reads, 2);
+    net->delay_min = NS_PER_MS;
+    net_run(net, 700);
+    net_isolate(net, 0, true);
+    net_run(net, 300);
+    ck_assert_int_eq(net_read(net, 0), 0);
+    while (net_leader(net) == 0)
+        net_run(net, 10);
+    ck_assert_int_eq(net_propose(net, (uint32_t)net_leader(net), "elsewhere"), 0);
+    net_run(net, 1000);
+    ck_assert_uint_eq(net->reads, 2);
+    ck_assert_uint_eq(net->reads_failed, 1);
+}
+
+START_TEST(golden_reads)
+{
+    struct net *net = start(3, 41, 0);
+
+    elect(net, 0);
+    trace_begin(net);
+    reads_script(net);
+    ck_assert_msg(!net->violation[0], "%s", net->violation);
+    trace_end(net, "reads");
+    net_free(net);
+}
+END_TEST
+
+/* Without the question to a quorum the deposed leader answers from a past state. */
+START_TEST(reads_ask_a_quorum)
+{
+    struct net *net = start(3, 42, RAFT_RULE_READ_QUORUM);
+
+    elect(net, 0);
+    net_run(net, 200);
+    net_isolate(net, 0, true);
+    net_run(net, 290);
+    for (int k = 0; k < 400 && !net->violation[0]; k++) {
+        net_run(net, 2);
+        if (net_leader(net) > 0)
+            (void)net_propose(net, (uint32_t)net_leader(net), "elsewhere");
+        (void)net_read(net, 0);
+    }
+    ck_assert_msg(net->violation[0], "nothing went wrong");
+    net_free(net);
+}
+END_TEST
+
 START_TEST(config_codec)
 {
     struct raft_config c = {.n = 2, .members = {{1, 0, RAFT_VOTER}, {7, 99, RAFT_LEARNER}}};
@@ -788,6 +851,8 @@ int main(void)
     tcase_add_test(tc, membership_is_checked);
     tcase_add_test(tc, golden_membership);
     tcase_add_test(tc, leader_is_removed);
+    tcase_add_test(tc, golden_reads);
+    tcase_add_test(tc, reads_ask_a_quorum);
     tcase_add_test(tc, config_codec);
     tcase_add_loop_test(tc, restore, 0, (int)ARRAY_SIZE(restores));
     tcase_add_test(tc, single_member);
