@@ -28,6 +28,7 @@ int tc_client_open(struct env *env, const struct tc_client_config *cfg, tc_statu
     c->wait_ns = cfg->wait_ms == UINT64_MAX ? UINT64_MAX : cfg->wait_ms * NS_PER_MS;
     c->memory_max = cfg->memory_max ? cfg->memory_max : (256u << 20);
     c->dirty_max = MAX(c->memory_max / 2, 4u << 20);
+    c->read_anywhere = cfg->read_anywhere;
     c->dirty_age = (cfg->dirty_age_ms ? cfg->dirty_age_ms : 1000) * NS_PER_MS;
     c->inodes_max = (unsigned)MIN(MAX(c->memory_max / 4096, 4096), 4 * INODES_MAX_DEFAULT);
     c->ready = ready;

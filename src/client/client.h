@@ -26,6 +26,8 @@ struct tc_client_config {
     const char *root;   /* directory of the filesystem to mount, "/" by default */
     uint64_t wait_ms;   /* UINT64_MAX: for ever */
     uint64_t memory_max; /* bytes of caches and dirty data; 0: 256 MiB */
+    bool read_anywhere;  /* half of the name and attribute reads go to members that do not lead: less load there, but
+                          * nothing of these answers is cached */
     uint64_t dirty_age_ms; /* flush dirty data this old; 0: 1000 */
 
     /* Called when the kernel may no longer use what it has cached; @done must follow, from the loop. NULL: nothing

@@ -70,6 +70,7 @@ struct rpc {
     bool urgent;             /* may use the reserved part of the window */
     bool no_session;         /* may be sent without one */
     bool queued;
+    bool anywhere;           /* sent once, to a member that need not lead, under an id of its own */
     bool refused;            /* the last answer was "not now": resend at next_at, to nobody else before */
     uint64_t seq;
     uint64_t session;        /* seq belongs to it */
@@ -400,6 +401,7 @@ struct tc_client {
     /* meta_conn.c */
     struct meta_member_port members[CLIENT_MEMBERS_MAX];
     unsigned n_members, leader; /* index of the member believed to lead */
+    bool read_anywhere;
     uint64_t leader_term;
     bool leader_known;
     uint64_t cluster_tag;

@@ -187,12 +187,36 @@ static bool rpc_number(struct rpc *r)
     return true;
 }
 
+/* What a member that does not lead may answer, too. */
+static bool rpc_is_plain_read(const struct rpc *r)
+{
+    switch (r->type) {
+    case MSG_LOOKUP:
+    case MSG_GETATTR:
+    case MSG_READDIR:
+    case MSG_READLINK:
+    case MSG_GETXATTR:
+    case MSG_LISTXATTR:
+        return r->has_ctx && !r->no_session;
+    default:
+        return false;
+    }
+}
+
 static void rpc_transmit(struct rpc *r, unsigned member)
 {
     struct tc_client *c = r->c;
     struct wire_header h = {.kind = WIRE_REQUEST, .type = r->type, .id = r->id, .cluster = c->cluster_tag};
     uint64_t now = env_now(c->env);
 
+    if (r->anywhere && r->tries > 0) {
+        /* Each grant that the leader gives replaces the one before, so an answer of its must not be taken for a double
+         * of another's: under another id. */
+        r->anywhere = false;
+        rpc_renew(r);
+        member = c->leader;
+        h.id = r->id;
+    }
     if (!rpc_number(r)) { /* asked again under another seq, and there is none */
         r->next_at = now + RPC_RESEND_NS;
         return;
@@ -208,6 +232,7 @@ static void rpc_transmit(struct rpc *r, unsigned member)
         ctx->watermark = r->mutation && r->session != c->session ? 0 : c->watermark;
         ctx->gen_term = c->gen_term;
         ctx->gen_n = c->gen_n;
+        ctx->anywhere = r->anywhere;
         r->gen_term = c->gen_term;
         r->gen_n = c->gen_n;
     }
@@ -276,7 +301,12 @@ static void rpc_go(struct rpc *r)
             DL_APPEND(c->rpc_queue, r);
         return;
     }
-    rpc_transmit(r, c->leader);
+    r->anywhere = c->read_anywhere && r->tries == 0 && rpc_is_plain_read(r) && members_there(c) > 1 &&
+                  env_random(c->env) % 2;
+    if (r->anywhere)
+        rpc_transmit(r, member_behind(c, c->leader, 1 + (unsigned)(env_random(c->env) % (members_there(c) - 1))));
+    else
+        rpc_transmit(r, c->leader);
 }
 
 static void rpc_pump(struct tc_client *c)
@@ -393,12 +423,16 @@ static void on_not_leader(struct rpc *r, struct slice body)
     struct leader_msg m;
     unsigned was = r->tries;
 
-    if (r->member == c->leader)
+    if (r->member == c->leader && !r->anywhere)
         c->leader_known = false;
     if (body.len > 0 && wire_decode(body, &leader_msg_schema, &c->arena, &m) == 0)
         on_leader_msg(c, &m);
     if (r->tries != was)
         return; /* sent on */
+    if (r->anywhere) {
+        rpc_transmit(r, c->leader);
+        return;
+    }
     if (!c->leader_known) {
         if (r->member == c->leader)
             c->leader = member_behind(c, c->leader, 1);
@@ -493,7 +527,7 @@ static void on_reply(struct meta_member_port *m, const struct wire_header *h, st
             return;
         }
     }
-    if (status == 0 && !c->leader_known) {
+    if (status == 0 && !c->leader_known && !r->anywhere) {
         c->leader = (unsigned)(m - c->members);
         c->leader_known = true;
     }

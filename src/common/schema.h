@@ -96,7 +96,8 @@ enum msg_type {
     F(u64, seq, 3, false)                                                                      \
     F(u64, watermark, 4, false)                                                                \
     F(u64, gen_term, 5, false) /* the caching generation the client is in (PROTOCOL 3.1) */    \
-    F(u64, gen_n, 6, false)
+    F(u64, gen_n, 6, false)                                                                    \
+    F(boolean, anywhere, 7, false) /* a read that any member may answer, without grants (PROTOCOL 1.8) */
 WIRE_DECLARE(req_ctx, REQ_CTX)
 
 #define HORIZON(F, S, L)                                                                       \

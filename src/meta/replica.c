@@ -79,6 +79,8 @@ static void obey(struct replica *r, const struct raft_update *up)
     }
     if (up->flags & RAFT_ROLE)
         replica_role(r);
+    if (up->flags & RAFT_READS)
+        replica_reads_told(r, up);
     if (up->flags & RAFT_CONFIG) {
         r->members_changed = true;
         replica_work(r);
@@ -136,6 +138,7 @@ static void on_flush(struct env_task *t)
     struct replica *r = container_of(t, struct replica, flush_task);
     struct raft_event ev = {.type = RAFT_EV_FLUSH};
 
+    replica_reads_ask(r);
     replica_step(r, &ev);
 }
 
@@ -334,6 +337,8 @@ static void on_work(struct env_task *t)
         replica_snap_work(r);
     if (!r->closing && r->damage)
         work_mended(r);
+    if (!r->closing && !r->failed)
+        replica_reads_work(r);
     if (!r->closing && r->n_lost > 0)
         replica_work(r);
     (void)replica_job_over(r);
@@ -351,6 +356,7 @@ static void replica_free(struct replica *r)
     free(r->marks);
     free(r->proposals);
     free(r->lost);
+    free(r->reads);
     free(r->in.kv_path);
     free(r->kv_path);
     free(r->dir);

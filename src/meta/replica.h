@@ -47,6 +47,8 @@ struct replica_ops {
     /* The state as of @index came from the leader and is a complete, durable store in @kv_path: close the
      * old one, open this one. It is removed after the call. Everything pending is lost(). */
     void (*snapshot_installed)(void *arg, const char *kv_path, uint64_t index, uint64_t term);
+    /* replica_read()'s answer. 0: the applied state is no older than the asking. NOT_LEADER: nobody can say. */
+    void (*read_done)(void *arg, void *cookie, int err);
     /* An entry that changes the members is in the log, committed or not: @data is what replica_change() was given.
      * The owner says with replica_set_peers() where they are. May be NULL. */
     void (*members)(void *arg, struct slice data);
@@ -121,6 +123,10 @@ void replica_recv(struct replica *r, const struct wire_header *h, struct slice b
 enum { REPLICA_ENTRY_MAX = 2 << 20 };
 TC_MUST_CHECK int replica_propose(struct replica *r, struct slice data, void *cookie,
                                   uint64_t *ret_index);
+
+/* May a read be answered from the applied state here, whoever leads? ops->read_done() tells, some message round trips
+ * later; it does not when the replica is closed first. */
+void replica_read(struct replica *r, void *cookie);
 
 bool replica_leads(const struct replica *r);
 /* Leads, its first entry is applied, and no other can have been elected until now. */

@@ -3,6 +3,7 @@
  * Inside of the replica, shared by its files:
  *
  *  replica.c       life, steps and updates, callbacks
+ *  replica_reads.c reads without the lease
  *  replica_peers.c where the members are, and changes of them
  *  replica_log.c   journal records, term and vote, base, format
  *  replica_snap.c  snapshots out and in
@@ -42,6 +43,13 @@ struct replica_save {
     uint64_t seq;   /* of the core's save; */
     bool last;      /* this is its last part */
     bool format;    /* the first entry of all */
+};
+
+struct replica_read_wait {
+    uint64_t seq; /* of the core's; 0: not asked yet */
+    void *cookie;
+    bool over;
+    int err;
 };
 
 struct replica_mark { /* where in the journal entries are: a record begins with this index */
@@ -104,6 +112,9 @@ struct replica {
     uint64_t applied, apply_to;
     struct replica_proposal *proposals; /* ring by age */
     size_t prop_head, prop_n, prop_cap;
+    struct replica_read_wait *reads; /* oldest first */
+    size_t n_reads, cap_reads;
+    uint64_t read_seq;
     void **lost;
     size_t n_lost, cap_lost;
     uint64_t leading; /* term in which this member leads, 0: it does not */
@@ -148,6 +159,11 @@ TC_MUST_CHECK int replica_link_open(struct replica *r, struct replica_peer_link 
 /* A member that this one does not know said where it is: known from now on. NULL: no room, or it did not. */
 struct replica_peer_link *replica_learn(struct replica *r, uint64_t id, struct wire_str endpoint);
 void replica_members_work(struct replica *r);
+
+/* replica_reads.c */
+void replica_reads_ask(struct replica *r); /* end of the turn: one question for all that came in it */
+void replica_reads_told(struct replica *r, const struct raft_update *up);
+void replica_reads_work(struct replica *r);
 
 /* replica_log.c */
 #define REPLICA_RECORD_MAGIC UINT32_C(0x454c4354) /* "TCLE" */

@@ -283,7 +283,9 @@ static void dispatch_request(struct meta_server *s, const struct wire_header *h,
         server_reply(s, q->peer, q->id, q->type, -TC_E_WRONG_CLUSTER, NULL, NULL);
         return;
     }
-    if (!replica_leads(s->replica) || s->failed) {
+    if (!s->failed && anywhere_begin(s, q))
+        return;
+    if (!replica_leads(s->replica) || s->failed || (q->ctx && q->ctx->anywhere)) {
         server_reply_not_leader(s, q->peer, q->id, q->type);
         return;
     }
@@ -490,6 +492,7 @@ static const struct replica_ops replica_callbacks = {
     .snapshot_take = on_snapshot_take,
     .snapshot_installed = on_snapshot_installed,
     .members = members_seen,
+    .read_done = anywhere_done,
     .failed = on_failed,
 };
 
@@ -908,6 +911,7 @@ struct meta_server *meta_server_close(struct meta_server *s)
     env_timer_cancel(s->env, &s->tick);
     env_timer_cancel(s->env, &s->stop_timer);
     s->replica = replica_close(s->replica);
+    anywhere_end(s);
     stores_free(s);
     env_port_close(s->port);
     store_close(s);

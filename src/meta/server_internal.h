@@ -5,6 +5,7 @@
  *   server.c            the member: port, dispatch, log entries, checkpoints
  *   server_lead.c       a term as leader: sessions, keepalives, recalls on their way, expiry
  *   server_mutations.c  requests that become log entries
+ *   server_anywhere.c   the same without the leader lease, at any member
  *   server_reads.c      requests answered from the store
  *   server_backup.c     CHECKPOINT, DUMP, LOAD
  *   server_stores.c     stores: registration, beats, the PG table, transitions, gc
@@ -210,6 +211,8 @@ struct meta_server {
     struct held *held;
     unsigned n_held;
     size_t held_bytes;
+    struct anywhere *anywhere; /* reads that wait for their index */
+    unsigned n_anywhere;
     struct meta_store *stores;
     uint64_t stores_swept;
     uint64_t serial; /* of requests to stores */
@@ -323,6 +326,12 @@ void read_ready(struct meta_op *op);
  * other than @own's (may be NULL): 0 if there are any. False: nothing to send. */
 bool grant_fill(struct meta_server *s, struct meta_session *x, uint64_t ino, uint32_t want, uint64_t request_id,
                 const struct lease_op *own, struct grant *g);
+
+/* ---- server_anywhere.c ---- */
+/* A read that needs no lease was taken in; false: it is not one. */
+bool anywhere_begin(struct meta_server *s, const struct request *q);
+void anywhere_done(void *arg, void *cookie, int err);
+void anywhere_end(struct meta_server *s);
 
 /* ---- server_stores.c ---- */
 void store_register(struct meta_server *s, const struct request *q);

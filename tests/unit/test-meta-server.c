@@ -157,6 +157,8 @@ static bool is_answered(void *arg)
     return ((struct client *)arg)->answered;
 }
 
+static int only = -1; /* send to this member alone */
+
 /* Send to all members (a redirect is not an answer); the id of the request. Mutations get a seq. */
 static uint64_t post(struct client *c, uint16_t type, const struct wire_schema *schema, void *req)
 {
@@ -172,8 +174,10 @@ static uint64_t post(struct client *c, uint16_t type, const struct wire_schema *
             ctx->seq = ++c->seq;
         *(bool *)((char *)req + sizeof(struct req_ctx)) = true; /* has_ctx */
     }
-    for (unsigned i = 0; i < MEMBERS; i++)
-        env_send(c->ports[i], 0, wire_encode_frame(&h, schema, req), NULL);
+    for (unsigned i = 0; i < MEMBERS; i++) {
+        if (only < 0 || only == (int)i)
+            env_send(c->ports[i], 0, wire_encode_frame(&h, schema, req), NULL);
+    }
     return h.id;
 }
 
@@ -394,6 +398,41 @@ START_TEST(thin_path)
 }
 END_TEST
 
+/* A member that does not lead answers a read that allows it: what was committed before, without a grant; and not
+ * what a mount may have changed under X, nor when it has nobody to ask. */
+START_TEST(reads_anywhere)
+{
+    struct entry_res made = make(A, "f", LEASE_X), found;
+    struct lookup_req lookup = {.parent = INO_ROOT, .name = wire_str_of("f"), .want = LEASE_S, .want_dir = LEASE_S};
+    struct readdir_req readdir = {.ino = INO_ROOT, .max = 10, .plus = true};
+    struct readdir_res list;
+
+    only = (leader() + 1) % MEMBERS;
+    ck_assert_int_eq(ASK(B, MSG_LOOKUP, lookup_req, lookup, entry_res, &found), -TC_E_DEADLINE);
+    lookup.ctx.anywhere = true;
+    ck_assert_int_eq(ASK(B, MSG_LOOKUP, lookup_req, lookup, entry_res, &found), -TC_E_DEADLINE); /* under X */
+    readdir.ctx.anywhere = true;
+    ck_assert_int_eq(ASK(B, MSG_READDIR, readdir_req, readdir, readdir_res, &list), 0);
+    ck_assert_uint_eq(list.entries.n, 1);
+    ck_assert(!list.entries.items[0].has_attr);
+    only = -1;
+    ck_assert_int_eq(commit(A, &made.grant, 4096, COMMIT_RELEASE, 0, NULL), 0);
+    only = (leader() + 1) % MEMBERS;
+    ck_assert_int_eq(ASK(B, MSG_LOOKUP, lookup_req, lookup, entry_res, &found), 0);
+    ck_assert_uint_eq(found.attr.size, 4096);
+    ck_assert(!found.has_grant && !found.has_dir_grant);
+    lookup.name = wire_str_of("g");
+    ck_assert_int_eq(ASK(B, MSG_LOOKUP, lookup_req, lookup, entry_res, &found), 0);
+    ck_assert(found.negative);
+    for (int i = 0; i < MEMBERS; i++) { /* alone it knows nobody to ask */
+        if (i != only)
+            member_kill((unsigned)i);
+    }
+    ck_assert_int_eq(ASK(B, MSG_LOOKUP, lookup_req, lookup, entry_res, &found), -TC_E_DEADLINE);
+    only = -1;
+}
+END_TEST
+
 /* The same request again, by whatever way and after a change of leaders: the same answer. */
 START_TEST(exactly_once)
 {
@@ -575,6 +614,7 @@ int main(void)
     log_setup(LOG_LEVEL_ERR, 2);
     tcase_add_checked_fixture(c, setup, teardown);
     tcase_add_test(c, thin_path);
+    tcase_add_test(c, reads_anywhere);
     tcase_add_test(c, exactly_once);
     tcase_add_test(c, recalls);
     tcase_add_test(c, name_under_way);

@@ -148,7 +148,7 @@ static void on_failed(void *arg, int err)
     ((struct member *)arg)->failed = true;
 }
 
-static const struct replica_ops ops = {on_apply, on_leader, on_lost, on_take, on_installed, NULL, on_failed};
+static const struct replica_ops ops = {on_apply, on_leader, on_lost, on_take, on_installed, NULL, NULL, on_failed};
 
 static void on_msg(void *arg, uint64_t peer, struct buf *head, struct buf *payload)
 {
