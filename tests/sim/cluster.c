@@ -11,6 +11,7 @@
 
 #include "common/log.h"
 #include "sim/actor.h"
+#include "sim/nemesis.h"
 
 /* ---- the log: the last lines are kept for the report of a failure --------------------------------- */
 
@@ -183,6 +184,8 @@ void store_boot(struct store *s)
     const char *metas[METAS_MAX];
     struct storage_config cfg = {.node = s->id,
                                  .dir = "store",
+                                 .scrub_interval_ns = c->opt.faults & FAULT_ROT ? 2 * NS_PER_S : 0,
+                                 .pending_bytes = c->opt.faults & FAULT_ROT ? 64 << 10 : 0, /* little outside of files */
                                  .listen = s->endpoint,
                                  .metas = metas,
                                  .n_metas = c->opt.n_meta,

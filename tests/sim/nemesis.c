@@ -11,7 +11,7 @@ enum { NODES = METAS_MAX + STORES_MAX + CLIENTS_MAX };
 
 struct nemesis {
     struct cluster *c;
-    struct sim_rng rng, move_rng;
+    struct sim_rng rng, move_rng, rot_rng;
     uint64_t take_back_until; /* all stores are told to take part */
     uint64_t until;
     uint64_t back_at[NODES];   /* a killed node boots then; 0: it lives */
@@ -30,6 +30,7 @@ struct nemesis *nemesis_new(struct cluster *c)
     n->c = c;
     n->rng = sim_stream(c->opt.seed, 0xfa01, 0);
     n->move_rng = sim_stream(c->opt.seed, 0xfa02, 0);
+    n->rot_rng = sim_stream(c->opt.seed, 0xfa03, 0);
     n->n_nodes = c->opt.n_meta + c->opt.n_store + c->opt.n_client;
     return n;
 }
@@ -336,6 +337,52 @@ static void move_tick(struct nemesis *n)
     }
 }
 
+struct pick {
+    struct sim_rng *rng;
+    char name[128];
+    uint64_t seen;
+};
+
+static int pick_name(void *arg, const char *name)
+{
+    struct pick *p = arg;
+
+    if (sim_below(p->rng, ++p->seen) == 0)
+        snprintf(p->name, sizeof p->name, "%s", name);
+    return 0;
+}
+
+/* One byte of one chunk file, of the store that this seed has it in for: the other copies are whole. */
+static void rot_tick(struct nemesis *n)
+{
+    struct cluster *c = n->c;
+    struct pick p = {.rng = &n->rot_rng};
+    struct sim_node *node;
+    unsigned dir;
+    char path[200];
+
+    if (!(c->opt.faults & FAULT_ROT) || !n->until || !c->opt.n_store || sim_below(&n->rot_rng, 2))
+        return;
+    node = c->stores[c->opt.seed % c->opt.n_store].node;
+    dir = (unsigned)sim_below(&n->rot_rng, 16);
+    for (unsigned k = 0; k < 16 && !p.name[0]; k++) {
+        snprintf(path, sizeof path, "store/data/%02x", (dir + k) % 16);
+        if (!sim_node_alive(node) || vfs_list(sim_disk_vfs(sim_node_disk(node)), path, pick_name, &p) < 0)
+            return;
+    }
+    if (!p.name[0])
+        return;
+    snprintf(path + strlen(path), sizeof path - strlen(path), "/%s", p.name);
+    for (unsigned k = 0; k < 16; k++) {
+        uint64_t off = sim_below(&n->rot_rng, 256) * 4096 + sim_below(&n->rot_rng, 4096);
+
+        if (!sim_disk_flip(sim_node_disk(node), path, off, (uint8_t)(1u << sim_below(&n->rot_rng, 8))))
+            continue;
+        cluster_log(c, "%s: a bit rots in %s at %llu", sim_node_host(node), path, (unsigned long long)off);
+        return;
+    }
+}
+
 static void nemesis_strike(struct nemesis *n)
 {
     struct cluster *c = n->c;
@@ -398,6 +445,7 @@ static void nemesis_tick(void *arg)
     if (n->until && sim_below(&n->rng, n->c->opt.strike) == 0)
         nemesis_strike(n);
     move_tick(n);
+    rot_tick(n);
     sim_at(n->c->s, sim_now(n->c->s) + 50 * NS_PER_MS, nemesis_tick, n);
 }
 

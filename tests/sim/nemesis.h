@@ -21,6 +21,7 @@ enum fault {
     FAULT_SLOW = 1 << 11,       /* one server's disk stands still for seconds */
     FAULT_ERASE = 1 << 12,      /* a server comes back with an empty disk, one, at the end */
     FAULT_MOVE = 1 << 13,       /* stores are drained, put in maintenance, taken back, and away for seconds */
+    FAULT_ROT = 1 << 14,        /* bits flip in one store's chunk files; all stores scrub, again and again */
     FAULTS_DRAWN = 12,
     FAULT_ALL = (1 << FAULTS_DRAWN) - 1,
 };

@@ -36,7 +36,7 @@ static const struct name fault_names[] = {
     {"power", FAULT_POWER},         {"pause", FAULT_PAUSE},           {"partition", FAULT_PARTITION},
     {"net", FAULT_NET},             {"disk", FAULT_DISK},             {"clock", FAULT_CLOCK},
     {"reset", FAULT_RESET},         {"transfer", FAULT_TRANSFER},     {"slow", FAULT_SLOW},
-    {"erase", FAULT_ERASE},         {"move", FAULT_MOVE},
+    {"erase", FAULT_ERASE},         {"move", FAULT_MOVE},       {"rot", FAULT_ROT},
            {"all", FAULT_ALL},               {"none", 0}};
 static const struct name work_names[] = {{"shared", WORK_SHARED}, {"turns", WORK_TURNS}, {"names", WORK_NAMES},
                                          {"fight", WORK_FIGHT},   {"all", WORK_ALL},     {"none", 0}};

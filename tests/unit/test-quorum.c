@@ -413,6 +413,30 @@ START_TEST(no_quorum_waits)
 }
 END_TEST
 
+/* Of a clean file each of the three is enough when the other two are silent. */
+START_TEST(clean_of_one)
+{
+    for (unsigned left = 0; left < STORES; left++) {
+        struct world *w = world_new(3);
+        struct op *o;
+
+        write_ok(w, 0, 4, 5, 1, 'c');
+        settle(w, 1000);
+        for (unsigned s = 0; s < STORES; s++)
+            w->stores[s].silent = s != left;
+        o = tc_calloc(1, sizeof(*o));
+        o->world = w;
+        o->r = (struct qread){.ino = INO, .count = 4, .clean = true, .deadline = UINT64_MAX, .done = op_rdone};
+        quorum_read(w->q, &o->r);
+        finish(o, 10000);
+        ck_assert_int_eq(o->status, 0);
+        ck_assert(o->r.blocks[0].data[7] == 'c' && o->r.blocks[3].data[0] == 'c');
+        op_free(o);
+        world_free(w);
+    }
+}
+END_TEST
+
 /* The newest of two answers wins, its data is fetched, the laggard is mended in the background. */
 START_TEST(laggard_is_mended)
 {
@@ -701,6 +725,7 @@ int main(void)
     tcase_add_test(t, no_quorum_waits);
     tcase_add_test(t, laggard_is_mended);
     tcase_add_test(t, versions_of_a_laggard);
+    tcase_add_test(t, clean_of_one);
     tcase_add_test(t, expected_of_one);
     tcase_add_test(t, write_back_first);
     tcase_add_test(t, damage_is_not_returned);
