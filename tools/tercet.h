@@ -62,7 +62,7 @@ int cmd_meta_keep(int argc, char **argv);
 int meta_recover(const struct cli *cli, struct env *env, struct tool_members *m, uint32_t id, bool sure);
 
 /* cmd_format.c: steps of making a group. Return 0 or an exit status; what is wrong is said. */
-int format_check_members(const struct cli *cli, struct env *env, struct tool_members *m);
+int format_check_members(const struct cli *cli, struct env *env, struct tool_members *m, char **ret_begun);
 int format_send(const struct cli *cli, struct env *env, struct tool_members *m, const struct genesis *g);
 int format_wait_leader(const struct cli *cli, struct env *env, struct tool_members *m);
 

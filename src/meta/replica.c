@@ -464,6 +464,20 @@ const char *replica_kv_path(const struct replica *r)
     return r->kv_path;
 }
 
+struct slice replica_genesis(const struct replica *r)
+{
+    const struct raft_entry *e = raft_entry_at(r->core, 1);
+    struct raft_status s;
+    struct raft_config c;
+    int len;
+
+    raft_get_status(r->core, &s);
+    if (s.last != 1 || !e || e->type != RAFT_ENTRY_CONFIG)
+        return slice_of(NULL, 0);
+    len = raft_config_decode(e->data, e->len, &c);
+    return len < 0 ? slice_of(NULL, 0) : slice_of(e->data + len, e->len - (uint32_t)len);
+}
+
 bool replica_formatted(const struct replica *r)
 {
     struct raft_status s;

@@ -109,6 +109,9 @@ struct replica *replica_close(struct replica *r);
 void replica_format(struct replica *r, uint64_t cluster_tag, const uint32_t *members, unsigned n,
                     struct slice genesis, void (*done)(void *arg, int err), void *arg);
 bool replica_formatted(const struct replica *r);
+/* The genesis, while the log holds nothing behind it: too few members were formatted to elect a leader yet. Else empty.
+ * Borrowed until the next event. */
+struct slice replica_genesis(const struct replica *r);
 
 /* Offline, after replica_open() and instead of replica_start(): make this member, whose log is whole, the only one of the
  * group. @done: 0, or why it could not be written; perhaps from inside the call. Then close. */

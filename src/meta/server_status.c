@@ -74,15 +74,50 @@ static void status_damage(struct meta_server *s, json_t *j, const struct replica
     }
 }
 
+/* Of a member that has nothing but its genesis: with it a format that was interrupted is brought to its end. */
+static json_t *genesis_hex(struct slice genesis)
+{
+    const uint8_t *bytes = genesis.data;
+    char *text = tc_malloc(2 * genesis.len + 1);
+    json_t *j;
+
+    for (size_t i = 0; i < genesis.len; i++)
+        snprintf(text + 2 * i, 3, "%02x", bytes[i]);
+    j = json_string(text);
+    free(text);
+    return j;
+}
+
+/* The command in @genesis, its body decoded. */
+static int genesis_read(struct meta_server *s, struct slice genesis, struct wire_bin *ret_body, struct genesis *ret)
+{
+    struct command cmd;
+    int r = wire_decode(genesis, &command_schema, &s->arena, &cmd);
+
+    if (r == 0)
+        r = wire_decode(slice_of(cmd.body.p, cmd.body.n), &genesis_schema, &s->arena, ret);
+    if (r == 0)
+        *ret_body = cmd.body;
+    return r;
+}
+
 static void status_member(struct meta_server *s, json_t *j, const struct replica_status *r, json_t *problems)
 {
     const struct genesis *g = s->fsm ? fsm_genesis(s->fsm) : NULL;
+    struct slice begun = replica_genesis(s->replica);
+    struct genesis first;
+    struct wire_bin body;
 
     json_object_set_new(j, "version", json_string(TC_VERSION));
     json_object_set_new(j, "id", num(s->cfg.id));
     json_object_set_new(j, "formatted", json_boolean(r->formatted));
     if (g)
         json_object_set_new(j, "cluster", hex(g->cluster.p, g->cluster.n));
+    wire_arena_reset(&s->arena);
+    if (begun.len && genesis_read(s, begun, &body, &first) == 0) {
+        json_object_set_new(j, "cluster", hex(first.cluster.p, first.cluster.n));
+        json_object_set_new(j, "genesis", genesis_hex(slice_of(body.p, body.n)));
+    }
     json_object_set_new(j, "role", json_string(role_of(r)));
     json_object_set_new(j, "lease", json_boolean(r->lease));
     json_object_set_new(j, "term", num(r->term));
@@ -476,7 +511,14 @@ void format_request(struct meta_server *s, const struct request *q)
 
     if (r == 0 && replica_formatted(s->replica)) {
         const struct genesis *have = s->fsm ? fsm_genesis(s->fsm) : NULL;
-        bool same = have && have->cluster.n == 16 && memcmp(have->cluster.p, g->cluster.p, 16) == 0;
+        struct slice begun = replica_genesis(s->replica);
+        struct genesis first;
+        struct wire_bin body;
+        bool same;
+
+        if (begun.len && genesis_read(s, begun, &body, &first) == 0)
+            have = &first;
+        same = have && have->cluster.n == 16 && memcmp(have->cluster.p, g->cluster.p, 16) == 0;
 
         r = same ? 0 : -TC_E_ALREADY_FORMATTED; /* a retry of the same is done already */
         server_reply(s, q->peer, q->id, q->type, r, NULL, NULL);

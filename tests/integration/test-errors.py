@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Mistakes give one clear line and a non-zero exit, and harm nothing; status names cause and cure."""
 import contextlib, os, re, shutil, signal, subprocess, sys, time
-from cluster import Cluster, need_fuse, program, wait_until
+from cluster import BUILD, Cluster, need_fuse, program, wait_until
 
 
 def refused(args, *words, status=None, timeout=60):
@@ -55,6 +55,35 @@ def other_cluster():
         refused(b.daemons['storage-1'].args, 'cluster')
 
 
+def interrupted_format():
+    """Only one of three members was formatted when the command was killed: run again, it goes on."""
+    with Cluster(3, 3) as c:
+        fake = os.path.join(BUILD, 'tests', 'tools', 'fake-meta')
+        started = []
+        try:
+            c.daemons['meta-1'].start()
+            for i in (2, 3):
+                with open('%s/%d.json' % (c.dir, i), 'w') as f:
+                    f.write('{"id": %d, "formatted": false, "role": "blank"}' % i)
+                started.append(subprocess.Popen([fake, '--config=' + c.conf, '--id=%d' % i], env=dict(os.environ, STATUS_DIR=c.dir)))
+            first = lambda: next((m['status'] for m in c.status()['members'] if m['id'] == 1 and 'status' in m), {})
+            wait_until('first member', first)
+            started.append(subprocess.Popen([program('tercet'), '--config=' + c.conf, 'format'], stdout=subprocess.DEVNULL,
+                                            stderr=subprocess.DEVNULL))
+            cluster = wait_until('first member formatted', lambda: first().get('cluster'), 60)
+        finally:
+            for p in started:
+                p.kill()
+                p.wait()
+        c.daemons['meta-2'].start()
+        c.daemons['meta-3'].start()
+        r = wait_until('format again', lambda: [x for x in [c.tercet('format', check=False)] if x.returncode == 0], 60, 0.2)[0]
+        assert 'interrupted' in r.stdout and cluster in r.stdout, r.stdout
+        assert {m['status']['cluster'] for m in c.status()['members']} == {cluster}
+        r = c.tercet('format', check=False)
+        assert r.returncode == 1 and 'formatted already' in r.stdout, r.stdout
+
+
 def statuses(c):
     has = lambda *w: has_problem(c, *w)
     c.wait_healthy()
@@ -101,8 +130,9 @@ def full_disks():
             m = c.mount()
             c.wait_healthy()
             for d in small:
-                with open(d + '/ballast', 'wb') as f:
-                    os.posix_fallocate(f.fileno(), 0, os.statvfs(d).f_bavail * os.statvfs(d).f_frsize)
+                with open(d + '/ballast', 'wb', buffering=0) as f, contextlib.suppress(OSError):
+                    while True:     # the daemon beside it takes of the room too
+                        f.write(bytes(1 << 20))
             # Filled to the last byte, by others: they may end and wait for room, or stay and say so.
             has_problem(c, 'storage node 1', 'full|down')
             has_problem(c, 'metadata member 1', 'full|is down')
@@ -142,6 +172,7 @@ def main():
         assert open(m.path + '/f').read() == 'precious'
         m.umount()
     other_cluster()
+    interrupted_format()
     if os.geteuid() == 0:
         full_disks()
     return 0
