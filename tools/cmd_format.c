@@ -176,7 +176,8 @@ static int format_cluster(const struct cli *cli, struct env *env, struct tool_me
     } else {
         printf("%s cluster %s (%s): %u metadata members, n=%" PRIu64 " w=%" PRIu64
                " r=%" PRIu64 "%s.\n",
-               begun ? "Finished the interrupted format of" : "Formatted", c->name, hex, m->n, c->n, c->w, c->r, c->n == 1 ? ", no redundancy" : "");
+               begun ? "Finished the interrupted format of" : "Formatted", c->name, hex, m->n, c->n, c->w, c->r,
+               c->n == 1 ? ", no redundancy" : "");
     }
     free(begun);
     return 0;
