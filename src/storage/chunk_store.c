@@ -120,9 +120,7 @@ static int make_dirs(struct chunk_store *cs)
         r = vfs_mkdir(cs->vfs, cs->file_dirs[i]);
     }
     if (r == 0)
-        r = vfs_sync_dir(cs->vfs, data);
-    if (r == 0)
-        r = vfs_sync_dir(cs->vfs, cs->dir);
+        r = vfs_sync_dir(cs->vfs, data); /* the name of `data`: with those of kv and journal, made next beside it */
     free(data);
     return r;
 }
