@@ -14,7 +14,7 @@
 #include "common/schema.h"
 #include "meta/replica_int.h"
 
-enum { APPLY_PER_TURN = 256 };
+enum { APPLY_PER_TURN = 256, KEEP_BYTES_MAX = 32 << 20 };
 #define WRONG_CLUSTER_TOLD (10 * NS_PER_S) /* so long it is a problem in status */
 
 /* -- steps ------------------------------------------------------------------------------------ */
@@ -535,9 +535,18 @@ int replica_transfer(struct replica *r, uint32_t id)
 
 void replica_compact(struct replica *r, uint64_t index)
 {
-    uint64_t keep = raft_log_bytes(r->core) > (64u << 20) ? MIN(r->keep, 100u) : r->keep;
+    uint64_t bytes = 0, keep = 0;
 
     index = MIN(index, r->applied);
+    /* For members that are a little behind: some entries, and not too many bytes. */
+    while (keep < r->keep && keep < index) {
+        const struct raft_entry *e = raft_entry_at(r->core, index - keep);
+
+        if (!e || bytes + e->len > KEEP_BYTES_MAX)
+            break;
+        bytes += e->len;
+        keep++;
+    }
     if (index <= keep || index - keep <= r->compact_to)
         return;
     r->compact_to = index - keep;

@@ -148,6 +148,7 @@ void raft_save_start(struct raft *r);
 uint64_t log_last(const struct raft *r);
 uint64_t log_last_term(const struct raft *r);
 void log_append(struct raft *r, const struct raft_entry *e);
+bool log_full(const struct raft *r);
 /* Drop @index and all behind it, in the configuration list too. */
 void log_truncate(struct raft *r, uint64_t index);
 void log_compact(struct raft *r, uint64_t index);

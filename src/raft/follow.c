@@ -80,7 +80,8 @@ static bool append_makes_sense(const struct raft_msg *m)
 void on_append(struct raft *r, const struct raft_msg *m)
 {
     uint64_t prev = m->append.prev_index;
-    uint64_t end = prev + m->append.n;
+    uint32_t n = log_full(r) ? 0 : m->append.n; /* full: it says what is committed, no more */
+    uint64_t end = prev + n;
     uint32_t skip = 0;
     bool added;
 
@@ -93,19 +94,19 @@ void on_append(struct raft *r, const struct raft_msg *m)
     }
     /* What is committed here is as the leader has it: only what is behind that is looked at. */
     if (prev < r->commit) {
-        skip = (uint32_t)MIN(r->commit - prev, m->append.n);
+        skip = (uint32_t)MIN(r->commit - prev, n);
         end = MAX(end, r->commit);
     } else if (prev > log_last(r) || raft_term_at(r, prev) != m->append.prev_term) {
         follower_reject(r, m);
         return;
     }
-    if (skip > 0 && skip < m->append.n && m->append.entries[skip].term < raft_term_at(r, r->commit))
+    if (skip > 0 && skip < n && m->append.entries[skip].term < raft_term_at(r, r->commit))
         return; /* no leader has such a log */
-    for (uint32_t i = skip; i < m->append.n; i++)
+    for (uint32_t i = skip; i < n; i++)
         follower_take(r, &m->append.entries[i]);
     added = end > r->persisted;
     r->verified = MAX(r->verified, MIN(end, log_last(r)));
     r->commit = MAX(r->commit, MIN(m->append.commit, r->verified));
     /* New entries are answered when they are durable. */
-    follower_ack(r, m->append.n == 0 || !added);
+    follower_ack(r, n == 0 || !added);
 }

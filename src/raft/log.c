@@ -42,6 +42,11 @@ size_t raft_log_bytes(const struct raft *r)
     return r->log.bytes;
 }
 
+bool log_full(const struct raft *r)
+{
+    return r->log.bytes > r->cfg.log_bytes_max;
+}
+
 static void log_room(struct raft_log *l)
 {
     if (l->head + l->n < l->cap)

@@ -63,6 +63,7 @@ struct raft *raft_new(const struct raft_cfg *cfg)
     c->append_bytes_max = or_default(c->append_bytes_max, 256 << 10);
     c->window_bytes_max = or_default(c->window_bytes_max, 4 << 20);
     c->uncommitted_bytes_max = or_default(c->uncommitted_bytes_max, 64 << 20);
+    c->log_bytes_max = or_default(c->log_bytes_max, 256 << 20);
     ASSERT(c->heartbeat < c->election_min && c->election_min <= c->election_max);
     r->rng = c->seed;
     r->now = r->last_step = c->now;
@@ -257,9 +258,16 @@ static void step_recv(struct raft *r, const struct raft_msg *m)
 static void step_compact(struct raft *r, uint64_t index)
 {
     if (r->role == RAFT_LEADER) {
-        for (uint32_t i = 0; i < r->n_peers; i++)
-            if (r->peers[i].state == RAFT_PEER_SNAPSHOT && r->peers[i].snap_id != 0)
-                index = MIN(index, r->peers[i].snap_index);
+        for (uint32_t i = 0; i < r->n_peers; i++) {
+            struct raft_progress *p = &r->peers[i];
+
+            if (p->state != RAFT_PEER_SNAPSHOT || p->snap_id == 0)
+                continue;
+            if (r->log.bytes > r->cfg.log_bytes_max / 2 && p->snap_index < index)
+                snapshot_begin(r, p); /* too slow: the next one saves it what is dropped now */
+            else
+                index = MIN(index, p->snap_index);
+        }
     }
     log_compact(r, index);
 }

@@ -24,7 +24,9 @@
  * filled it, and promoted it. The leader does these three by itself.
  *
  * The log behind the base (what compaction dropped) is in memory; raft_log_bytes() says how much,
- * and the driver bounds it by checkpoints and compaction.
+ * and the driver bounds it by checkpoints and compaction. When it does not come to that, a leader
+ * refuses proposals and a follower takes no entries until it has; a follower that lags holds no more than half of
+ * that back: then it gets a newer snapshot.
  */
 #pragma once
 
@@ -262,6 +264,7 @@ struct raft_cfg {
     uint64_t append_bytes_max;       /* 256 KiB of data in one append */
     uint64_t window_bytes_max;       /* 4 MiB in flight per follower */
     uint64_t uncommitted_bytes_max;  /* 64 MiB; above, proposals are refused */
+    uint64_t log_bytes_max;          /* 256 MiB of log in memory; above, nothing is added to it */
     uint32_t rules_off;              /* enum raft_rule, tests only */
 };
 

@@ -128,6 +128,8 @@ int raft_propose(struct raft *r, const void *data, uint32_t len, uint64_t *ret_i
         return -TC_E_NOT_LEADER;
     if (r->uncommitted_bytes + len > r->cfg.uncommitted_bytes_max && r->uncommitted_bytes > 0)
         return -TC_E_BACKPRESSURE;
+    if (log_full(r))
+        return -TC_E_BACKPRESSURE;
     e.index = log_last(r) + 1;
     e.term = r->term;
     log_append(r, &e);

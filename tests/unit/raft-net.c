@@ -339,9 +339,15 @@ static void want(struct net *net, struct net_node *n, const struct raft_want *w)
 
     e->step.peer = w->peer;
     if (w->snap_id == 0) {
-        n->snap_id = net_random(net, UINT64_MAX - 1) + 1;
-        n->snap_index = n->applied;
-        n->snap_hash = n->hash;
+        struct raft_status s;
+
+        raft_get_status(n->core, &s);
+        if (n->snap_id == 0 || n->snap_index + 1 < s.first || n->snap_life != n->life) { /* else it still meets the log */
+            n->snap_id = net_random(net, UINT64_MAX - 1) + 1;
+            n->snap_index = n->applied;
+            n->snap_hash = n->hash;
+            n->snap_life = n->life;
+        }
         e->step.type = RAFT_EV_SNAP_MADE;
         e->step.index = n->snap_index;
     } else if (w->snap_id != n->snap_id || w->offset >= sizeof all) {
@@ -628,7 +634,7 @@ void net_start(struct net *net, uint32_t i)
         .id = n->id, .now = local_now(net, n), .seed = net_random(net, UINT64_MAX),
         .term = n->term, .vote = n->vote, .incarnation = n->incarnation,
         .base_index = n->base_index, .base_term = n->base_term, .base_config = n->base_config,
-        .rules_off = net->rules_off, .append_bytes_max = 64,
+        .log_bytes_max = net->log_bytes_max, .rules_off = net->rules_off, .append_bytes_max = 64,
     };
     struct raft_event step = {.type = RAFT_EV_FLUSH};
 

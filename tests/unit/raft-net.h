@@ -38,6 +38,7 @@ struct net_node {
     /* In memory. */
     uint64_t applied, hash;
     uint64_t snap_id, snap_index, snap_hash; /* made for others */
+    uint32_t snap_life;
     uint64_t in_hash;                        /* being received */
     uint32_t in_len;
     /* For traces. */
@@ -59,6 +60,7 @@ struct net {
     struct net_event **heap;
     size_t n_heap, cap_heap;
     uint32_t rules_off;
+    uint64_t log_bytes_max; /* 0: the default */
     bool cut[NET_NODES_MAX][NET_NODES_MAX]; /* from, to: nothing arrives */
     /* Chances in 1/1000, times in ns. */
     uint32_t loss, twice, late;

@@ -573,6 +573,77 @@ static uint32_t role_of(const struct net *net, uint32_t at, uint64_t id)
     return RAFT_REMOVED;
 }
 
+/* The log in memory has a limit: the leader refuses proposals, a follower takes no entries, and both go on when a
+ * checkpoint let them drop some. */
+START_TEST(log_is_bounded)
+{
+    struct net *net = net_new(3, 33, 0);
+    uint64_t accepted = 0;
+
+    net->log_bytes_max = 3000;
+    for (uint32_t i = 0; i < 3; i++)
+        net_start(net, i);
+    elect(net, 0);
+    net_run(net, 200);
+    while (net_propose(net, 0, "an entry of some length") == 0 && accepted < 1000)
+        accepted++;
+    ck_assert_uint_gt(accepted, 10);
+    ck_assert_uint_lt(accepted, 100);
+    net_run(net, 200);
+    for (int round = 0; round < 5; round++) {
+        net_compact(net, 0, 0); /* the leader alone: the others are full */
+        for (int k = 0; k < 30; k++)
+            (void)net_propose(net, 0, "an entry of some length");
+        net_run(net, 300);
+        for (uint32_t i = 0; i < 3; i++)
+            ck_assert_uint_lt(raft_log_bytes(net->nodes[i].core), 2 * 3000 + 1000);
+    }
+    ck_assert_int_eq(net_leader(net), 0);
+    for (int round = 0; round < 20 && !net_converged(net); round++) {
+        for (uint32_t i = 0; i < 3; i++)
+            net_compact(net, i, 0);
+        net_run(net, 300);
+    }
+    settle(net);
+    for (uint32_t i = 0; i < 3; i++)
+        net_compact(net, i, 0);
+    ck_assert_int_eq(net_propose(net, 0, "there is room"), 0);
+    settle(net);
+    net_free(net);
+}
+END_TEST
+
+/* The follower is cut off in the middle of a snapshot, for so long that the leader gives it up: what it has stored is not
+ * sent again when the same snapshot is offered to it anew. */
+START_TEST(golden_snapshot_resume)
+{
+    struct net *net = start(3, 34, 0);
+    struct raft_status s;
+
+    elect(net, 0);
+    net_run(net, 200);
+    net_crash(net, 2);
+    for (int k = 0; k < 10; k++) {
+        ck_assert_int_eq(net_propose(net, 0, "entry"), 0);
+        net_run(net, 20);
+    }
+    net_compact(net, 0, 0);
+    trace_begin(net);
+    net_start(net, 2);
+    do {
+        net_run(net, 1);
+        net_status(net, 0, &s);
+    } while (s.peers[2].snapshot_offset < 8);
+    net->cut[0][2] = net->cut[2][0] = net->cut[1][2] = net->cut[2][1] = true;
+    net_run(net, 8000);
+    net_heal(net);
+    settle(net);
+    trace_end(net, "snapshot-resume");
+    ck_assert_uint_eq(net->snapshots, 1);
+    net_free(net);
+}
+END_TEST
+
 /* By command: one change at a time, learners first, and nothing that costs the majority. */
 START_TEST(membership_is_checked)
 {
@@ -848,6 +919,8 @@ int main(void)
     tcase_add_test(tc, golden_lost_disk);
     tcase_add_test(tc, blank_member_does_not_count);
     tcase_add_test(tc, golden_snapshot);
+    tcase_add_test(tc, log_is_bounded);
+    tcase_add_test(tc, golden_snapshot_resume);
     tcase_add_test(tc, membership_is_checked);
     tcase_add_test(tc, golden_membership);
     tcase_add_test(tc, leader_is_removed);
