@@ -234,7 +234,19 @@ static void trim_applied(struct meta_server *s, struct meta_op *op, int status)
     s->lead->gc_trim_inflight = false;
 }
 
-/* Rows that every store has done go. A store that is away keeps them. */
+static bool holds_groups(struct meta_server *s, uint64_t store)
+{
+    const struct map_pg *pg;
+
+    for (uint32_t i = 0; (pg = fsm_pg(s->fsm, i)); i++) {
+        if (map_is_voter(pg, store))
+            return true;
+    }
+    return false;
+}
+
+/* Rows that every store has done go. A store that is away keeps them, but not one whose groups are all elsewhere: it
+ * drops what it has when it comes back. */
 static void gc_tick(struct meta_server *s)
 {
     struct pg_ready cursors[256];
@@ -251,7 +263,7 @@ static void gc_tick(struct meta_server *s)
         const struct meta_store *h = store_find_health(s, st[i].store);
         uint64_t done = h && h->heard_at ? h->gc_done : st[i].gc_cursor;
 
-        if (st[i].state == STORE_REPLACED)
+        if (st[i].state == STORE_REPLACED || (!store_up(s, st[i].store) && !holds_groups(s, st[i].store)))
             continue;
         upto = MIN(upto, done);
         if (cmd.cursors.n < ARRAY_SIZE(cursors))

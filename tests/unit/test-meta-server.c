@@ -605,6 +605,93 @@ START_TEST(restart)
 }
 END_TEST
 
+/* ---- stores: scripts of the client's ---- */
+
+static int store_register(struct client *c, uint64_t node)
+{
+    struct store_register_req req = {.store = 100 + node, .start = 1, .node = (uint32_t)node, .empty = true,
+                                     .endpoint = wire_str_of("tcp://nowhere:1"), .capacity = UINT64_C(1) << 40};
+
+    return ASK(c, MSG_STORE_REGISTER, store_register_req, req, store_register_res, NULL);
+}
+
+static struct store_beat_res store_beat(struct client *c, uint64_t node, struct pg_ready *ready, uint32_t n_ready)
+{
+    struct store_beat_req req = {.store = 100 + node, .start = 1, .capacity = UINT64_C(1) << 40, .free = UINT64_C(1) << 39,
+                                 .ready = {ready, n_ready}};
+    struct store_beat_res res;
+
+    ck_assert_int_eq(ASK(c, MSG_STORE_BEAT, store_beat_req, req, store_beat_res, &res), 0);
+    return res;
+}
+
+/* For @ms, stores @from to 4 beat. */
+static void beat_for(struct client *c, uint64_t from, uint64_t ms)
+{
+    for (uint64_t until = in_ms(ms); sim_now(s) < until;) {
+        for (uint64_t node = from; node <= 4; node++)
+            store_beat(c, node, NULL, 0);
+        sim_run_until(s, in_ms(200));
+    }
+}
+
+/* The group as the leader has it. */
+static struct map_pg group(uint32_t pg)
+{
+    return *fsm_pg(meta_server_fsm(members[leader()].server), pg);
+}
+
+static uint32_t in_transition(void)
+{
+    uint32_t n = 0;
+
+    for (uint32_t i = 0; i < 16; i++)
+        n += group(i).n_next > 0;
+    return n;
+}
+
+/* PROTOCOL 6.3: a store that is silent for 2 s has its groups moved to a spare. A group ends its transition when the
+ * newcomer is complete at this very epoch, not by what it said of another; the store comes back, and the rest is
+ * called off. */
+START_TEST(transitions)
+{
+    struct pg_ready ready;
+    struct map_pg pg;
+    uint32_t first = 16, n;
+
+    for (uint64_t node = 1; node <= 4; node++)
+        ck_assert_int_eq(store_register(A, node), 0);
+    beat_for(A, 1, 4000);
+    ck_assert(fsm_has_table(meta_server_fsm(members[leader()].server)));
+    ck_assert_uint_eq(in_transition(), 0);
+    beat_for(A, 2, 1500);
+    ck_assert_uint_eq(in_transition(), 0);
+    beat_for(A, 2, 1500);
+    n = in_transition();
+    ck_assert_uint_gt(n, 4);
+    for (uint32_t i = 0; i < 16 && first == 16; i++)
+        first = group(i).n_next ? i : first;
+    pg = group(first);
+    for (unsigned v = 0; v < 3; v++)
+        ck_assert_uint_ne(pg.next[v], 101);
+    for (uint64_t node = 2; node <= 4; node++) { /* complete, but at the epoch before */
+        ready = (struct pg_ready){first, pg.epoch - 1};
+        store_beat(A, node, &ready, 1);
+    }
+    sim_run_until(s, in_ms(1200));
+    ck_assert_uint_eq(in_transition(), n);
+    for (uint64_t node = 2; node <= 4; node++) {
+        ready = (struct pg_ready){first, pg.epoch};
+        store_beat(A, node, &ready, 1);
+    }
+    sim_run_until(s, in_ms(200));
+    ck_assert_uint_eq(in_transition(), n - 1);
+    ck_assert_mem_eq(group(first).voters, pg.next, sizeof pg.next);
+    beat_for(A, 1, 400);
+    ck_assert_uint_le(in_transition(), 1); /* balance may ask for one */
+}
+END_TEST
+
 int main(void)
 {
     Suite *suite = suite_create("meta-server");
@@ -622,6 +709,7 @@ int main(void)
     tcase_add_test(c, grace);
     tcase_add_test(c, reaping);
     tcase_add_test(c, restart);
+    tcase_add_test(c, transitions);
     suite_add_tcase(suite, c);
     r = srunner_create(suite);
     srunner_run_all(r, CK_ENV);
