@@ -18,6 +18,7 @@
 #include "client/internal.h"
 
 #include "common/log.h"
+#include "common/test_rules.h"
 
 static void rpc_on_msg(void *arg, uint64_t peer, struct buf *head, struct buf *payload);
 static void rpc_tick(struct env_timer *t);
@@ -681,8 +682,12 @@ void rpc_session_expired(struct tc_client *c, uint64_t old_session)
         if (r->type == MSG_COMMIT || r->type == MSG_LEASE_GET_X || r->type == MSG_SESSION_CLOSE) {
             r->done(r, -TC_E_FENCED, NULL); /* meant the old session's leases alone */
             rpc_free(r);
-        } else {
+        } else if (TC_RULE(FATE)) {
             fate_ask(r);
+        } else {
+            r->seq = 0;
+            r->tries = 0;
+            rpc_go(r);
         }
     }
     DL_FOREACH_SAFE(c->inflight, r, tmp)

@@ -25,7 +25,8 @@
     X(NEXT_QUORUM,    13, "4.3: in a transition W of C2 too acknowledge (off: W of C1 alone)") \
     X(NEWCOMER_READY, 14, "6.3: C2 stands when newcomers are complete (off: at once)")     \
     X(PG_EPOCH,       15, "4.6: requests below the epoch of the group are refused (off: served)") \
-    X(JOIN_EPOCH,     16, "6.3: completeness is of this very epoch (off: of an earlier one too)")
+    X(JOIN_EPOCH,     16, "6.3: completeness is of this very epoch (off: of an earlier one too)") \
+    X(FATE,           17, "2.2: a client that was expired asks what became of its requests (off: repeats them)")
 /* clang-format on */
 
 enum tc_test_rule { /* bits of the mask */

@@ -212,7 +212,7 @@ static bool once(struct fsm *f, const struct session *s, const struct req_ctx *c
         return false;
     }
     watermark = MAX(s->watermark, ctx->watermark);
-    if (ctx->seq <= watermark) {
+    if (ctx->seq <= watermark && !(f->rules_off & FSM_RULE_WATERMARK)) {
         res->ignored = true;
         res->status = -TC_E_DUPLICATE;
         return false;
@@ -221,7 +221,7 @@ static bool once(struct fsm *f, const struct session *s, const struct req_ctx *c
         res->status = -TC_E_SESSION_EXPIRED;
         return false;
     }
-    if (ctx->seq - watermark > FSM_SEQ_WINDOW) {
+    if (ctx->seq > watermark && ctx->seq - watermark > FSM_SEQ_WINDOW) {
         res->ignored = true;
         res->status = -TC_E_BACKPRESSURE;
         return false;
@@ -362,7 +362,7 @@ static void apply_command(struct fsm *f, const struct command *cmd)
     const struct wire_schema *schema = mutation_schema(cmd->type);
 
     f->res->type = cmd->type;
-    f->clock = MAX(f->clock, cmd->time);
+    f->clock = f->rules_off & FSM_RULE_CLOCK ? cmd->time : MAX(f->clock, cmd->time);
     f->now = f->clock;
     f->term = cmd->term ? cmd->term : f->applied_term;
     f->expected = cmd->expected;

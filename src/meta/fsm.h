@@ -281,5 +281,7 @@ enum fsm_rule {
     FSM_RULE_EPOCH = 1 << 1,   /* a grant of X increments the epoch (3.1) */
     FSM_RULE_FENCE = 1 << 2,   /* an ended session becomes a dead one in the map (2.4) */
     FSM_RULE_HORIZON = 1 << 3, /* a truncate leaves a horizon entry (5.1) */
+    FSM_RULE_CLOCK = 1 << 5,   /* times never fall (9.1) */
+    FSM_RULE_WATERMARK = 1 << 4, /* at or below the watermark a request is ignored (2.1) */
 };
 void fsm_test_rules_off(struct fsm *f, uint32_t rules);

@@ -69,6 +69,8 @@ uint64_t server_time(struct meta_server *s)
 {
     uint64_t now = env_realtime(s->env);
 
+    if (s->cfg.rules_off & META_RULE_CLOCK)
+        return now;
     if (s->fsm)
         now = MAX(now, fsm_clock(s->fsm) + 1);
     return MAX(now, s->last_time + 1);

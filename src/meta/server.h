@@ -63,6 +63,7 @@ enum meta_rule {
     META_RULE_ASK_HOLDER = 1u << 3,    /* attributes under another's X are asked from the holder */
     META_RULE_SIZE_RECOVERY = 1u << 4, /* operations wait for 3.6 (a) */
     META_RULE_REAP_REFS = 1u << 5,     /* open inodes are not reaped */
+    META_RULE_CLOCK = 1u << 6,         /* times in the log never fall, whatever the leader's clock says */
 };
 
 /*

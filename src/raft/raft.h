@@ -246,6 +246,7 @@ enum raft_rule {
     RAFT_RULE_ANSWER_LOWER_TERM = 1u << 11,
     RAFT_RULE_LEADER_PERSISTED = 1u << 12, /* the leader counts itself only when durable */
     RAFT_RULE_READ_QUORUM = 1u << 13, /* a read without a lease asks a quorum first */
+    RAFT_RULE_STALL = 1u << 14, /* a leader whose disk stalls hands over */
 };
 
 struct raft_cfg {

@@ -420,7 +420,7 @@ void leader_tick(struct raft *r)
         return;
     }
     if (r->save_n > 0 && r->now - r->save_since > r->cfg.disk_stall && !r->transferring &&
-        r->n_peers > 1)
+        r->n_peers > 1 && raft_rule(r, RAFT_RULE_STALL))
         (void)leader_transfer(r, 0); /* nobody to take over: goes on, and tries again */
     leader_mend_members(r);
     if (r->now >= r->heartbeat_at) {

@@ -4,6 +4,7 @@
  * horizons, sessions, the map. Each test runs on the kv in memory.
  */
 #include <check.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -572,6 +573,34 @@ START_TEST(test_rules_off)
 END_TEST
 
 /* ---- exactly once ---------------------------------------------------------------------------- */
+
+/* A copy of a request that comes when its client has finished it must not be applied again. */
+static void late_copy(bool off)
+{
+    struct make_req make = {.parent = INO_ROOT, .name = wire_str_of("f"), .mode = S_IFREG | 0644};
+    struct unlink_req unlink = {.parent = INO_ROOT, .name = wire_str_of("f")};
+
+    fsm_test_rules_off(w.f, off ? FSM_RULE_WATERMARK : 0);
+    make.ctx = (struct req_ctx){.session = 1, .incarnation = 1, .seq = w.seq + 1, .watermark = w.seq};
+    ck_assert_int_eq(world_apply(&w, MSG_MAKE, &make_req_schema, &make), 0);
+    unlink.ctx = (struct req_ctx){.session = 1, .incarnation = 1, .seq = w.seq + 2, .watermark = w.seq + 1};
+    ck_assert_int_eq(world_apply(&w, MSG_UNLINK, &unlink_req_schema, &unlink), 0);
+    w.seq += 2;
+    /* the copy of the MAKE: the file stays away */
+    ck_assert_int_eq(world_apply(&w, MSG_MAKE, &make_req_schema, &make), -TC_E_DUPLICATE);
+}
+
+START_TEST(test_late_copy)
+{
+    late_copy(false);
+}
+END_TEST
+
+START_TEST(test_late_copy_without_the_rule) /* an assertion notices */
+{
+    late_copy(true);
+}
+END_TEST
 
 START_TEST(test_once)
 {
@@ -1303,6 +1332,8 @@ int main(void)
     tcase_add_test(tc, test_acl);
     tcase_add_test(tc, test_capability);
     tcase_add_test(tc, test_rules_off);
+    tcase_add_test(tc, test_late_copy);
+    tcase_add_test_raise_signal(tc, test_late_copy_without_the_rule, SIGABRT);
     tcase_add_test(tc, test_once);
     tcase_add_test(tc, test_malformed);
     tcase_add_test(tc, test_session_open);
