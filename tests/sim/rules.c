@@ -45,6 +45,7 @@ static const struct rule {
     {"LEADER_PERSISTED", "1.1: the leader counts itself when durable", RULE_RAFT, RAFT_RULE_LEADER_PERSISTED},
     {"VOTE_UP_TO_DATE", "1.1: a vote only for a log that is complete", RULE_RAFT, RAFT_RULE_VOTE_UP_TO_DATE},
     {"NO_LEASE_AFTER_TRANSFER", "1.4: no lease after TimeoutNow", RULE_RAFT, RAFT_RULE_NO_LEASE_AFTER_TRANSFER},
+    {"READ_INDEX", "1.3: a read without a lease asks a quorum first", RULE_RAFT, RAFT_RULE_READ_QUORUM},
     {"INCARNATION", "1.5: a member that lost its disk does not vote", RULE_RAFT, RAFT_RULE_INCARNATION},
 };
 
