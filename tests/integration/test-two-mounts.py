@@ -75,7 +75,7 @@ def main():
         # Attributes that the kernel keeps of files nobody has open: changed through the other mount, seen at once.
         open(a + '/kept', 'w').close()
         size = 0
-        for i in range(60):
+        for i in range(32):
             x, y = (a, b) if i % 2 else (b, a)
             for _ in range(3):
                 os.stat(y + '/kept'), os.stat(x + '/kept')
