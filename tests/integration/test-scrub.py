@@ -19,8 +19,11 @@ def flip(path, rnd, lo=0, n=1):
 
 def scrub_counts(c, node):
     doc = c.status()
-    leader = next(m['status'] for m in doc['members'] if m['id'] == doc['leader'])
-    return next(s['scrub'] for s in leader['stores'] if s['node'] == node and s['state'] != 'replaced')
+    for m in doc['members']:
+        for s in m.get('status', {}).get('stores', ()):
+            if m['id'] == doc['leader'] and s['node'] == node and s['state'] != 'replaced':
+                return s['scrub']
+    raise ValueError('nobody leads just now')
 
 
 def chunk_files(c, node, at_least=1 << 20):
@@ -125,7 +128,7 @@ def damaged_store(c, m, tree, rnd, what):
         files = glob.glob(c.data('storage-1') + '/kv/*.sst') or glob.glob(c.data('storage-1') + '/kv/MANIFEST*')
         for p in files:
             flip(p, rnd, n=20)
-    before = scrub_counts(c, 1)['aside']
+    before = wait_until('status', lambda: [scrub_counts(c, 1)['aside']], 30)[0]
     d.start()
     wait_until('files put aside', lambda: scrub_counts(c, 1)['aside'] > before, 60, 0.2)
     tree.check()
