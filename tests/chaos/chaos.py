@@ -48,6 +48,9 @@ class ChaosCluster(Cluster):
         return self.net.within(name) if self.net else []
 
     def __exit__(self, kind, value, tb):
+        if kind:
+            with contextlib.suppress(Exception):
+                print(self.tercet('status', check=False).stdout)
         if kind and self.keep:
             os.environ['TERCET_KEEP'] = '1'
             print('kept: %s' % self.dir)
