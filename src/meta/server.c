@@ -65,15 +65,24 @@ void server_reply_not_leader(struct meta_server *s, uint64_t peer, uint64_t id, 
 
 /* ---- time, proposals ---- */
 
+/*
+ * This member's clock, but never behind the newest entry (a hybrid logical clock). Where that one is ahead, by a former
+ * leader's clock, time does not stand still until this one has caught up: it runs at half its speed.
+ */
 uint64_t server_time(struct meta_server *s)
 {
-    uint64_t now = env_realtime(s->env);
+    uint64_t now = env_realtime(s->env), mono = env_now(s->env);
 
     if (s->cfg.rules_off & META_RULE_CLOCK)
         return now;
+    if (s->time_told)
+        now = MAX(now, s->time_told + (mono - s->time_told_at) / 2);
     if (s->fsm)
         now = MAX(now, fsm_clock(s->fsm) + 1);
-    return MAX(now, s->last_time + 1);
+    now = MAX(now, s->last_time + 1);
+    s->time_told = now;
+    s->time_told_at = mono;
+    return now;
 }
 
 int server_propose(struct meta_server *s, uint32_t type, struct slice body, void *cookie)

@@ -205,6 +205,7 @@ struct meta_server {
     uint64_t leads_term;
     struct lead *lead;
     uint64_t last_time; /* of a command */
+    uint64_t time_told, time_told_at; /* what server_time() said last, and when (env_now) */
 
     struct wire_arena arena; /* of the message being handled */
     struct meta_peer *peers;

@@ -1,0 +1,223 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Big namespaces: bench-namespace DIR [INODES [CACHE_MIB]] builds INODES files (1M; 1000 a directory) through the state
+ * machine in a store at DIR, with a checkpoint by a second thread every 64 MiB or so, and prints: entries per second and
+ * the longest single apply (what a heartbeat would wait for), time to open the store again, memory, and lookups (each a name
+ * and its attributes) over 10 thousand and over all, per second and the slowest. Run it under a memory limit to see it bite:
+ *     systemd-run --scope -p MemoryMax=512M bench-namespace /var/tmp/ns 10000000
+ * DIR must not exist; it is left behind when INODES is followed by nothing to open, and can be removed.
+ */
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <time.h>
+
+#include "common/schema.h"
+#include "meta/fsm.h"
+
+#define PER_DIR 1000u
+#define SOME 10000u
+#define LOOKUPS 100000u
+#define FLUSH_ENTRIES 200000u
+
+static struct kv *kv;
+static struct fsm *fsm;
+static uint64_t entry_index, seq, session, apply_longest;
+static struct wire_arena arena;
+
+static uint64_t now_ns(void)
+{
+    struct timespec ts;
+
+    clock_gettime(CLOCK_MONOTONIC, &ts);
+    return (uint64_t)ts.tv_sec * NS_PER_S + (uint64_t)ts.tv_nsec;
+}
+
+static void must(int r, const char *what)
+{
+    if (r >= 0)
+        return;
+    fprintf(stderr, "%s: %s\n", what, tc_strerror(r));
+    exit(1);
+}
+
+/* Anonymous memory and file pages that are mapped, MiB. */
+static double memory_mib(void)
+{
+    char line[256];
+    double kib = 0;
+    FILE *f = fopen("/proc/self/status", "r");
+
+    while (f && fgets(line, sizeof line, f))
+        if (strncmp(line, "VmRSS:", 6) == 0)
+            kib = strtod(line + 6, NULL);
+    if (f)
+        fclose(f);
+    return kib / 1024;
+}
+
+static void store_open(const char *dir, uint64_t cache_mib)
+{
+    struct kv_options opt = {.cache_bytes = cache_mib << 20};
+
+    must(kv_open_rocks(dir, &opt, &kv), dir);
+    must(fsm_open(kv, &fsm), dir);
+}
+
+/* Ends with the answer in *ret, which the caller ends. */
+static void apply(uint32_t type, const struct wire_schema *schema, const void *body, struct fsm_result *ret)
+{
+    struct buf *b = wire_encode(schema, body);
+    struct command cmd = {.type = type, .time = 1000000 * ++entry_index, .body = {b->data, b->len}, .term = 1};
+    struct buf *e = wire_encode(&command_schema, &cmd);
+    uint64_t from = now_ns();
+
+    *ret = (struct fsm_result){0};
+    must(fsm_apply(fsm, entry_index, 1, slice_of(e->data, e->len), ret), "apply");
+    must(ret->status, "entry");
+    apply_longest = MAX(apply_longest, now_ns() - from);
+    buf_unref(e);
+    buf_unref(b);
+}
+
+static uint64_t make(uint64_t parent, const char *name, uint32_t mode)
+{
+    struct make_req req = {.ctx = {.session = session, .incarnation = 1, .seq = ++seq, .watermark = seq - 1}, .has_ctx = true,
+                           .parent = parent, .name = wire_str_of(name), .mode = mode, .excl = true};
+    struct fsm_result res;
+    struct entry_res e;
+    uint64_t ino;
+
+    apply(MSG_MAKE, &make_req_schema, &req, &res);
+    wire_arena_reset(&arena);
+    must(wire_decode(slice_of(res.body->data, res.body->len), &entry_res_schema, &arena, &e), "answer");
+    ino = e.attr.ino;
+    fsm_result_fini(&res);
+    return ino;
+}
+
+static void format(void)
+{
+    uint8_t id[16] = "bench-namespace", key[16] = "siphash key here";
+    struct member_info member = {.id = 1, .endpoint = wire_str_of("tcp://here:1")};
+    struct genesis g = {.cluster = {id, 16}, .name = wire_str_of("bench"), .n = 1, .w = 1, .r = 1, .pg_count = 1,
+                        .members = {&member, 1}, .siphash_key = {key, 16}, .time = 1};
+    struct session_open_req open = {.has_ctx = true, .nonce = 1};
+    struct fsm_result res;
+
+    apply(CMD_GENESIS, &genesis_schema, &g, &res);
+    fsm_result_fini(&res);
+    apply(MSG_SESSION_OPEN, &session_open_req_schema, &open, &res);
+    session = res.session;
+    fsm_result_fini(&res);
+}
+
+static atomic_bool flushing;
+
+static void *flush_run(void *arg)
+{
+    must(kv_flush(arg), "checkpoint");
+    atomic_store(&flushing, false);
+    return NULL;
+}
+
+static pthread_t flusher;
+static bool flusher_ran;
+
+static void checkpoint_begin(void)
+{
+    if (atomic_load(&flushing))
+        return;
+    if (flusher_ran)
+        pthread_join(flusher, NULL);
+    atomic_store(&flushing, true);
+    flusher_ran = pthread_create(&flusher, NULL, flush_run, kv) == 0;
+}
+
+static uint64_t *build(uint64_t n)
+{
+    uint64_t *dirs = tc_calloc((size_t)(n / PER_DIR + 1), sizeof *dirs);
+    uint64_t began = now_ns();
+    char name[32];
+
+    for (uint64_t i = 0; i < n; i++) {
+        if (i % PER_DIR == 0) {
+            snprintf(name, sizeof name, "dir%llu", (unsigned long long)(i / PER_DIR));
+            dirs[i / PER_DIR] = make(INO_ROOT, name, S_IFDIR | 0755);
+        }
+        snprintf(name, sizeof name, "file-%llu", (unsigned long long)i);
+        (void)make(dirs[i / PER_DIR], name, S_IFREG | 0644);
+        if (i % FLUSH_ENTRIES == FLUSH_ENTRIES - 1)
+            checkpoint_begin();
+    }
+    printf("build      %llu inodes, %.0f entries/s, longest apply %.1f ms, memory %.0f MiB\n", (unsigned long long)n,
+           (double)n / ((double)(now_ns() - began) / NS_PER_S), (double)apply_longest / NS_PER_MS, memory_mib());
+    return dirs;
+}
+
+static double lookups(const uint64_t *dirs, uint64_t over, const char *what)
+{
+    uint64_t x = 88172645463325252u, longest = 0, began = now_ns();
+    char name[32];
+    double rate;
+
+    for (unsigned k = 0; k < LOOKUPS; k++) {
+        struct attr attr, dir;
+        uint64_t i, from = now_ns();
+
+        x ^= x << 13;
+        x ^= x >> 7;
+        x ^= x << 17;
+        i = x % over;
+        snprintf(name, sizeof name, "file-%llu", (unsigned long long)i);
+        wire_arena_reset(&arena);
+        must(fsm_lookup(fsm, session, dirs[i / PER_DIR], wire_str_of(name), &arena, &attr, &dir), "lookup");
+        longest = MAX(longest, now_ns() - from);
+    }
+    rate = LOOKUPS / ((double)(now_ns() - began) / NS_PER_S);
+    printf("lookup     %s: %.0f/s, slowest %.1f ms, memory %.0f MiB\n", what, rate, (double)longest / NS_PER_MS, memory_mib());
+    return rate;
+}
+
+int main(int argc, char **argv)
+{
+    uint64_t n = argc > 2 ? strtoull(argv[2], NULL, 10) : 1000000, cache_mib = argc > 3 ? strtoull(argv[3], NULL, 10) : 0;
+    uint64_t began, disk, mem;
+    uint64_t *dirs;
+    double some, all;
+
+    if (argc < 2 || n < SOME) {
+        fprintf(stderr, "usage: bench-namespace DIR [INODES (at least %u) [CACHE_MIB]]\n", SOME);
+        return 2;
+    }
+    store_open(argv[1], cache_mib);
+    if (fsm_formatted(fsm)) {
+        fprintf(stderr, "%s: is there already\n", argv[1]);
+        return 1;
+    }
+    format();
+    dirs = build(n);
+    if (flusher_ran)
+        pthread_join(flusher, NULL);
+    must(kv_flush(kv), "checkpoint");
+    fsm_close(fsm);
+    kv_close(kv);
+    began = now_ns();
+    store_open(argv[1], cache_mib);
+    printf("restart    %.0f ms from the store to a member that answers, memory %.0f MiB\n",
+           (double)(now_ns() - began) / NS_PER_MS, memory_mib());
+    (void)lookups(dirs, SOME, "10 thousand, cold");
+    some = lookups(dirs, SOME, "10 thousand");
+    (void)lookups(dirs, n, "all, cold");
+    all = lookups(dirs, n, "all");
+    kv_stats(kv, &disk, &mem);
+    printf("all are %.1f times as slow as 10 thousand; store %llu MiB on disk, %llu MiB in memory\n", some / all,
+           (unsigned long long)(disk >> 20), (unsigned long long)(mem >> 20));
+    fsm_close(fsm);
+    kv_close(kv);
+    free(dirs);
+    return 0;
+}
