@@ -13,16 +13,18 @@ import re, subprocess, sys, time
 A = '--faults=all'
 # rule: (arguments, seeds known to notice, budget of seeds)
 RULES = {
-    'WRITE_QUORUM': ([A], [1], 40),
+    'WRITE_QUORUM': ([A], [3], 40),
     'READ_QUORUM': ([A], [1], 40),
     'WRITE_BACK': (['--faults=kill-client,kill-store,net,partition'], [1], 40),
     'NEWER_WINS': (['--faults=net,kill-store,partition,reset'], [1], 40),
-    'DURABLE_ACK': ([A], [1], 40),
+    'DURABLE_ACK': ([A], [2], 40),
     'HORIZON': (['--faults=none'], [1], 10),
     'RECALL_FLUSH': (['--faults=none'], [1], 10),
     'FSYNC_DATA': ([A], [1], 40),
     'MASK_UNCLEAN': (['--faults=kill-client,kill-store,net,partition', '--ttl-ms=2400'], [1], 60),
-    'RECALL': ([A, '--ttl-ms=2400'], [1], 20),
+    'FENCING': (['--faults=net,kill-client', '--work=shared,turns', '--ttl-ms=1200', '--strike=3'], [5], 40),
+    'EXACTLY_ONCE': (['--faults=net,kill-meta', '--work=names,fight', '--strike=4'], [1], 10),
+    'RECALL': ([A, '--ttl-ms=2400'], [2], 20),
     'GRACE': ([A, '--ttl-ms=2400'], [13], 40),
     'ASK_HOLDER': ([A, '--ttl-ms=2400'], [1], 20),
     'REAP_REFS': ([A, '--ttl-ms=2400'], [15], 40),
