@@ -13,7 +13,7 @@
 
 static void run_calls(struct env_task *t);
 static void finish_calls(struct env_task *t);
-#define GAVE_UP_NS (300 * NS_PER_MS) /* servers that are back answer within this */
+#define GAVE_UP_NS NS_PER_S /* servers that are back answer within this, and so does a clean file's one voter */
 
 static void check_deadlines(struct env_timer *t);
 

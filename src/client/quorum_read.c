@@ -16,7 +16,7 @@
 #include "common/log.h"
 #include "common/test_rules.h"
 
-#define ALONE_NS (500 * NS_PER_MS) /* a clean file's read waits so long for a second voter */
+#define ALONE_NS (300 * NS_PER_MS) /* a clean file's read waits so long for a second voter */
 
 static void read_timer(struct env_timer *t);
 static void read_done_task(struct env_task *t);

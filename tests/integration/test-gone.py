@@ -57,7 +57,8 @@ def survivor(c, rnd):
     c.daemons['storage-1'].kill()
     c.daemons['storage-2'].kill()
     wait_until('storage 3 alone', lambda: len([p for p in c.problems() if 'is down' in p['what']]) == 2, 30, 0.2)
-    assert get(brief.path + '/clean') == clean and get(m.path + '/clean') == clean
+    assert get(m.path + '/clean') == clean
+    wait_until('a brief read', lambda: get(brief.path + '/clean') == clean, 30)     # on a slow machine it may time out
     print('ok: a clean file is read from one copy')
     begin = time.monotonic()
     assert fails(lambda: get(brief.path + '/changed')), 'one copy of three answered for a file that is not clean'
