@@ -5,13 +5,13 @@
  * Every checksum is seeded with (journal id, segment id, position), so bytes that were written for
  * another place, another journal or an earlier life of the file never pass.
  */
-#include <endian.h>
 #include <string.h>
 
 #define XXH_STATIC_LINKING_ONLY /* for the size of the state, to have it on the stack */
 #include <xxhash.h>
 
 #include "common/journal_internal.h"
+#include "common/le.h"
 
 enum { /* offsets in the segment header */
     H_MAGIC = 0,
@@ -29,34 +29,6 @@ enum { /* offsets in a frame */
     F_FRAME_SUM = 12,
     F_DATA_SUM = 16,
 };
-
-static void put64(uint8_t *p, uint64_t v)
-{
-    v = htole64(v);
-    memcpy(p, &v, 8);
-}
-
-static void put32(uint8_t *p, uint32_t v)
-{
-    v = htole32(v);
-    memcpy(p, &v, 4);
-}
-
-static uint64_t get64(const uint8_t *p)
-{
-    uint64_t v;
-
-    memcpy(&v, p, 8);
-    return le64toh(v);
-}
-
-static uint32_t get32(const uint8_t *p)
-{
-    uint32_t v;
-
-    memcpy(&v, p, 4);
-    return le32toh(v);
-}
 
 void segment_header_encode(const struct segment_header *h, uint8_t *block)
 {

@@ -17,6 +17,7 @@
 #include "common/kv_impl.h"
 #include "common/kv_mem.h"
 #include "common/kv_tree.h"
+#include "common/le.h"
 #include "common/log.h"
 
 enum { FILE_HEADER = 16, ENTRY_HEADER = 8, FILE_SUM = 8, WRITE_PIECE = 256 << 10 };
@@ -419,22 +420,6 @@ static const struct kv_ops mem_ops = {
 };
 
 /* ---- open ------------------------------------------------------------------------------------ */
-
-static uint32_t get32(const uint8_t *p)
-{
-    uint32_t v;
-
-    memcpy(&v, p, sizeof v);
-    return le32toh(v);
-}
-
-static uint64_t get64(const uint8_t *p)
-{
-    uint64_t v;
-
-    memcpy(&v, p, sizeof v);
-    return le64toh(v);
-}
 
 static int parse_entries(const uint8_t *p, const uint8_t *end, uint64_t count, struct kv_node **root)
 {

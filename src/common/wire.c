@@ -12,6 +12,7 @@
  * buffer that is sent: one allocation per message. Stateless.
  */
 #include "common/wire.h"
+#include "common/le.h"
 
 #include <assert.h>
 #include <endian.h>
@@ -218,40 +219,12 @@ static void put16(uint8_t *p, uint16_t v)
     memcpy(p, &v, sizeof v);
 }
 
-static void put32(uint8_t *p, uint32_t v)
-{
-    v = htole32(v);
-    memcpy(p, &v, sizeof v);
-}
-
-static void put64(uint8_t *p, uint64_t v)
-{
-    v = htole64(v);
-    memcpy(p, &v, sizeof v);
-}
-
 static uint16_t get16(const uint8_t *p)
 {
     uint16_t v;
 
     memcpy(&v, p, sizeof v);
     return le16toh(v);
-}
-
-static uint32_t get32(const uint8_t *p)
-{
-    uint32_t v;
-
-    memcpy(&v, p, sizeof v);
-    return le32toh(v);
-}
-
-static uint64_t get64(const uint8_t *p)
-{
-    uint64_t v;
-
-    memcpy(&v, p, sizeof v);
-    return le64toh(v);
 }
 
 /* @b has room for the header, then the body. */

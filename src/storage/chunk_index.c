@@ -9,9 +9,9 @@
  */
 #include "storage/chunk_impl.h"
 
-#include <endian.h>
 #include <xxhash.h>
 
+#include "common/le.h"
 #include "common/log.h"
 
 #define ROW_VERSION 1
@@ -36,20 +36,6 @@ static uint64_t be_get(const uint8_t *p, unsigned n)
     for (unsigned i = 0; i < n; i++)
         v = v << 8 | p[i];
     return v;
-}
-
-static void put64(uint8_t *p, uint64_t v)
-{
-    v = htole64(v);
-    memcpy(p, &v, 8);
-}
-
-static uint64_t get64(const uint8_t *p)
-{
-    uint64_t v;
-
-    memcpy(&v, p, 8);
-    return le64toh(v);
 }
 
 static void key_put(uint8_t *p, char table, const struct chunk_key *k)

@@ -1,28 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "storage/durable.h"
 
-#include <endian.h>
 #include <stdio.h>
 #include <xxhash.h>
+
+#include "common/le.h"
 
 #define DURABLE_MAGIC UINT32_C(0x46444354) /* "TCDF" */
 #define DURABLE_VERSION 1
 #define HEAD 24 /* magic u32, version u32, count u64, length u64; then the bytes, then XXH3-64 of all before */
 #define BYTES_MAX (64u << 20)
-
-static void put64(uint8_t *p, uint64_t v)
-{
-    v = htole64(v);
-    memcpy(p, &v, 8);
-}
-
-static uint64_t get64(const uint8_t *p)
-{
-    uint64_t v;
-
-    memcpy(&v, p, 8);
-    return le64toh(v);
-}
 
 void durable_init(struct durable *d, struct vfs *vfs, const char *dir, const char *name)
 {

@@ -11,26 +11,12 @@
  * knows which of its blocks were acknowledged under the transition, which it must not drop. A voter of C1 was complete
  * once, so it counts as joined.
  */
+#include "common/le.h"
 #include "common/log.h"
 #include "common/test_rules.h"
 #include "storage/server_int.h"
 
 #define JOINED_VERSION 1
-
-static void put64(uint8_t *p, uint64_t v)
-{
-    for (unsigned i = 0; i < 8; i++)
-        p[i] = (uint8_t)(v >> (8 * i));
-}
-
-static uint64_t get64(const uint8_t *p)
-{
-    uint64_t v = 0;
-
-    for (unsigned i = 0; i < 8; i++)
-        v |= (uint64_t)p[i] << (8 * i);
-    return v;
-}
 
 static struct buf *encode(const uint64_t *joined, uint32_t n)
 {

@@ -14,9 +14,9 @@
  *
  * When each group was read last, and the totals, are kept in two copies (durable.h); losing them loses nothing else.
  */
-#include <endian.h>
 #include <stdio.h>
 
+#include "common/le.h"
 #include "common/log.h"
 #include "storage/scrub_int.h"
 
@@ -30,20 +30,6 @@
 #define SCRUB_VERSION 1
 
 /* ---- what is kept ------------------------------------------------------------------------------------------------- */
-
-static void put64(uint8_t *p, uint64_t v)
-{
-    v = htole64(v);
-    memcpy(p, &v, 8);
-}
-
-static uint64_t get64(const uint8_t *p)
-{
-    uint64_t v;
-
-    memcpy(&v, p, 8);
-    return le64toh(v);
-}
 
 static void totals(const struct scrub *c, uint64_t *found, uint64_t *repaired)
 {

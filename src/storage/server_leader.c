@@ -8,6 +8,7 @@
  */
 #include "storage/server_int.h"
 
+#include "common/le.h"
 #include "common/log.h"
 
 #define CALL_NS (600 * NS_PER_MS)
@@ -22,21 +23,6 @@
 #define IDENTITY_BYTES 40
 
 /* ---- identity ------------------------------------------------------------------------------------------- */
-
-static void put64(uint8_t *p, uint64_t v)
-{
-    for (unsigned i = 0; i < 8; i++)
-        p[i] = (uint8_t)(v >> (8 * i));
-}
-
-static uint64_t get64(const uint8_t *p)
-{
-    uint64_t v = 0;
-
-    for (unsigned i = 0; i < 8; i++)
-        v |= (uint64_t)p[i] << (8 * i);
-    return v;
-}
 
 static int identity_save(struct storage_server *s, const struct identity *id)
 {
