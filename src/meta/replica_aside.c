@@ -23,10 +23,10 @@ static const char *const kinds[] = {"all", "kv", "foreign"}; /* enum replica_dam
 
 /* ---- the mark ---- */
 
-int replica_mark_damaged(struct vfs *vfs, const char *dir, enum replica_damage_kind kind, const char *what)
+/* @dir/@name holds just @text, durably; its name is so once @dir is synced. */
+static int write_text(struct vfs *vfs, const char *dir, const char *name, const char *text)
 {
-    char *path = tc_asprintf("%s/damaged", dir);
-    char *text = tc_asprintf("%s\n%s\n", kinds[kind], what);
+    char *path = tc_asprintf("%s/%s", dir, name);
     struct vfs_file *f;
     int err = vfs_open(vfs, path, VFS_RDWR | VFS_CREATE | VFS_TRUNC, &f);
 
@@ -36,11 +36,19 @@ int replica_mark_damaged(struct vfs *vfs, const char *dir, enum replica_damage_k
             err = vfs_sync(f);
         vfs_close(f);
     }
+    free(path);
+    return err;
+}
+
+int replica_mark_damaged(struct vfs *vfs, const char *dir, enum replica_damage_kind kind, const char *what)
+{
+    char *text = tc_asprintf("%s\n%s\n", kinds[kind], what);
+    int err = write_text(vfs, dir, "damaged", text);
+
     if (err == 0)
         err = vfs_sync_dir(vfs, dir);
     LOG_ERR("raft", "files of this member are damaged: they will be set aside", "dir=%s why=\"%s\" written=%s", dir, what,
             tc_error_name(err));
-    free(path);
     free(text);
     return err;
 }
@@ -115,18 +123,9 @@ static void names_free(struct names *a)
 
 static int write_why(struct vfs *vfs, const char *aside, const char *why)
 {
-    char *path = tc_asprintf("%s/WHY", aside);
     char *text = tc_asprintf("%s\n", why);
-    struct vfs_file *f;
-    int err = vfs_open(vfs, path, VFS_RDWR | VFS_CREATE | VFS_TRUNC, &f);
+    int err = write_text(vfs, aside, "WHY", text);
 
-    if (err == 0) {
-        err = vfs_pwrite(f, text, strlen(text), 0);
-        if (err == 0)
-            err = vfs_sync(f);
-        vfs_close(f);
-    }
-    free(path);
     free(text);
     return err;
 }
