@@ -5,7 +5,7 @@ Everything is started by this process and ended by pid; nothing is found by name
 machine. A test that leaves its `with` block has unmounted, killed and removed what it made (kept on failure
 when TERCET_KEEP is set).
 """
-import contextlib, fcntl, json, os, random, shutil, signal, socket, subprocess, sys, tempfile, time
+import contextlib, fcntl, json, os, random, shutil, signal, socket, subprocess, sys, tempfile, threading, time
 
 BUILD = os.environ.get('TERCET_BUILD') or os.path.join(os.path.dirname(__file__), '..', '..', 'build')
 BUILD = os.path.abspath(BUILD)
@@ -290,3 +290,43 @@ def make_tree(path, files=600, seed=1):
     with open(os.path.join(path, '\xfc\xf1\xef \u65e5\u672c "quoted" \\ name'), 'w') as f:
         f.write('odd')
     return path
+
+
+class Writer(threading.Thread):
+    """A program that creates a file, writes and fsyncs it, over and over, and must never see an error."""
+
+    def __init__(self, path, pause):
+        super().__init__(daemon=True)
+        self.path, self.pause, self.n, self.error, self.ending = path, pause, 0, None, threading.Event()
+        self.longest = 0
+
+    def run(self):
+        try:
+            while not self.ending.wait(self.pause):
+                began = time.monotonic()
+                with open('%s/w%d' % (self.path, self.n), 'w') as f:
+                    f.write(str(self.n))
+                    f.flush()
+                    os.fsync(f.fileno())
+                self.n += 1
+                self.longest = max(self.longest, time.monotonic() - began)
+        except OSError as e:
+            self.error = e
+
+    def goes_on(self, files=2):
+        n = self.n
+        wait_until('the writer goes on', lambda: self.error or self.n > n + files, 60)
+        assert not self.error, self.error
+
+    def reset(self):
+        longest, self.longest = self.longest, 0
+        return longest
+
+    def end(self):
+        """Everything that it wrote is there."""
+        self.ending.set()
+        self.join(60)
+        assert not self.is_alive() and not self.error, self.error
+        for i in range(self.n):
+            with open('%s/w%d' % (self.path, i)) as f:
+                assert f.read() == str(i), i

@@ -2,43 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The metadata group of a mounted cluster grows from one member to three and five; a dead member is replaced; every
 member there was at the beginning goes. A program on the mount writes all the while and sees no error."""
-import json, os, shutil, signal, sys, threading, time
-from cluster import Cluster, need_fuse, wait_until
-
-
-class Writer(threading.Thread):
-    """Creates a file, writes it, fsyncs it, over and over."""
-
-    def __init__(self, path):
-        super().__init__(daemon=True)
-        self.path, self.n, self.error, self.ending = path, 0, None, threading.Event()
-        self.longest = 0
-
-    def run(self):
-        try:
-            while not self.ending.wait(0.02):
-                began = time.monotonic()
-                with open('%s/w%d' % (self.path, self.n), 'w') as f:
-                    f.write(str(self.n))
-                    f.flush()
-                    os.fsync(f.fileno())
-                self.n += 1
-                self.longest = max(self.longest, time.monotonic() - began)
-        except OSError as e:
-            self.error = e
-
-    def goes_on(self):
-        n = self.n
-        wait_until('the writer goes on', lambda: self.error or self.n > n + 2, 60)
-        assert not self.error, self.error
-
-    def end(self):
-        self.ending.set()
-        self.join(60)
-        assert not self.is_alive() and not self.error, self.error
-        for i in range(self.n):
-            with open('%s/w%d' % (self.path, i)) as f:
-                assert f.read() == str(i), i
+import json, shutil, signal, sys
+from cluster import Cluster, Writer, need_fuse, wait_until
 
 
 def meta(c, *args):
@@ -79,7 +44,7 @@ def main():
         first_conf = c.dir + '/first.conf'
         m = c.start().mount()
         shutil.copy(c.conf, first_conf)
-        w = Writer(m.path)
+        w = Writer(m.path, 0.02)
         w.start()
 
         for i in (2, 3):

@@ -3,38 +3,10 @@
 """Nobody elects without need. A member that does not lead is stopped for seconds and goes on: the leader and its term
 stay. Then each member in turn is restarted as for an upgrade (SIGTERM, start): only the leader's costs a term, which it
 hands over. A program writes on a mount all the while; the longest that one file took is printed for each restart."""
-import os, signal, sys, threading, time
-from cluster import Cluster, need_fuse, wait_until
+import signal, sys, time
+from cluster import Cluster, Writer, need_fuse, wait_until
 
 MEMBERS = ('meta-1', 'meta-2', 'meta-3')
-
-
-class Writer(threading.Thread):
-    def __init__(self, path):
-        super().__init__(daemon=True)
-        self.path, self.n, self.error, self.ending, self.longest = path, 0, None, threading.Event(), 0
-
-    def run(self):
-        try:
-            while not self.ending.wait(0.01):
-                began = time.monotonic()
-                with open('%s/w%d' % (self.path, self.n), 'w') as f:
-                    f.write(str(self.n))
-                    f.flush()
-                    os.fsync(f.fileno())
-                self.n += 1
-                self.longest = max(self.longest, time.monotonic() - began)
-        except OSError as e:
-            self.error = e
-
-    def goes_on(self, files=5):
-        n = self.n
-        wait_until('the writer goes on', lambda: self.error or self.n > n + files, 60)
-        assert not self.error, self.error
-
-    def reset(self):
-        longest, self.longest = self.longest, 0
-        return longest
 
 
 def term(c):
@@ -61,7 +33,7 @@ def stopped_followers(c, w):
                     time.sleep(2)
                 finally:
                     c.daemons[name].signal(signal.SIGCONT)
-                w.goes_on()
+                w.goes_on(5)
         time.sleep(1)
         if steady(c) == (leader, before):
             return
@@ -73,9 +45,9 @@ def main():
     need_fuse()
     with Cluster() as c:
         m = c.start().mount()
-        w = Writer(m.path)
+        w = Writer(m.path, 0.01)
         w.start()
-        w.goes_on()
+        w.goes_on(5)
         stopped_followers(c, w)
         print('ok: a member that is stopped and goes on disturbs nobody')
 
