@@ -121,7 +121,8 @@ struct tc_file; /* one open file description: carries its pending error */
 enum tc_open_flags { TC_OPEN_READ = 1, TC_OPEN_WRITE = 2, TC_OPEN_APPEND = 4, TC_OPEN_TRUNC = 8, TC_OPEN_SYNC = 16,
                      /* To tc_open(): the caller can do without its cache. In tc_file_flags(): it has to, as the file is
                       * fought over; only of files opened for reading alone. */
-                     TC_OPEN_MAY_DIRECT = 32, TC_OPEN_DIRECT = 64 };
+                     TC_OPEN_MAY_DIRECT = 32, TC_OPEN_DIRECT = 64,
+                     TC_OPEN_UNCACHED = TC_OPEN_APPEND | TC_OPEN_DIRECT /* any: data passes outside caches by */ };
 
 /* On success *ret_file is set when the callback runs (tc_open, and tc_make with open). */
 struct tc_call *tc_open(struct tc_client *c, uint64_t ino, uint32_t flags, struct tc_file **ret_file,

@@ -88,7 +88,6 @@ static void open_finish(struct tc_call *call)
         call->flags |= TC_OPEN_DIRECT;
     f = file_new(call->c, i, call->flags);
     *call->ret_file = f;
-    call->entry.keep_data = i->kernel_pages;
     inode_entry(i, &call->entry);
     call->entry.keep_data = i->kernel_pages;
     call->has_entry = true;
@@ -388,7 +387,7 @@ static void write_tick(struct tc_call *call)
     if (call->file)
         call->file->dirtied = true;
     /* What appends is not cached outside: the kernel does not know where it goes. */
-    i->kernel_pages = i->kernel_pages || !call->file || !(call->file->flags & TC_OPEN_APPEND);
+    outside_data(call);
     c->stats.writes++;
     c->stats.write_bytes += call->len;
     call->off = off;

@@ -574,6 +574,8 @@ void outside_give_entry(struct tc_client *c, struct inode *i, struct tc_entry *e
 uint64_t outside_give_name(struct tc_client *c, struct inode *d, const char *name, uint64_t ino);
 /* The kernel moves the entry it has, with its time, to the other directory (an exchange: both). */
 void outside_renamed(struct inode *from, struct inode *to);
+/* Data of @call leaves, and may be cached outside unless its file passes that by. */
+void outside_data(const struct tc_call *call);
 /* May a size be given out only under the lease; note that it is; is one still on its way. */
 bool outside_told(const struct tc_client *c, const struct inode *i);
 void outside_tell(struct tc_client *c, struct inode *i, uint64_t size);

@@ -94,6 +94,12 @@ bool outside_settling(struct tc_client *c, const struct inode *i, uint64_t *ret_
     return i->told && i->opens > 0 && env_now(c->env) < *ret_until;
 }
 
+void outside_data(const struct tc_call *call)
+{
+    if (!call->file || !(call->file->flags & TC_OPEN_UNCACHED))
+        call->ino->kernel_pages = true;
+}
+
 static bool running(struct tc_client *c, uint64_t given)
 {
     return given && env_now(c->env) < given + OUTSIDE_MARGIN_NS;

@@ -543,7 +543,7 @@ static void read_tick(struct tc_call *call)
         n = call->off >= size ? 0 : (size_t)MIN(call->len, size - call->off);
         if (n == 0) {
             parts_drop(c, r);
-            i->kernel_pages = i->kernel_pages || !call->file || !(call->file->flags & (TC_OPEN_APPEND | TC_OPEN_DIRECT));
+            outside_data(call);
             call_finish(call, 0);
             return;
         }
@@ -577,7 +577,7 @@ static void read_tick(struct tc_call *call)
             return;
         }
         ra_passed(c, i, (call->off + n) / BLOCK_SIZE);
-        i->kernel_pages = i->kernel_pages || !call->file || !(call->file->flags & (TC_OPEN_APPEND | TC_OPEN_DIRECT));
+        outside_data(call);
         c->stats.reads++;
         c->stats.read_bytes += n;
         call_finish(call, 0);

@@ -238,6 +238,13 @@ static void drain_timeout(struct env_timer *t)
     recall_progress(i->c, i);
 }
 
+/* What DRAIN waits for is over at @until at the latest. */
+static void drain_again(struct tc_client *c, struct inode *i, uint64_t until)
+{
+    i->drain_timer.fn = drain_timeout;
+    env_timer_set(c->env, &i->drain_timer, until);
+}
+
 /* A truncate of ours is under way. Either it was applied before the recall began, and its answer comes at once;
  * or it waits behind the recall, and must not be waited for: then it is as if X had ended before it. */
 static bool truncate_passed(struct tc_client *c, struct inode *i)
@@ -248,8 +255,7 @@ static bool truncate_passed(struct tc_client *c, struct inode *i)
         i->x->truncating = false;
         return true;
     }
-    i->drain_timer.fn = drain_timeout;
-    env_timer_set(c->env, &i->drain_timer, until);
+    drain_again(c, i, until);
     return false;
 }
 
@@ -283,8 +289,7 @@ static bool machine_step(struct tc_client *c, struct inode *i)
             return false;
         }
         if (outside_settling(c, i, &until)) {
-            i->drain_timer.fn = drain_timeout;
-            env_timer_set(c->env, &i->drain_timer, until);
+            drain_again(c, i, until);
             return false;
         }
         i->phase = RECALL_PURGE;

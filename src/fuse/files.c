@@ -38,7 +38,7 @@ static uint32_t open_flags(int flags)
 /* Data passes the kernel's page cache by. */
 static bool file_direct(const struct tc_file *f)
 {
-    return tc_file_flags(f) & (TC_OPEN_APPEND | TC_OPEN_DIRECT);
+    return tc_file_flags(f) & TC_OPEN_UNCACHED;
 }
 
 static void fill_open(struct fuse_file_info *fi, const struct fop *op, bool keep)
