@@ -26,6 +26,15 @@ class PowerFs:
     def lose(self, seed, *tops):
         self.command(' '.join(['lose', str(seed), *tops]))
 
+    def fail(self, how, path, *part):
+        """Reads ("r"), writes ("w"), syncs ("s") of the file or directory @path fail from now on; "-": no more. @part:
+        (from, to), of reads and writes. What the page cache has of it goes, or reads would not come here."""
+        if os.path.isfile(path):
+            fd = os.open(path, os.O_RDONLY)
+            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+            os.close(fd)
+        self.command(' '.join(['fail', how, os.path.relpath(path, self.path), *map(str, part)]))
+
     def report(self):
         with open(self.path + '/.power') as f:
             return dict((k, int(v)) for k, v in (p.split('=') for p in f.read().split()))

@@ -132,6 +132,39 @@ def cut(p, d):
     write(d + '/file', b'after!')
 
 
+def refused(fn):
+    try:
+        fn()
+    except OSError as e:
+        assert e.errno == errno.EIO, e
+    else:
+        raise AssertionError('it did not fail')
+
+
+def broken(p, d):
+    """One file or directory fails, in the ways asked for and there alone."""
+    write(d + '/broken', b'b' * 65536, flags=os.O_TRUNC)
+    write(d + '/whole', b'w' * 4096)
+    p.fail('r', d + '/broken', 32768, 36864)
+    with open(d + '/broken', 'rb') as f:
+        refused(lambda: os.pread(f.fileno(), 4096, 32768))
+        assert os.pread(f.fileno(), 4096, 0) == b'b' * 4096
+    write(d + '/broken', b'c' * 4096)
+    p.fail('ws', d + '/broken')
+    refused(lambda: write(d + '/broken', b'd', sync=False))
+    assert read(d + '/broken')[:4097] == b'c' * 4096 + b'b'
+    p.fail('s', d + '/broken')
+    refused(lambda: write(d + '/broken', b'e'))
+    p.fail('-', d + '/broken')
+    write(d + '/broken', b'f')
+    p.fail('ws', d)
+    refused(lambda: os.rename(d + '/broken', d + '/elsewhere'))
+    refused(lambda: sync_dir(d))
+    write(d + '/whole', b'x')
+    p.fail('-', d)
+    sync_dir(d)
+
+
 def main():
     need_fuse()
     top = tempfile.mkdtemp(prefix='tercet-test-')
@@ -141,7 +174,7 @@ def main():
         stack.callback(p.close)
         d = p.path + '/disk'
         os.mkdir(d)
-        for part in (files, truncates, names, direct_and_mapped, cut):
+        for part in (files, truncates, names, direct_and_mapped, cut, broken):
             part(p, d)
             print('ok: %s' % part.__name__)
         print(p.report())

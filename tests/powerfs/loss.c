@@ -236,6 +236,26 @@ static int mark(struct pfs *fs, char *names)
     return 0;
 }
 
+/* "HOW PATH [FROM TO]" */
+static int fail(struct pfs *fs, const char *text)
+{
+    char how[8], path[512], *save = NULL;
+    uint64_t from = 0, to = UINT64_MAX;
+    struct node *n = fs->root;
+    int got = sscanf(text, " %7s %511s %" SCNu64 " %" SCNu64, how, path, &from, &to);
+
+    if ((got != 2 && got != 4) || how[strspn(how, "rws-")])
+        return -EINVAL;
+    for (char *name = strtok_r(path, "/", &save); name && n; name = strtok_r(NULL, "/", &save))
+        n = S_ISDIR(n->mode) ? pfs_find(n, name) : NULL;
+    if (!n)
+        return -ENOENT;
+    n->fails = (strchr(how, 'r') ? FAIL_READ : 0) | (strchr(how, 'w') ? FAIL_WRITE : 0) | (strchr(how, 's') ? FAIL_SYNC : 0);
+    n->fail_from = from;
+    n->fail_to = to;
+    return 0;
+}
+
 int pfs_command(struct pfs *fs, char *text)
 {
     uint64_t seed;
@@ -245,6 +265,8 @@ int pfs_command(struct pfs *fs, char *text)
         r = mark(fs, text + 3);
         for (struct top *t = fs->tops; t && r == 0; t = t->next)
             t->cut |= t->losing;
+    } else if (strncmp(text, "fail ", 5) == 0) {
+        r = fail(fs, text + 5);
     } else if (sscanf(text, "lose %" SCNu64 "%n", &seed, &used) == 1) {
         r = mark(fs, text + used);
         fs->rng = seed;

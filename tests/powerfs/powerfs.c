@@ -6,6 +6,8 @@
  *     powerfs BACKING MOUNTPOINT      (stays in the foreground)
  *     echo "cut [TOP...]"        > MOUNTPOINT/.power    from now on nothing changes any more: changes and syncs fail (EIO)
  *     echo "lose SEED [TOP...]"  > MOUNTPOINT/.power    power is lost, and comes back
+ *     echo "fail [r][w][s] PATH [FROM TO]" > MOUNTPOINT/.power    reads, writes, syncs of PATH fail (EIO): a broken place
+ *     echo "fail - PATH"         > MOUNTPOINT/.power    and no more; a rename takes the fault with it
  *     cat MOUNTPOINT/.power                             what the losses took
  *
  * TOP is a directory in the root: the disk of one machine; none named: all. They are made durably; nothing moves from
@@ -53,6 +55,11 @@ static struct node *node_of(fuse_ino_t id)
 static bool is_cut(const struct node *n)
 {
     return n->top && n->top->cut;
+}
+
+static bool fails(const struct node *n, unsigned how, uint64_t off, uint64_t len)
+{
+    return (n->fails & how) && off < n->fail_to && off + len > n->fail_from;
 }
 
 static void attr_of(const struct node *n, struct stat *st)
@@ -151,7 +158,7 @@ static void on_setattr(fuse_req_t req, fuse_ino_t id, struct stat *attr, int set
         on_getattr(req, id, fi);
         return;
     }
-    if (!n || is_cut(n)) {
+    if (!n || is_cut(n) || ((set & FUSE_SET_ATTR_SIZE) && fails(n, FAIL_WRITE, 0, UINT64_MAX))) {
         fuse_reply_err(req, n ? EIO : ESTALE);
         return;
     }
@@ -176,7 +183,7 @@ static struct node *dir_to_change(fuse_req_t req, fuse_ino_t parent)
 {
     struct node *dir = node_of(parent);
 
-    if (dir && !is_cut(dir))
+    if (dir && !is_cut(dir) && !fails(dir, FAIL_WRITE, 0, 1))
         return dir;
     fuse_reply_err(req, dir ? EIO : ESTALE);
     return NULL;
@@ -305,8 +312,8 @@ static void on_opendir(fuse_req_t req, fuse_ino_t id, struct fuse_file_info *fi)
     struct listing *l;
     size_t i = 0;
 
-    if (!dir) {
-        fuse_reply_err(req, ESTALE);
+    if (!dir || fails(dir, FAIL_READ, 0, 1)) {
+        fuse_reply_err(req, dir ? EIO : ESTALE);
         return;
     }
     l = pfs_alloc(sizeof *l + (HASH_COUNT(dir->now) + 2) * sizeof l->items[0]);
@@ -359,7 +366,7 @@ static void on_fsyncdir(fuse_req_t req, fuse_ino_t id, int datasync, struct fuse
 
     (void)datasync;
     (void)fi;
-    if (!dir || is_cut(dir)) {
+    if (!dir || is_cut(dir) || fails(dir, FAIL_SYNC, 0, UINT64_MAX)) {
         fuse_reply_err(req, dir ? EIO : ESTALE);
         return;
     }
@@ -437,8 +444,8 @@ static void on_read(fuse_req_t req, fuse_ino_t id, size_t size, off_t off, struc
         fuse_reply_buf(req, off < len ? text + off : NULL, off < len ? (size_t)(len - off) : 0);
         return;
     }
-    if (!n) {
-        fuse_reply_err(req, ESTALE);
+    if (!n || fails(n, FAIL_READ, (uint64_t)off, size)) {
+        fuse_reply_err(req, n ? EIO : ESTALE);
         return;
     }
     buf = pfs_alloc(size);
@@ -475,7 +482,7 @@ static void on_write(fuse_req_t req, fuse_ino_t id, const char *data, size_t siz
         control(req, data, size);
         return;
     }
-    if (!n || is_cut(n)) {
+    if (!n || is_cut(n) || fails(n, FAIL_WRITE, (uint64_t)off, size)) {
         fuse_reply_err(req, n ? EIO : ESTALE);
         return;
     }
@@ -492,7 +499,7 @@ static void on_fsync(fuse_req_t req, fuse_ino_t id, int datasync, struct fuse_fi
 
     (void)datasync;
     (void)fi;
-    if (!n || is_cut(n)) {
+    if (!n || is_cut(n) || fails(n, FAIL_SYNC, 0, UINT64_MAX)) {
         fuse_reply_err(req, n ? EIO : ESTALE);
         return;
     }

@@ -39,6 +39,8 @@ struct top {
     struct top *next;
 };
 
+enum fail { FAIL_READ = 1, FAIL_WRITE = 2, FAIL_SYNC = 4 };
+
 struct node {
     uint64_t id, obj;
     mode_t mode;
@@ -46,6 +48,8 @@ struct node {
     uint64_t size, durable_size;
     struct timespec mtime;
     struct top *top; /* NULL: the root */
+    unsigned fails;  /* enum fail: what of it fails with EIO, reads and writes from fail_from up to fail_to */
+    uint64_t fail_from, fail_to;
     int fd;          /* open while `opens` > 0, or for the length of a call */
     unsigned opens, refs;
     uint64_t lookups;
