@@ -5,7 +5,8 @@
     TERCET_BUILD=build tests/chaos/chaos.py [--time=SECONDS] [--seed=S] [--metas=3] [--stores=3] [--mounts=2]
                                             [--events=kill,flip,...] [--no-net] [--tmpfs=SIZE] [--keep]
 
-Programs: workers with a checked history on all mounts at once (../integration/history.py), cp -a and diff, git, fio with verify.
+Programs: workers with a checked history on all mounts at once (../integration/history.py), cp -a and diff, git, rsync,
+sqlite, fio with verify.
 Events: nemesis.py, one after another from the seed (the programs' own timing is not repeatable). As root every daemon and
 mount has a network of its own, so that links can be cut; with --tmpfs each store has a small disk, which can be full.
 
@@ -31,6 +32,7 @@ class ChaosCluster(Cluster):
     def __init__(self, args):
         self.net = Network() if os.geteuid() == 0 and not args.no_net else None
         self.tmpfs, self.n_stores, self.keep = args.tmpfs, args.stores, args.keep
+        self.n_metas = args.metas
         self.lock = threading.Lock()
         super().__init__(args.metas, args.stores)
         self.crews = []
@@ -46,6 +48,29 @@ class ChaosCluster(Cluster):
 
     def within(self, name):
         return self.net.within(name) if self.net else []
+
+    def lead_status(self):
+        """What the leader says of itself; empty while there is none."""
+        try:
+            all_ = self.status()
+            return next(m['status'] for m in all_['members'] if m['id'] == all_['leader'] and 'pgs' in m['status'])
+        except (KeyError, ValueError, StopIteration, subprocess.SubprocessError):
+            return {}
+
+    def meta_comes(self):
+        """One more member runs, which is not of the group yet, under the next number."""
+        self.n_metas += 1
+        self.new_meta(self.n_metas)
+        return 'meta-%d' % self.n_metas
+
+    def meta_leaves(self, name):
+        """No longer in the configuration, nor its files."""
+        self.daemons.pop(name).kill()
+        shutil.rmtree(self.data(name))
+        with open(self.conf) as f:
+            sections = f.read().split('\n[')
+        with open(self.conf, 'w') as f:
+            f.write('\n['.join(s for s in sections if not s.startswith('meta.%s]' % name.split('-')[1])))
 
     def __exit__(self, kind, value, tb):
         if kind:
@@ -124,9 +149,9 @@ class ChaosCluster(Cluster):
 class Program(threading.Thread):
     """A shell script again and again in a directory of its own; its first failure is kept."""
 
-    def __init__(self, name, mount, script):
+    def __init__(self, name, mount, pause, script):
         super().__init__(daemon=True)
-        self.label, self.mount, self.script = name, mount, script
+        self.label, self.mount, self.pause, self.script = name, mount, pause, script
         self.ending, self.error, self.rounds, self.longest = False, None, 0, 0.0
 
     def run(self):
@@ -138,27 +163,48 @@ class Program(threading.Thread):
                 self.error = '%s: exit status %d: %s' % (self.label, p.returncode, p.stdout[-1500:])
             self.rounds += 1
             self.longest = max(self.longest, time.monotonic() - begin)
+            time.sleep(self.pause)
+
+    def check(self):
+        if self.error:
+            raise Wrong(self.error)
 
 
-def programs(c, first, second):
+def programs(c, mount, pause):
     tree = make_tree(c.dir + '/source', files=120)
-    yield Program('copy', first, 'rm -rf copy; cp -a %s copy; diff -r --no-dereference %s copy' % (tree, tree))
-    yield Program('git', second, '''
+    count = c.dir + '/rows'
+    yield Program('copy', mount, pause, 'rm -rf copy; cp -a %s copy; diff -r --no-dereference %s copy' % (tree, tree))
+    yield Program('git', mount, pause, """
         export HOME=$PWD GIT_CONFIG_NOSYSTEM=1
         rm -rf repo clone; git init -q repo; cd repo; git config user.email a@b; git config user.name n
         for i in 1 2 3; do cp -a %s/dir000 d$i; git add -A; git commit -q -m $i; done
-        git fsck --full --strict; cd ..; git clone -q repo clone; cd clone; git fsck --full; git status --porcelain | wc -l | grep -qx 0''' % tree)
+        git fsck --full --strict; cd ..; git clone -q repo clone; cd clone; git fsck --full; git status --porcelain | wc -l | grep -qx 0""" % tree)
     if shutil.which('fio'):
-        yield Program('fio', first, '''
-            rm -f fio.dat; fio --name=verify --filename=fio.dat --size=8M --rw=randwrite --bs=4k --ioengine=psync --fsync=16 --fallocate=none \\
-            --verify=crc32c --do_verify=1 --verify_fatal=1 --output-format=terse''')
+        yield Program('fio', mount, pause, r"""
+            rm -f fio.dat; fio --name=verify --filename=fio.dat --size=8M --rw=randwrite --bs=4k --ioengine=psync --fsync=16 --fallocate=none \
+            --verify=crc32c --do_verify=1 --verify_fatal=1 --output-format=terse""")
+    if shutil.which('rsync'):
+        yield Program('rsync', mount, pause, """
+            rsync -a --delete %s/ rsync/; test -z "$(rsync -acni --delete %s/ rsync/)"
+            rsync -a --delete %s/dir000/ rsync/; test -z "$(rsync -acni --delete %s/dir000/ rsync/)" """ % (tree, tree, tree, tree))
+    if shutil.which('sqlite3'):     # the number of rows is kept elsewhere: none that was committed may be missing
+        yield Program('sqlite', mount, pause, """
+            n=$(cat %s 2>/dev/null || echo 0)
+            test $n != 0 || sqlite3 data.db 'create table t (i integer primary key, x blob)'
+            for i in 1 2 3; do
+                sqlite3 data.db 'begin; insert into t(x) select randomblob(200 + abs(random()) %% 3000) from t limit 20;
+                    insert into t(x) values (randomblob(5000)); update t set x = randomblob(100) where i %% 17 = abs(random()) %% 17; commit'
+            done
+            test "$(sqlite3 data.db 'pragma integrity_check')" = ok
+            m=$(sqlite3 data.db 'select count(*) from t'); test $m -gt $n
+            if [ $m -gt 5000 ]; then rm data.db; m=0; fi
+            echo $m > %s""" % (count, count))
 
 
 def check(c, running):
     c.none_ended()
     for p in running:
-        if p.error:
-            raise Wrong(p.error)
+        p.check()
     for crew_ in c.crews:
         for w in crew_:
             if w.error:
@@ -176,7 +222,7 @@ def storm(c, nemesis, running, seconds):
         if nemesis.rnd.random() < 0.3:
             begin = time.monotonic()
             c.wait_whole()
-            say('healthy %.1f s after %s' % (time.monotonic() - begin, name))
+            nemesis.took('healthy again', time.monotonic() - begin)
 
 
 def read_all(path):
@@ -205,6 +251,10 @@ def fresh_mount(c, number):
     return n
 
 
+def all_groups(status):
+    return status['pgs']['healthy'] == status['pgs']['total'] > 0 and status['placement']['idle']
+
+
 def repair(c, nemesis):
     """Flipped bits cost their store the block's vote. With another store stopped there would be one left, and nobody to say whether
     it is the newest."""
@@ -227,7 +277,8 @@ def the_end(c, nemesis, running):
     begin = time.monotonic()
     repair(c, nemesis)
     c.wait_whole()
-    say('nothing degraded after %.1f s' % (time.monotonic() - begin))
+    wait_until('all groups healthy', lambda: all_groups(c.lead_status()), 180)
+    say('nothing degraded after %.1f s: %s' % (time.monotonic() - begin, c.lead_status()['pgs']))
     for m in c.mounts:
         for crew_ in c.crews:
             for w in crew_:
@@ -267,12 +318,12 @@ def main():
         mounts = [c.mount('mnt%d' % i).path for i in range(args.mounts)]
         c.wait_whole()
         c.crews = [crew(mounts, args.seed, args.pause, 'all'), crew(mounts[:1], args.seed + 1, args.pause, 'one')]
-        running = list(programs(c, mounts[0], mounts[0]))
+        running = list(programs(c, mounts[0], 10 * args.pause))
         for t in [w for crew_ in c.crews for w in crew_] + running:
             t.start()
         nemesis = Nemesis(c, args.seed, say, args.events)
         storm(c, nemesis, running, args.time)
-        say('events: %s' % ' '.join('%s=%d' % kv for kv in sorted(nemesis.counts.items())))
+        nemesis.summary()
         the_end(c, nemesis, running)
         for t in [w for crew_ in c.crews for w in crew_]:
             say('%s: %d operations, longest %.2f s' % (t.dirname, t.done, t.longest))

@@ -6,11 +6,12 @@ the cluster promises to survive: a minority of the members and one store at a ti
 moment. Events that destroy copies (an emptied disk, flipped bits) wait until the cluster is whole, and bits are flipped on
 one store only, until it was emptied.
 """
-import os, random, shutil, signal
+import json, os, random, shutil, signal, statistics, time
+from history import Wrong
 
 
 class Nemesis:
-    def __init__(self, cluster, seed, log, only=None):
+    def __init__(self, cluster, seed, log, only=None, never=(), more=None):
         self.c, self.rnd, self.log = cluster, random.Random(seed), log
         self.flipped = None # the store with bits flipped
         self.events = {'kill': 4, 'stop': 3, 'freeze': 3, 'both': 2, 'all': 1, 'leader': 2, 'empty_store': 1, 'empty_meta': 1,
@@ -21,14 +22,28 @@ class Nemesis:
             self.events.update(unplug=3, deafen=2, unplug_mount=1)
         if cluster.tmpfs:
             self.events.update(fill=2)
+        self.events.update(more or {})
+        self.events = {k: v for k, v in self.events.items() if k not in never}
         if only:
             self.events = {k: v for k, v in self.events.items() if k in only}
-        self.counts = {}
+        self.counts, self.times = {}, {}
 
     def next(self):
         name = self.rnd.choices(list(self.events), list(self.events.values()))[0]
-        self.counts[name] = self.counts.get(name, 0) + 1
+        self.count(name)
         return name, getattr(self, name)()
+
+    def count(self, what):
+        self.counts[what] = self.counts.get(what, 0) + 1
+
+    def took(self, what, seconds):
+        self.times.setdefault(what, []).append(seconds)
+        self.log('%s after %.1f s' % (what, seconds))
+
+    def summary(self):
+        self.log('events: %s' % ' '.join('%s=%d' % kv for kv in sorted(self.counts.items())))
+        for what, all_ in sorted(self.times.items()):
+            self.log('%s: %d times, median %.1f s, longest %.1f s' % (what, len(all_), statistics.median(all_), max(all_)))
 
     def metas(self):
         return sorted(n for n in self.c.daemons if n.startswith('meta-'))
@@ -42,6 +57,28 @@ class Nemesis:
     def seconds(self):
         return self.rnd.choice((0.1, 1, 3, 6, 12))
 
+    def lasting(self, names, seconds, whole=False):
+        """The harm to @names lasts. Where one store is away and there are spares: when is it noticed, when has all its copies again?"""
+        begin = time.monotonic()
+        stores = [n for n in names if n.startswith('storage-')]
+        if len(stores) != 1 or self.c.n_stores <= 3 or seconds < 3:
+            yield seconds
+            return
+        number, seen = int(stores[0].split('-')[1]), False
+        while time.monotonic() - begin < seconds:
+            yield 0.1
+            status = self.c.lead_status()
+            state = next((s['state'] for s in status.get('stores', ()) if s['node'] == number and s['state'] != 'replaced'), None)
+            if not seen and state == 'down':
+                self.took('a store was noticed to be away', time.monotonic() - begin)
+                seen = True
+            elif seen and status['pgs']['healthy'] == status['pgs']['total'] and status['placement']['idle']:
+                self.took('full redundancy without it', time.monotonic() - begin)
+                yield max(0, 0 if whole else seconds - (time.monotonic() - begin))
+                return
+        if whole:
+            raise Wrong('no full redundancy within %d s: %s' % (seconds, json.dumps(status)))
+
     # ---- processes ----
 
     def kill(self, *names):
@@ -49,7 +86,7 @@ class Nemesis:
         self.log('kill -9 %s' % ' '.join(names))
         for n in names:
             self.c.daemons[n].kill()
-        yield self.seconds()
+        yield from self.lasting(names, self.seconds())
         for n in names:
             self.c.daemons[n].start()
 
@@ -71,15 +108,28 @@ class Nemesis:
         name = self.anyone()
         self.log('SIGTERM %s' % name)
         self.c.daemons[name].stop()
-        yield self.seconds()
+        yield from self.lasting([name], self.seconds())
         self.c.daemons[name].start()
 
-    def freeze(self):
-        name = self.anyone()
+    def freeze_leader(self):
+        return self.freeze(self.c.leader(60))
+
+    def unplug_leader(self):
+        return self.unplug(self.c.leader(60))
+
+    def freeze(self, name=None):
+        name = name or self.anyone()
         self.log('SIGSTOP %s' % name)
         self.c.daemons[name].signal(signal.SIGSTOP)
-        yield self.seconds()
+        yield from self.lasting([name], self.seconds())
         self.c.daemons[name].signal(signal.SIGCONT)
+
+    def freeze_mount(self):
+        m = self.rnd.choice(self.c.mounts)
+        self.log('SIGSTOP mount %s' % os.path.basename(m.path))
+        m.signal(signal.SIGSTOP)
+        yield self.rnd.choice((0.5, 2, 4)) # longer than 10 s may end its session: an error that is right
+        m.signal(signal.SIGCONT)
 
     def mount(self):
         m = self.rnd.choice(self.c.mounts[1:] or self.c.mounts)
@@ -90,11 +140,11 @@ class Nemesis:
     def maintenance(self):
         name = self.rnd.choice(self.stores())
         self.log('maintenance of %s' % name)
-        self.c.tercet('node', 'maintenance', name.split('-')[1], 'on')
+        self.c.until('node', 'maintenance', name.split('-')[1], 'on')
         self.c.daemons[name].stop()
         yield self.seconds()
         self.c.daemons[name].start()
-        self.c.tercet('node', 'maintenance', name.split('-')[1], 'off')
+        self.c.until('node', 'maintenance', name.split('-')[1], 'off')
 
     def long(self):
         """Dead for as long as it takes until its copies are on others."""
@@ -102,7 +152,7 @@ class Nemesis:
         name = self.rnd.choice(self.stores())
         self.log('kill -9 %s for long' % name)
         self.c.daemons[name].kill()
-        yield 25
+        yield from self.lasting([name], 180, whole=True)
         self.c.daemons[name].start()
 
     # ---- membership ----
@@ -133,6 +183,52 @@ class Nemesis:
         self.c.until('meta', 'promote', number)
         self.log('%s votes' % name)
 
+    def leave(self, name):
+        self.c.until('meta', 'remove', name.split('-')[1])
+        self.log('%s is removed' % name)
+        self.c.meta_leaves(name)
+
+    def join(self):
+        name = self.c.meta_comes()
+        number = name.split('-')[1]
+        self.log('%s is added' % name)
+        self.c.until('meta', 'add', number)
+        self.c.until('meta', 'promote', number)
+        self.log('%s votes' % name)
+
+    def replace_meta(self):
+        """A member goes for good, dead or alive, and one under another number and address comes."""
+        self.c.wait_whole()
+        name = self.rnd.choice(self.metas())
+        begin = time.monotonic()
+        if self.rnd.random() < 0.5:
+            self.log('kill -9 %s for good' % name)
+            self.c.daemons[name].kill()
+            yield self.rnd.choice((0, 1, 3))
+            self.leave(name)
+            self.join()
+        else:
+            self.join()
+            yield self.rnd.choice((0, 1))
+            self.leave(name)
+        self.took('a member replaced', time.monotonic() - begin)
+
+    def grow_meta(self):
+        """Three members become five; then two of the five go."""
+        self.c.wait_whole()
+        self.join()
+        self.join()
+        self.log('kill -9 two of five')
+        two = self.rnd.sample(self.metas(), 2)
+        for n in two:
+            self.c.daemons[n].kill()
+        yield self.rnd.choice((1, 4))
+        for n in two:
+            self.c.daemons[n].start()
+        self.c.wait_whole()
+        for n in self.rnd.sample(self.metas(), 2):
+            self.leave(n)
+
     def drain(self):
         """A node is drained, and removed and added empty; or told to stay in the middle."""
         self.c.wait_whole()
@@ -146,8 +242,11 @@ class Nemesis:
             self.c.until('node', 'drain', '--cancel', number)
             drain.kill()
             drain.wait()
+            self.count('drain-cancelled')
             return
+        begin = time.monotonic()
         self.c.until('node', 'drain', number)
+        self.took('drained', time.monotonic() - begin)
         self.c.until('node', 'remove', number)
         self.c.daemons[name].kill()
         self.log('%s is removed' % name)
@@ -156,14 +255,19 @@ class Nemesis:
             self.flipped = None
         yield 0.5
         self.c.daemons[name].start()
+        self.count('node-removed')
+        begin = time.monotonic()
+        self.c.until('node', 'add', number) # waits until it has its share
+        self.took('a node added and filled', time.monotonic() - begin)
+        self.count('node-added')
 
     # ---- network ----
 
-    def unplug(self):
-        name = self.anyone()
+    def unplug(self, name=None):
+        name = name or self.anyone()
         self.log('unplug %s' % name)
         self.c.net.unplug(name)
-        yield self.seconds()
+        yield from self.lasting([name], self.seconds())
         self.c.net.plug(name)
 
     def unplug_mount(self):
@@ -224,7 +328,6 @@ class Nemesis:
         """The disk of one store is full to the last byte."""
         name = self.rnd.choice(self.stores())
         self.log('the disk of %s is full' % name)
-        path = os.path.join(self.c.data(name), '..', name + '.fill')
         path = os.path.join(self.c.data(name), 'fill')
         try:
             with open(path, 'wb', buffering=0) as f:
