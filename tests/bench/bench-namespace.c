@@ -12,6 +12,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <time.h>
 
@@ -22,10 +23,15 @@
 #define SOME 10000u
 #define LOOKUPS 100000u
 #define FLUSH_ENTRIES 200000u
+#define HEARTBEAT_NS (50 * NS_PER_MS)
 
 static struct kv *kv;
 static struct fsm *fsm;
-static uint64_t entry_index, seq, session, apply_longest;
+static uint64_t entry_index, seq, session;
+static struct {
+    uint64_t longest, waited; /* wall time of one apply; of one that gave up the processor by itself */
+    uint64_t late;            /* applies longer than a heartbeat's interval */
+} stall;
 static struct wire_arena arena;
 
 static uint64_t now_ns(void)
@@ -42,6 +48,15 @@ static void must(int r, const char *what)
         return;
     fprintf(stderr, "%s: %s\n", what, tc_strerror(r));
     exit(1);
+}
+
+/* How often this thread has waited for something. What others take from it by force does not count. */
+static long voluntary(void)
+{
+    struct rusage u;
+
+    (void)getrusage(RUSAGE_THREAD, &u);
+    return u.ru_nvcsw;
 }
 
 /* Anonymous memory and file pages that are mapped, MiB. */
@@ -73,12 +88,17 @@ static void apply(uint32_t type, const struct wire_schema *schema, const void *b
     struct buf *b = wire_encode(schema, body);
     struct command cmd = {.type = type, .time = 1000000 * ++entry_index, .body = {b->data, b->len}, .term = 1};
     struct buf *e = wire_encode(&command_schema, &cmd);
-    uint64_t from = now_ns();
+    long switches = voluntary();
+    uint64_t from = now_ns(), took;
 
     *ret = (struct fsm_result){0};
     must(fsm_apply(fsm, entry_index, 1, slice_of(e->data, e->len), ret), "apply");
     must(ret->status, "entry");
-    apply_longest = MAX(apply_longest, now_ns() - from);
+    took = now_ns() - from;
+    stall.longest = MAX(stall.longest, took);
+    stall.late += took > HEARTBEAT_NS;
+    if (voluntary() != switches)
+        stall.waited = MAX(stall.waited, took);
     buf_unref(e);
     buf_unref(b);
 }
@@ -153,8 +173,10 @@ static uint64_t *build(uint64_t n)
         if (i % FLUSH_ENTRIES == FLUSH_ENTRIES - 1)
             checkpoint_begin();
     }
-    printf("build      %llu inodes, %.0f entries/s, longest apply %.1f ms, memory %.0f MiB\n", (unsigned long long)n,
-           (double)n / ((double)(now_ns() - began) / NS_PER_S), (double)apply_longest / NS_PER_MS, memory_mib());
+    printf("build      %llu inodes, %.0f entries/s, memory %.0f MiB\n", (unsigned long long)n,
+           (double)n / ((double)(now_ns() - began) / NS_PER_S), memory_mib());
+    printf("apply      longest %.1f ms, longest that waited for the store %.1f ms, %llu longer than a heartbeat's 50 ms\n",
+           (double)stall.longest / NS_PER_MS, (double)stall.waited / NS_PER_MS, (unsigned long long)stall.late);
     return dirs;
 }
 
