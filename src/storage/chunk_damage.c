@@ -71,6 +71,11 @@ int chunk_store_check_index(struct chunk_store *cs)
     return r == -TC_E_DAMAGED ? kv_check(cs->kv) : r; /* twice: it was being written */
 }
 
+void chunk_store_disk_error(struct chunk_store *cs)
+{
+    cs->disk_error = true;
+}
+
 uint64_t chunk_store_journal_begin(const struct chunk_store *cs)
 {
     return journal_begin(cs->journal);

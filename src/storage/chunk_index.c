@@ -428,6 +428,7 @@ static int kv_trouble(struct chunk_store *cs, int r)
 {
     if (r == -TC_E_DAMAGED)
         cs_fail(cs, r, "the index is damaged");
+    cs->disk_error = cs->disk_error || r == -TC_E_IO;
     return r;
 }
 

@@ -183,6 +183,8 @@ void chunk_store_absent(struct chunk_store *cs, const struct chunk_key *key, con
 
 /* Read the index as it is on disk: 0 or DAMAGED, or why it cannot be said. Blocking, in a job. */
 TC_MUST_CHECK int chunk_store_check_index(struct chunk_store *cs);
+/* Something on the disk could not be read or written: for chunk_store_stats. */
+void chunk_store_disk_error(struct chunk_store *cs);
 /* Read the journal from @from, a chunk_store_journal_begin(): the position of a record that is damaged on disk, or 0. In
  * a job. */
 uint64_t chunk_store_check_journal(struct chunk_store *cs, uint64_t from);

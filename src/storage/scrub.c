@@ -227,6 +227,10 @@ static void check_done(struct env_job *j)
         server_damaged(c->s, "the index is damaged");
         return;
     }
+    if (w->index_status < 0) {
+        LOG_ERR("storage", "the index cannot be read, or not all of it", "node=%u err=%s", c->s->cfg.node, tc_error_name(w->index_status));
+        chunk_store_disk_error(c->s->cs);
+    }
     again(c);
 }
 
@@ -313,6 +317,14 @@ static void chunk_check(struct scrub *c, const struct chunk_key *key)
     chunk_store_read(c->s->cs, &w->read);
 }
 
+/* Before its end; not gone on with after a restart. */
+static void stop(struct scrub *c)
+{
+    c->walk.running = false;
+    c->ended = MAX(c->ended, c->begun);
+    c->save_wanted = true;
+}
+
 /* The next page of the group at hand, or the next group. False: an error ended the pass. */
 static bool page_next(struct scrub *c)
 {
@@ -338,9 +350,10 @@ static bool page_next(struct scrub *c)
     w->in_pg = true;
     w->n = SCRUB_PAGE;
     r = chunk_store_manifest(s->cs, w->pg, resume ? &after : NULL, w->page, &w->n, &w->eof);
-    if (r < 0) {
+    if (r < 0) { /* this group and those behind it were not read, and do not count as that */
+        LOG_ERR("storage", "the scrub ends: the index cannot be read", "node=%u err=%s", s->cfg.node, tc_error_name(r));
         w->n = 0;
-        w->eof = true; /* the store has failed, and said so */
+        stop(c);
     }
     for (uint32_t i = 0; i < w->n; i++) {
         if (w->page[i].damaged)
@@ -521,9 +534,7 @@ void handle_scrub(struct request *q)
     case SCRUB_STOP:
         if (c->walk.running)
             LOG_INFO("storage", "scrub is stopped", "node=%u", s->cfg.node);
-        c->walk.running = false;
-        c->ended = MAX(c->ended, c->begun); /* not gone on with after a restart */
-        c->save_wanted = true;
+        stop(c);
         break;
     default:
         break;

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Disks that lose power: tests/powerfs mounted in a directory (see the head of powerfs.c)."""
 import os, shutil, subprocess
-from cluster import BUILD, wait_until
+from cluster import BUILD, Cluster, wait_until
 
 
 class PowerFs:
@@ -48,3 +48,20 @@ class PowerFs:
                 self.proc.kill()
                 self.proc.wait()
         shutil.rmtree(self.backing, ignore_errors=True)
+
+
+class DiskCluster(Cluster):
+    """All data directories lie on one powerfs, each a disk of its own."""
+
+    def prepare(self):
+        self.disks = PowerFs(os.path.join(self.dir, 'data'))
+
+    def __exit__(self, kind, value, tb):
+        for m in self.mounts:
+            m.abort()
+        for d in self.daemons.values():
+            d.kill()
+        if kind is not None:
+            self.show_logs()
+        self.disks.close()
+        return super().__exit__(None, None, None)

@@ -11,9 +11,9 @@ happens before: power is lost right after format, or again during recovery, or a
 go on, or a disk was emptied and was being filled, or all were killed first and what they left in the page cache was read.
 """
 import argparse, os, random, shutil, sys, threading, time
-from cluster import Cluster, need_fuse, wait_until
+from cluster import need_fuse, wait_until
 from history import Wrong, crew
-from powerfs import PowerFs
+from powerfs import DiskCluster
 
 BAD = ('without a vote', 'damaged', 'does not match', 'does not reach', 'do not meet', 'two contents', 'cannot be opened',
        'cannot be read', 'is missing', 'no identity', 'no longer holds')
@@ -21,20 +21,10 @@ KINDS = ('plain', 'some', 'twice', 'emptied', 'plain', 'killed')
 PATIENCE = 60 # seconds until a cluster that does not come back is given up
 
 
-class PowerCluster(Cluster):
+class PowerCluster(DiskCluster):
     def prepare(self):
         self.emptied = set()
-        self.disks = PowerFs(os.path.join(self.dir, 'data'))
-
-    def __exit__(self, kind, value, tb):
-        for m in self.mounts:
-            m.abort()
-        for d in self.daemons.values():
-            d.kill()
-        if kind is not None:
-            self.show_logs()
-        self.disks.close()
-        return super().__exit__(None, None, None)
+        super().prepare()
 
     def power_loss(self, rnd, names=()):
         self.disks.cut(*names)
