@@ -18,7 +18,8 @@ struct placement_store {
     uint64_t capacity; /* weight; 0 counts as the average */
     /* for placement_plan() */
     enum placement_role role;
-    bool alive; /* it answers: a copy there is one to copy from */
+    bool alive;   /* it answers: a copy there is one to copy from ... */
+    bool failing; /* ... but not for long: what it holds does not wait for its turn */
 };
 
 /*

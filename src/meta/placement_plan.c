@@ -190,6 +190,15 @@ static uint32_t count_alive(const struct planner *p, const uint32_t *set)
     return n;
 }
 
+static bool any_failing(const struct planner *p, const uint32_t *set)
+{
+    for (uint32_t i = 0; i < p->t->n; i++) {
+        if (set[i] != NOBODY && p->t->stores[set[i]].failing)
+            return true;
+    }
+    return false;
+}
+
 static bool same(const struct planner *p, const uint32_t *a, const uint32_t *b)
 {
     return !memcmp(a, b, p->t->n * sizeof(*a));
@@ -283,7 +292,8 @@ static bool deal(struct planner *p, uint32_t pg, const struct view *v)
 /* Lowest number of live copies among groups that wait for a spare or get one. */
 struct urgency {
     uint32_t lowest;
-    uint8_t *alive; /* per group: 0: does not wait */
+    uint8_t *alive;  /* per group: 0: does not wait */
+    uint8_t *paced;  /* per group: nothing endangers it, it counts for moving_max */
 };
 
 static void repair_look(struct planner *p, uint32_t pg, struct urgency *u)
@@ -317,6 +327,7 @@ static void repair_look(struct planner *p, uint32_t pg, struct urgency *u)
         return;
     }
     u->alive[pg] = (uint8_t)alive;
+    u->paced[pg] = alive >= p->t->n && !any_failing(p, v.c1);
     u->lowest = MIN(u->lowest, alive);
 }
 
@@ -324,7 +335,7 @@ static void repair_look(struct planner *p, uint32_t pg, struct urgency *u)
 static bool repair(struct planner *p)
 {
     const struct placement_task *t = p->t;
-    struct urgency u = {.lowest = NOBODY, .alive = tc_calloc(t->pg_count, 1)};
+    struct urgency u = {.lowest = NOBODY, .alive = tc_calloc(t->pg_count, 1), .paced = tc_calloc(t->pg_count, 1)};
     bool none = true;
 
     for (uint32_t pg = 0; pg < t->pg_count; pg++)
@@ -336,15 +347,16 @@ static bool repair(struct planner *p)
         if (!u.alive[pg])
             continue;
         none = false;
-        if (u.alive[pg] > u.lowest || (u.alive[pg] >= t->n && !p->budget)) {
+        if (u.alive[pg] > u.lowest || (u.paced[pg] && !p->budget)) {
             p->plan->waiting++;
             continue;
         }
-        p->budget -= u.alive[pg] >= t->n;
+        p->budget -= u.paced[pg];
         move_out(p, pg, PLACEMENT_REPAIR, &p->target[(size_t)pg * t->n]);
     }
     none = none && u.lowest == NOBODY;
     free(u.alive);
+    free(u.paced);
     return none;
 }
 

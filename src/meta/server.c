@@ -715,7 +715,7 @@ static void config_copy(struct meta_server *s, const struct meta_server_config *
     DEFAULT(recall_timeout_ms, 30000);
     DEFAULT(recall_resend_ms, 100);
     DEFAULT(store_suspect_ms, 1000);
-    DEFAULT(store_down_ms, 2000);
+    DEFAULT(store_down_ms, 1800);
     DEFAULT(checkpoint_ms, 30000);
     DEFAULT(checkpoint_bytes, UINT64_C(64) << 20);
     DEFAULT(sweep_ms, 1000);

@@ -42,7 +42,7 @@ struct meta_server_config {
     uint64_t recall_timeout_ms; /* 30000: no acknowledgement and no progress */
     uint64_t recall_resend_ms;  /* 100 */
     uint64_t store_suspect_ms;  /* 1000 */
-    uint64_t store_down_ms;     /* 2000 */
+    uint64_t store_down_ms;     /* 1800: noticed within 2 s */
     uint64_t rebuild_after_ms;  /* 0: a store that is down so long more has its copies made elsewhere */
     uint64_t checkpoint_ms;     /* 30000 */
     uint64_t checkpoint_bytes;  /* 64 MiB of log */

@@ -258,8 +258,12 @@ static void plan_make(struct meta_server *s)
 
     ps = tc_calloc(t.n_stores + 1, sizeof(*ps));
     for (uint32_t i = 0; i < t.n_stores; i++) {
+        const struct meta_store *h;
+
         ps[i] = (struct placement_store){.store = st[i].store, .zone = st[i].zone, .capacity = st[i].capacity};
         ps[i].role = role_of(s, &st[i], &ps[i].alive);
+        h = store_find_health(s, st[i].store);
+        ps[i].failing = h && h->flags & STORE_DISK_ERROR;
     }
     t.stores = ps;
     placement_plan(&t, &p);

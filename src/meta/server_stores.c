@@ -205,6 +205,10 @@ void store_beat(struct meta_server *s, const struct request *q)
     h->used = req->used;
     h->chunks = req->chunks;
     h->behind = req->behind;
+    if (req->flags & ~h->flags & STORE_DISK_ERROR) {
+        LOG_WARN("meta", "the disk of a store fails", "node=%u endpoint=%s", st->node, st->endpoint);
+        placement_soon(s);
+    }
     h->flags = req->flags;
     h->map_epoch = req->map_epoch;
     h->found = req->found;

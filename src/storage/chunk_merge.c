@@ -348,6 +348,7 @@ static void flush_done(struct env_job *j)
         cs->flushed = m->pos;
         journal_trim(cs->journal, m->pos);
     } else {
+        cs->disk_error = cs->disk_error || m->status == -TC_E_IO;
         LOG_ERR("storage", "checkpoint failed, retrying", "err=%s", tc_error_name(m->status));
     }
     merge_end(m);

@@ -11,6 +11,8 @@
 #include "common/test_rules.h"
 #include "storage/server.h"
 
+#define LAST_WORD_US 100000 /* for what was sent last to leave: the leader is told that the disk fails */
+
 struct daemon {
     struct env *env;
     int err;
@@ -74,6 +76,8 @@ static int run(const struct cli *c, const struct config *config, uint32_t id)
         return cli_failed(c, "cannot open %s: %s", cfg.dir, tc_strerror(r));
     r = os_env_run(d.env);
     fflush(NULL);
+    if (d.err == -TC_E_IO)
+        (void)usleep(LAST_WORD_US);
     if (d.err == -TC_E_NOSPC)
         r = cli_again_with_room(c, cfg.dir);
     else if (d.err == -TC_E_DAMAGED)

@@ -219,6 +219,11 @@ void server_fatal(struct storage_server *s, int err, const char *why)
         return;
     s->fatal_told = true;
     LOG_ERR("storage", "cannot go on", "node=%u why=\"%s\" err=%s", s->cfg.node, why, tc_error_name(err));
+    if (err == -TC_E_IO) {
+        s->failing = true;
+        leader_last_word(s);
+        failing_mark(s, why);
+    }
     if (!s->cfg.fatal)
         abort();
     s->cfg.fatal(s->cfg.fatal_arg, err, why);
@@ -306,6 +311,8 @@ static int open_all(struct storage_server *s)
 
     if (r == 0)
         r = aside_put(s, false);
+    if (r == 0)
+        r = failing_load(s);
     if (r == 0)
         r = open_files(s);
     if (r == -TC_E_DAMAGED) {

@@ -29,7 +29,7 @@ static int see(void *arg, const char *name)
 
     if (!strncmp(name, MARK "-", strlen(MARK "-")))
         l->n_aside++;
-    else if (strcmp(name, "lock") && strcmp(name, MARK) && l->n < NAMES_MAX)
+    else if (strcmp(name, "lock") && strcmp(name, MARK) && strcmp(name, "disk-error") && l->n < NAMES_MAX)
         l->name[l->n++] = tc_strdup(name);
     return 0;
 }

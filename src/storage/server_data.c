@@ -478,7 +478,7 @@ static void handle_status(struct request *q)
                        (unsigned long long)st.total, (unsigned long long)st.free, (unsigned long long)st.pending_bytes,
                        (unsigned long long)recovery_behind(s), (unsigned long long)st.corrupt,
                        (unsigned long long)st.writes, (unsigned long long)st.reads, s->n_requests,
-                       st.disk_error ? "true" : "false");
+                       st.disk_error || s->failing ? "true" : "false");
     res.json = wire_str_of(json);
     request_reply(q, 0, &status_res_schema, &res, NULL);
     free(json);

@@ -6,6 +6,7 @@
  *   server_data.c   WRITE, READ, MANIFEST, SIZE_QUERY, RECONCILE, MAP_GET, STORE_STATUS
  *   server_leader.c registration, heartbeats, the durable map, gc
  *   server_aside.c  a damaged directory put out of the way
+ *   server_failing.c a disk that failed is remembered
  *   heal.c          one chunk brought up to date from its other voters, or all of them
  *   joined.c        since when this store is a voter of each placement group
  *   recovery.c      which chunks of which placement groups are due
@@ -96,6 +97,7 @@ struct storage_server {
     struct chunk_store *cs;
     bool closing;
     bool fatal_told;
+    bool failing; /* the disk failed in an earlier life, or just now */
 
     struct durable id_file, map_file, joined_file;
     struct identity id;
@@ -170,6 +172,10 @@ bool map_is_c1(const struct map_pg *pg, uint64_t store);
 /* If marked, or @damaged: all files out of the way. n_aside is set. */
 TC_MUST_CHECK int aside_put(struct storage_server *s, bool damaged);
 
+/* server_failing.c */
+TC_MUST_CHECK int failing_load(struct storage_server *s);
+void failing_mark(struct storage_server *s, const char *why); /* blocking: the process ends */
+
 /* joined.c */
 TC_MUST_CHECK int joined_load(struct storage_server *s); /* behind map_load() */
 void joined_fini(struct storage_server *s);
@@ -186,6 +192,8 @@ void handle_data(struct request *q);
 
 /* server_leader.c */
 int leader_open(struct storage_server *s);
+/* A last word to the leader: the disk fails. */
+void leader_last_word(struct storage_server *s);
 void leader_close(struct storage_server *s);
 void leader_want_map(struct storage_server *s, uint64_t epoch);
 int identity_load(struct storage_server *s);

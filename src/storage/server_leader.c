@@ -645,7 +645,7 @@ static void send_beat(struct storage_server *s)
         req.flags |= STORE_FULL;
     if (st.free < st.total / 20)
         req.flags |= STORE_NEARLY_FULL;
-    if (st.disk_error)
+    if (st.disk_error || s->failing)
         req.flags |= STORE_DISK_ERROR;
     scrub_beat(s, &req);
     req.aside = s->n_aside;
@@ -653,6 +653,14 @@ static void send_beat(struct storage_server *s)
     req.ready.n = recovery_ready(s, ready, READY_MAX);
     s->leader_call.done = beat_on_reply;
     rpc_call(leader_current(s), &s->leader_call, MSG_STORE_BEAT, &store_beat_req_schema, &req, NULL, CALL_NS);
+}
+
+void leader_last_word(struct storage_server *s)
+{
+    if (!s->registered || s->closing)
+        return;
+    rpc_cancel(&s->leader_call);
+    send_beat(s);
 }
 
 static void beat_fire(struct env_timer *t)

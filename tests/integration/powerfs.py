@@ -23,6 +23,11 @@ class PowerFs:
         """From now on nothing changes any more; programs see EIO until they are ended."""
         self.command(' '.join(['cut', *tops]))
 
+    def break_(self, what, top):
+        """The disk @top (or one directory in it, TOP/DIR) fails: what is reads, changes, all, or nothing any more. What the kernel has
+        in its cache can still be read."""
+        self.command('break %s %s' % (what, top))
+
     def lose(self, seed, *tops):
         self.command(' '.join(['lose', str(seed), *tops]))
 

@@ -155,6 +155,7 @@ def journal_fails(c, files, w):
         files.scribble()
         for p in glob.glob(c.data(victim) + '/journal/*'):
             c.disks.fail('-', p)
+        os.unlink(c.data(victim) + '/disk-error')       # the operator's word that the disk is sound
         c.daemons[victim].start()
         healthy_again(c, files, w)
 

@@ -256,6 +256,43 @@ static int fail(struct pfs *fs, const char *text)
     return 0;
 }
 
+bool pfs_bad(const struct node *n, bool change)
+{
+    const struct top *t = n->top;
+
+    if (!t)
+        return false;
+    if (change && t->cut)
+        return true;
+    return (change ? t->bad_writes : t->bad_reads) && (!t->bad_area[0] || !strcmp(t->bad_area, n->area));
+}
+
+/* "break WHAT TOP[/DIRECTORY]": one that is named, for the directory is its own. */
+static int set_bad(struct pfs *fs, char *text)
+{
+    char *save = NULL, *what = strtok_r(text, " \n", &save), *name = strtok_r(NULL, " \n", &save), *area;
+    bool all;
+    int r;
+
+    if (!what || !name)
+        return -EINVAL;
+    area = strchr(name, '/');
+    if (area)
+        *area++ = 0;
+    all = strcmp(what, "all") == 0;
+    if (!all && strcmp(what, "reads") && strcmp(what, "changes") && strcmp(what, "nothing"))
+        return -EINVAL;
+    r = mark(fs, name);
+    for (struct top *t = fs->tops; t && r == 0; t = t->next) {
+        if (!t->losing)
+            continue;
+        t->bad_reads = all || strcmp(what, "reads") == 0;
+        t->bad_writes = all || strcmp(what, "changes") == 0;
+        (void)snprintf(t->bad_area, sizeof t->bad_area, "%s", area ? area : "");
+    }
+    return r;
+}
+
 int pfs_command(struct pfs *fs, char *text)
 {
     uint64_t seed;
@@ -267,6 +304,8 @@ int pfs_command(struct pfs *fs, char *text)
             t->cut |= t->losing;
     } else if (strncmp(text, "fail ", 5) == 0) {
         r = fail(fs, text + 5);
+    } else if (strncmp(text, "break ", 6) == 0) {
+        r = set_bad(fs, text + 6);
     } else if (sscanf(text, "lose %" SCNu64 "%n", &seed, &used) == 1) {
         r = mark(fs, text + used);
         fs->rng = seed;

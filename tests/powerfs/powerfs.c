@@ -8,6 +8,7 @@
  *     echo "lose SEED [TOP...]"  > MOUNTPOINT/.power    power is lost, and comes back
  *     echo "fail [r][w][s] PATH [FROM TO]" > MOUNTPOINT/.power    reads, writes, syncs of PATH fail (EIO): a broken place
  *     echo "fail - PATH"         > MOUNTPOINT/.power    and no more; a rename takes the fault with it
+ *     echo "break WHAT TOP[/DIR]" > MOUNTPOINT/.power    a failing disk: reads, changes, all, or nothing any more, fail (EIO)
  *     cat MOUNTPOINT/.power                             what the losses took
  *
  * TOP is a directory in the root: the disk of one machine; none named: all. They are made durably; nothing moves from
@@ -50,11 +51,6 @@ static struct pfs fs;
 static struct node *node_of(fuse_ino_t id)
 {
     return pfs_node(&fs, id);
-}
-
-static bool is_cut(const struct node *n)
-{
-    return n->top && n->top->cut;
 }
 
 static bool fails(const struct node *n, unsigned how, uint64_t off, uint64_t len)
@@ -158,7 +154,7 @@ static void on_setattr(fuse_req_t req, fuse_ino_t id, struct stat *attr, int set
         on_getattr(req, id, fi);
         return;
     }
-    if (!n || is_cut(n) || ((set & FUSE_SET_ATTR_SIZE) && fails(n, FAIL_WRITE, 0, UINT64_MAX))) {
+    if (!n || pfs_bad(n, true) || ((set & FUSE_SET_ATTR_SIZE) && fails(n, FAIL_WRITE, 0, UINT64_MAX))) {
         fuse_reply_err(req, n ? EIO : ESTALE);
         return;
     }
@@ -183,7 +179,7 @@ static struct node *dir_to_change(fuse_req_t req, fuse_ino_t parent)
 {
     struct node *dir = node_of(parent);
 
-    if (dir && !is_cut(dir) && !fails(dir, FAIL_WRITE, 0, 1))
+    if (dir && !pfs_bad(dir, true) && !fails(dir, FAIL_WRITE, 0, 1))
         return dir;
     fuse_reply_err(req, dir ? EIO : ESTALE);
     return NULL;
@@ -366,7 +362,7 @@ static void on_fsyncdir(fuse_req_t req, fuse_ino_t id, int datasync, struct fuse
 
     (void)datasync;
     (void)fi;
-    if (!dir || is_cut(dir) || fails(dir, FAIL_SYNC, 0, UINT64_MAX)) {
+    if (!dir || pfs_bad(dir, true) || fails(dir, FAIL_SYNC, 0, UINT64_MAX)) {
         fuse_reply_err(req, dir ? EIO : ESTALE);
         return;
     }
@@ -391,7 +387,7 @@ static void on_open(fuse_req_t req, fuse_ino_t id, struct fuse_file_info *fi)
         return;
     }
     if (fi->flags & O_TRUNC)
-        r = is_cut(n) ? -EIO : pfs_truncate(&fs, n, 0);
+        r = pfs_bad(n, true) ? -EIO : pfs_truncate(&fs, n, 0);
     if (r == 0)
         r = pfs_open(&fs, n);
     if (r < 0) {
@@ -444,7 +440,7 @@ static void on_read(fuse_req_t req, fuse_ino_t id, size_t size, off_t off, struc
         fuse_reply_buf(req, off < len ? text + off : NULL, off < len ? (size_t)(len - off) : 0);
         return;
     }
-    if (!n || fails(n, FAIL_READ, (uint64_t)off, size)) {
+    if (!n || pfs_bad(n, false) || fails(n, FAIL_READ, (uint64_t)off, size)) {
         fuse_reply_err(req, n ? EIO : ESTALE);
         return;
     }
@@ -482,7 +478,7 @@ static void on_write(fuse_req_t req, fuse_ino_t id, const char *data, size_t siz
         control(req, data, size);
         return;
     }
-    if (!n || is_cut(n) || fails(n, FAIL_WRITE, (uint64_t)off, size)) {
+    if (!n || pfs_bad(n, true) || fails(n, FAIL_WRITE, (uint64_t)off, size)) {
         fuse_reply_err(req, n ? EIO : ESTALE);
         return;
     }
@@ -499,7 +495,7 @@ static void on_fsync(fuse_req_t req, fuse_ino_t id, int datasync, struct fuse_fi
 
     (void)datasync;
     (void)fi;
-    if (!n || is_cut(n) || fails(n, FAIL_SYNC, 0, UINT64_MAX)) {
+    if (!n || pfs_bad(n, true) || fails(n, FAIL_SYNC, 0, UINT64_MAX)) {
         fuse_reply_err(req, n ? EIO : ESTALE);
         return;
     }
@@ -514,7 +510,7 @@ static void on_fallocate(fuse_req_t req, fuse_ino_t id, int mode, off_t off, off
     int r = 0;
 
     (void)fi;
-    if (!n || is_cut(n)) {
+    if (!n || pfs_bad(n, true)) {
         fuse_reply_err(req, n ? EIO : ESTALE);
         return;
     }

@@ -36,6 +36,8 @@ struct page {
 struct top {
     struct node *dir;
     bool cut, losing;
+    bool bad_reads, bad_writes; /* fail with EIO ... */
+    char bad_area[32];          /* ... in this directory of it; "": everywhere */
     struct top *next;
 };
 
@@ -50,6 +52,7 @@ struct node {
     struct top *top; /* NULL: the root */
     unsigned fails;  /* enum fail: what of it fails with EIO, reads and writes from fail_from up to fail_to */
     uint64_t fail_from, fail_to;
+    char area[32];   /* the directory of the top in which it was made; "": the top itself */
     int fd;          /* open while `opens` > 0, or for the length of a call */
     unsigned opens, refs;
     uint64_t lookups;
@@ -104,5 +107,7 @@ void pfs_op_free(struct pfs *fs, struct op *op, bool happened);
 void pfs_pages_free(struct node *n);
 uint64_t pfs_random(struct pfs *fs, uint64_t n); /* below n */
 
+/* Do changes (or reads) of this fail? */
+bool pfs_bad(const struct node *n, bool change);
 int pfs_command(struct pfs *fs, char *text);
 int pfs_report(const struct pfs *fs, char *text, size_t len);

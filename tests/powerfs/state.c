@@ -192,6 +192,10 @@ struct node *pfs_make(struct pfs *fs, struct node *dir, const char *name, mode_t
         LL_PREPEND(fs->tops, n->top);
     } else {
         n->top = dir->top;
+        if (dir->area[0])
+            memcpy(n->area, dir->area, sizeof n->area);
+        else if (S_ISDIR(mode))
+            (void)snprintf(n->area, sizeof n->area, "%s", name);
     }
     pfs_change(fs, dir, name, n, NULL, NULL);
     return n;

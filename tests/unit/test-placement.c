@@ -227,6 +227,25 @@ START_TEST(test_second_failure)
 }
 END_TEST
 
+/* A store whose disk fails still answers: its groups move all at once, where those of a drained one take turns. */
+START_TEST(test_failing_disk)
+{
+    for (int failing = 0; failing < 2; failing++) {
+        struct placement_task t = {.stores = s, .n_stores = 5, .n = 3, .quorum = 2, .pgs = pgs, .pg_count = PGS,
+                                   .moving_max = 32};
+        struct placement_plan p;
+
+        stores(5, NULL);
+        table(5);
+        s[0].role = PLACEMENT_OUT;
+        s[0].failing = failing;
+        placement_plan(&t, &p);
+        ck_assert_uint_eq(p.n_moves, failing ? held(10) : 32);
+        placement_plan_fini(&p);
+    }
+}
+END_TEST
+
 /* Groups with the fewest live copies first (n=3 and a quorum of one to have three classes): the next wait. */
 START_TEST(test_endangered_first)
 {
@@ -311,6 +330,7 @@ int main(void)
     tcase_add_test(tc, test_drain);
     tcase_add_test(tc, test_dead_and_back);
     tcase_add_test(tc, test_second_failure);
+    tcase_add_test(tc, test_failing_disk);
     tcase_add_test(tc, test_endangered_first);
     tcase_add_test(tc, test_zones);
     tcase_add_test(tc, test_nothing_to_do);
