@@ -693,22 +693,25 @@ void flights_drop(struct inode *i); /* the engine is closed */
 /* Give @error to every open file that has unsaved data. */
 void files_error(struct inode *i, int error, bool fail);
 
+/* ---- fetch.c, readahead.c: fetch.h has what only they and read.c share ------------------------------------------------ */
+
+void fetches_drop(struct tc_client *c);
+/* Fetch one block for a partial write; wakes i->fetch_wq. */
+void block_fetch(struct tc_call *call, struct inode *i, uint64_t block);
+/* Fetch blocks of one chunk for horizon_fetched(). */
+void horizon_fetch(struct tc_client *c, struct inode *i, uint64_t first, uint32_t count, bool versions_only);
+/* Bytes of a block of version @epoch, at file offset @start, that show: the rest is behind the end or a horizon. */
+size_t block_visible(const struct inode *i, uint64_t epoch, uint64_t start);
+void readahead_drop(struct tc_client *c, struct inode *i);
+
 /* ---- read.c --------------------------------------------------------------------------------------------------------- */
 
 struct read_op *read_op_free(struct read_op *r);
 void read_deliver(struct tc_call *call);
-void fetches_drop(struct tc_client *c);
 void read_abandon(struct tc_call *call); /* drop what it has fetched */
-/* Fetch one block for a partial write; wakes i->fetch_wq. */
-void block_fetch(struct tc_call *call, struct inode *i, uint64_t block);
-void readahead_drop(struct tc_client *c, struct inode *i);
-/* Bytes of a block of version @epoch, at file offset @start, that show: the rest is behind the end or a horizon. */
-size_t block_visible(const struct inode *i, uint64_t epoch, uint64_t start);
 /* Must this block be written under our epoch before anybody is told its content (PROTOCOL 3.6)? */
 bool block_unsettled(const struct inode *i, const struct qblock *b);
 void block_rewrite(struct tc_client *c, struct inode *i, const struct qblock *b, uint64_t block);
-/* Fetch blocks of one chunk for horizon_fetched(). */
-void horizon_fetch(struct tc_client *c, struct inode *i, uint64_t first, uint32_t count, bool versions_only);
 
 /* ---- horizon.c ------------------------------------------------------------------------------------------------------ */
 

@@ -1,46 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Reading: local blocks over fetched ones, masked by size and horizon; read-ahead; single blocks for partial
- * writes; seeking for data and holes.
- *
- * A fetch is one quorum read of consecutive blocks of one chunk. It is shared by reference count: by the
- * read that waits for it, and by the inode's read-ahead, which keeps it until it is passed or anything
- * is written. A fetch is good as long as the lease under which it began has not ended (inode.breaks); one kept for
- * later is good only while no local data has changed since it began (inode.data_gen).
+ * Reading: local blocks over fetched ones (fetch.h), masked by size and horizon; seeking for data and holes.
  */
-#include "client/internal.h"
+#include "client/fetch.h"
 
-#include "common/log.h"
 #include "common/test_rules.h"
 
-#define RA_CHUNKS 4
-#define RA_DEPTH 2
-#define RA_BYTES_MAX (48u << 20)
 #define READ_PARTS_MAX 8
 #define ZEROS 65536u
 
 static const uint8_t zeros[ZEROS];
-
-struct fetch {
-    struct qread q;
-    struct inode *ino; /* pinned until done */
-    struct fetch *prev, *next; /* c->fetches while running */
-    unsigned refs;
-    bool running;
-    int status;
-    uint64_t first; /* block of the file */
-    uint64_t breaks, data_gen, epoch;
-    struct waitq wq;
-    bool single; /* for a partial write */
-    bool horizon;
-    bool known; /* versions of a chunk (known.c) */
-    struct qblock *expect; /* q.expect */
-};
-
-struct readahead {
-    struct fetch *slot[RA_CHUNKS];
-    unsigned hand;
-};
 
 struct read_op {
     struct fetch *part[READ_PARTS_MAX];
@@ -57,231 +26,6 @@ struct read_op {
      * of it, or around it, may be older. */
     uint8_t local[READ_PARTS_MAX * BLOCKS_PER_CHUNK / 8];
 };
-
-/* ---- fetches ------------------------------------------------------------------------------------------------ */
-
-static void fetch_unref(struct tc_client *c, struct fetch *f)
-{
-    if (--f->refs > 0)
-        return;
-    ASSERT(!f->running);
-    c->ra_bytes -= (uint64_t)f->q.count * BLOCK_SIZE;
-    quorum_read_free(&f->q);
-    free(f->expect);
-    free(f);
-}
-
-static void block_fetched(struct tc_client *c, struct fetch *f);
-
-/* The engine is closed: its reads will not answer. */
-void fetches_drop(struct tc_client *c)
-{
-    while (c->fetches) {
-        struct fetch *f = c->fetches;
-
-        DL_DELETE(c->fetches, f);
-        f->running = false;
-        f->q.impl = NULL;
-        fetch_unref(c, f);
-    }
-}
-
-static void fetch_done(struct qread *q, int status)
-{
-    struct fetch *f = container_of(q, struct fetch, q);
-    struct inode *i = f->ino;
-    struct tc_client *c = i->c;
-
-    f->running = false;
-    DL_DELETE(c->fetches, f);
-    f->status = status;
-    if (f->single)
-        block_fetched(c, f);
-    if (f->horizon) {
-        bool good = status == 0 && i->x && i->x->epoch == f->epoch && f->data_gen == i->data_gen && f->breaks == i->breaks;
-
-        horizon_fetched(c, i, f->first, f->q.count, status, good ? q->blocks : NULL);
-        waitq_wake(&i->io_wq);
-    }
-    if (f->known)
-        known_learn(c, i, q->index, q->count, status == 0 ? q->blocks : NULL, f->breaks, f->data_gen);
-    waitq_wake(&f->wq);
-    fetch_unref(c, f);
-    inode_unpin(c, i);
-}
-
-/* Blocks [first, first+count) of one chunk; not sent yet. Returns: one reference; another is held while it runs. */
-static struct fetch *fetch_new(struct tc_client *c, struct inode *i, uint64_t first, uint32_t count, bool versions_only)
-{
-    struct fetch *f = tc_calloc(1, sizeof(*f));
-    bool unclean = i->attr.data_state >= DATA_UNCLEAN || (i->x && i->x->gave_up);
-
-    f->ino = i;
-    f->first = first;
-    f->refs = 2;
-    f->running = true;
-    f->breaks = i->breaks;
-    f->data_gen = i->data_gen;
-    f->epoch = i->x ? i->x->epoch : 0;
-    f->q = (struct qread){.ino = i->ino,
-                          .index = (uint32_t)(first / BLOCKS_PER_CHUNK),
-                          .first = (uint32_t)(first % BLOCKS_PER_CHUNK),
-                          .count = count,
-                          .barrier = i->barrier,
-                          .versions_only = versions_only,
-                          .write_back = unclean,
-                          .clean = !i->x && i->attr_cached && i->attr.data_state == DATA_CLEAN && lease_s_ok(c, i),
-                          .deadline = UINT64_MAX,
-                          .done = fetch_done};
-    c->ra_bytes += (uint64_t)count * BLOCK_SIZE;
-    c->stats.fetches++;
-    inode_pin(i);
-    DL_APPEND(c->fetches, f);
-    return f;
-}
-
-static struct fetch *fetch_start(struct tc_client *c, struct inode *i, uint64_t first, uint32_t count, bool versions_only)
-{
-    struct fetch *f = fetch_new(c, i, first, count, versions_only);
-
-    quorum_read(c->quorum, &f->q);
-    return f;
-}
-
-/* The versions of all of a chunk, to be known. */
-static void versions_fetch(struct tc_client *c, struct inode *i, uint64_t block)
-{
-    uint64_t first = block & ~(uint64_t)(BLOCKS_PER_CHUNK - 1), end = (i->attr.size + BLOCK_SIZE - 1) / BLOCK_SIZE;
-    struct fetch *f = fetch_start(c, i, first, (uint32_t)MIN(end - first, BLOCKS_PER_CHUNK), true);
-
-    f->known = true;
-    fetch_unref(c, f); /* the running one remains */
-}
-
-/* For a read: of one voter alone, where the versions are known. */
-static struct fetch *fetch_data(struct tc_client *c, struct inode *i, uint64_t first, uint32_t count)
-{
-    struct fetch *f = fetch_new(c, i, first, count, false);
-    const struct qblock *known;
-    bool ask;
-
-    known = known_find(c, i, first, count, &ask);
-    if (known && !f->q.write_back) {
-        f->expect = tc_malloc(count * sizeof(*known));
-        memcpy(f->expect, known, count * sizeof(*known));
-        f->q.expect = f->expect;
-    }
-    quorum_read(c->quorum, &f->q);
-    if (ask)
-        versions_fetch(c, i, first);
-    return f;
-}
-
-size_t block_visible(const struct inode *i, uint64_t epoch, uint64_t start)
-{
-    uint64_t end = i->x ? i->x->size : i->attr.size;
-
-    for (uint32_t h = 0; h < i->attr.horizons.n; h++) {
-        if (epoch < i->attr.horizons.items[h].epoch && TC_RULE(HORIZON))
-            end = MIN(end, i->attr.horizons.items[h].size);
-    }
-    if (end <= start)
-        return 0;
-    return MIN(end - start, BLOCK_SIZE);
-}
-
-static const struct qblock *fetched(const struct fetch *f, uint64_t block)
-{
-    if (block < f->first || block >= f->first + f->q.count)
-        return NULL;
-    return &f->q.blocks[block - f->first];
-}
-
-/* ---- read-ahead ------------------------------------------------------------------------------------------------ */
-
-void readahead_drop(struct tc_client *c, struct inode *i)
-{
-    known_drop(c, i);
-    if (!i->ra)
-        return;
-    for (unsigned s = 0; s < RA_CHUNKS; s++) {
-        if (i->ra->slot[s])
-            fetch_unref(c, i->ra->slot[s]);
-    }
-    free(i->ra);
-    i->ra = NULL;
-}
-
-/* A kept fetch that covers [first, last], or NULL. */
-static struct fetch *ra_find(struct tc_client *c, struct inode *i, uint64_t first, uint64_t last)
-{
-    if (!i->ra)
-        return NULL;
-    for (unsigned s = 0; s < RA_CHUNKS; s++) {
-        struct fetch *f = i->ra->slot[s];
-
-        if (!f)
-            continue;
-        if (f->breaks != i->breaks || f->data_gen != i->data_gen || (!f->running && f->status != 0)) {
-            i->ra->slot[s] = NULL;
-            fetch_unref(c, f);
-        } else if (f->first <= first && last < f->first + f->q.count) {
-            return f;
-        }
-    }
-    return NULL;
-}
-
-/* Have the rest of the chunk from @block fetched and kept. */
-static void ra_start(struct tc_client *c, struct inode *i, uint64_t block)
-{
-    uint64_t size = i->x ? i->x->size : i->attr.size;
-    uint64_t end = (block / BLOCKS_PER_CHUNK + 1) * BLOCKS_PER_CHUNK;
-    struct fetch **slot;
-
-    end = MIN(end, (size + BLOCK_SIZE - 1) / BLOCK_SIZE);
-    if (block >= end || ra_find(c, i, block, end - 1) || c->ra_bytes > RA_BYTES_MAX)
-        return;
-    if (!i->ra)
-        i->ra = tc_calloc(1, sizeof(*i->ra));
-    slot = &i->ra->slot[i->ra->hand++ % RA_CHUNKS];
-    if (*slot)
-        fetch_unref(c, *slot);
-    *slot = fetch_start(c, i, block, (uint32_t)(end - block), false);
-}
-
-static void ra_passed(struct tc_client *c, struct inode *i, uint64_t block)
-{
-    if (!i->ra)
-        return;
-    for (unsigned s = 0; s < RA_CHUNKS; s++) {
-        struct fetch *f = i->ra->slot[s];
-
-        if (f && f->first + f->q.count <= block) {
-            i->ra->slot[s] = NULL;
-            fetch_unref(c, f);
-        }
-    }
-}
-
-static void ra_plan(struct tc_client *c, struct tc_file *f, struct inode *i, uint64_t off, size_t len)
-{
-    uint64_t chunk = off / CHUNK_SIZE;
-
-    if (off == f->next_read && (off > 0 || len >= 65536))
-        f->seq_reads++;
-    else
-        f->seq_reads = 0;
-    f->next_read = off + len;
-    if (f->seq_reads == 0)
-        return;
-    if (f->seq_reads == 1 && off > 0)
-        return;
-    /* The rest of this chunk in one message, and when the stream goes on the next ones too. */
-    ra_start(c, i, off / BLOCK_SIZE);
-    for (unsigned d = 1; f->seq_reads > 1 && d <= RA_DEPTH; d++)
-        ra_start(c, i, (chunk + d) * BLOCKS_PER_CHUNK);
-}
 
 /* ---- reads -------------------------------------------------------------------------------------------------------- */
 
@@ -456,7 +200,7 @@ static bool gather(struct tc_call *call, size_t n)
         block = chunk_last + 1;
         if (from == UINT64_MAX)
             continue;
-        f = ra_find(c, i, from, to);
+        f = readahead_find(c, i, from, to);
         if (f)
             f->refs++;
         else
@@ -551,7 +295,7 @@ static void read_tick(struct tc_call *call)
             if (map_wait(call, i->barrier))
                 return;
             if (call->file)
-                ra_plan(c, call->file, i, call->off, n);
+                readahead_plan(c, call->file, i, call->off, n);
             call->stage = READ_FETCHING;
             r->end = call->off + n;
             if (!gather(call, n))
@@ -576,7 +320,7 @@ static void read_tick(struct tc_call *call)
             call_wait(call, &i->io_wq);
             return;
         }
-        ra_passed(c, i, (call->off + n) / BLOCK_SIZE);
+        readahead_passed(c, i, (call->off + n) / BLOCK_SIZE);
         outside_data(call);
         c->stats.reads++;
         c->stats.read_bytes += n;
@@ -610,53 +354,6 @@ struct tc_call *tc_read(struct tc_client *c, struct tc_file *f, uint64_t off, si
     call->len = MIN(len, (size_t)(READ_PARTS_MAX - 1) * CHUNK_SIZE);
     call->read = tc_calloc(1, sizeof(*call->read));
     return call_start(call);
-}
-
-/* ---- one block, for a partial write ---------------------------------------------------------------------------------- */
-
-static void block_fetched(struct tc_client *c, struct fetch *f)
-{
-    struct inode *i = f->ino;
-
-    i->fetching = false;
-    if (f->status == 0 && i->x && i->x->epoch == f->epoch && f->data_gen == i->data_gen && f->breaks == i->breaks) {
-        const struct qblock *b = &f->q.blocks[0];
-        uint8_t bytes[BLOCK_SIZE] = {0};
-        size_t n = b->kind == RUN_DATA ? block_visible(i, b->vepoch, f->first * BLOCK_SIZE) : 0;
-
-        if (n)
-            memcpy(bytes, b->data, n);
-        dirty_add_clean(c, i, f->first, n ? bytes : NULL);
-    } else if (f->status != 0) {
-        LOG_WARN("client", "block for a partial write cannot be read", "ino=%lu error=%s", (unsigned long)i->ino,
-                 tc_error_name(f->status));
-        if (f->status != -TC_E_FENCED) {
-            waitq_fail(&i->fetch_wq, f->status);
-            return;
-        }
-    }
-    waitq_wake(&i->fetch_wq);
-}
-
-void block_fetch(struct tc_call *call, struct inode *i, uint64_t block)
-{
-    struct fetch *f;
-
-    call_wait(call, &i->fetch_wq);
-    if (i->fetching)
-        return;
-    i->fetching = true;
-    f = fetch_start(call->c, i, block, 1, false);
-    f->single = true;
-    fetch_unref(call->c, f); /* the running one remains */
-}
-
-void horizon_fetch(struct tc_client *c, struct inode *i, uint64_t first, uint32_t count, bool versions_only)
-{
-    struct fetch *f = fetch_start(c, i, first, count, versions_only);
-
-    f->horizon = true;
-    fetch_unref(c, f); /* the running one remains */
 }
 
 /* ---- data and holes ------------------------------------------------------------------------------------------------------ */
