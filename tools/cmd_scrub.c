@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * tercet scrub [PATH | node N]: everything on all stores, on one, or what lies below a path is read from the disks and
- * checked. The stores repair by themselves what they find; the command waits and shows how far they are.
+ * checked. The stores repair by themselves what they find; the command waits and shows how far they are. With everything,
+ * the members of the metadata group read their own files, too.
  */
 #include <ftw.h>
 #include <inttypes.h>
@@ -19,7 +20,7 @@ struct scrub {
     struct tool_data d;
     const char *endpoints[1024];
     uint64_t nodes[1024];
-    unsigned n;
+    unsigned n, n_stores; /* members of the metadata group are behind the stores */
     bool json, wait, stop;
     uint64_t rate;
     /* of a path */
@@ -43,6 +44,17 @@ static void stores_add(struct scrub *c, uint64_t only)
         c->nodes[c->n] = node;
         c->endpoints[c->n++] = json_text(s, "endpoint", "");
     }
+    c->n_stores = c->n;
+}
+
+static void members_add(struct scrub *c)
+{
+    for (unsigned i = 0; i < c->d.members.n && c->n < ARRAY_SIZE(c->endpoints); i++) {
+        if (!c->d.status.docs[i])
+            continue; /* status names it */
+        c->nodes[c->n] = json_u64(c->d.status.docs[i], "id", 0);
+        c->endpoints[c->n++] = c->d.members.endpoints[i];
+    }
 }
 
 /* ---- stores ---- */
@@ -51,7 +63,7 @@ static void show_progress(const struct scrub *c, json_t **docs, bool last)
 {
     uint64_t permille = 0, found = 0, repaired = 0, unrepaired = 0;
 
-    for (unsigned i = 0; i < c->n; i++) {
+    for (unsigned i = 0; i < c->n_stores; i++) {
         permille += docs[i] && json_is_true(json_object_get(docs[i], "running")) ? json_u64(docs[i], "permille", 0) : 1000;
         found += json_u64(docs[i], "found", 0);
         repaired += json_u64(docs[i], "repaired", 0);
@@ -61,7 +73,7 @@ static void show_progress(const struct scrub *c, json_t **docs, bool last)
         return;
     printf("\r[");
     for (uint64_t i = 0; i < 40; i++)
-        putchar(i * 1000 < permille / MAX(c->n, 1u) * 40 ? '#' : '.');
+        putchar(i * 1000 < permille / MAX(c->n_stores, 1u) * 40 ? '#' : '.');
     printf("] damaged blocks: %" PRIu64 " found, %" PRIu64 " repaired, %" PRIu64 " chunks not repairable now  %s", found,
            repaired, unrepaired, last ? "\n" : "");
     fflush(stdout);
@@ -77,13 +89,36 @@ static bool any_running(const struct scrub *c, json_t **docs)
     return any;
 }
 
-static int print_stores(const struct scrub *c, json_t **docs, const int *statuses)
+static void print_member(const struct scrub *c, unsigned i, const json_t *doc, int status)
 {
-    json_t *list = json_array();
+    char when[32];
+
+    if (!doc)
+        printf("member %-5" PRIu64 " does not answer: %s\n", c->nodes[i], tc_strerror(status));
+    else
+        printf("member %-5" PRIu64 " %s: %" PRIu64 " damaged files found since its start%s; last read %s\n", c->nodes[i],
+               json_is_true(json_object_get(doc, "running")) ? "reads its files" : "idle", json_u64(doc, "found", 0),
+               json_u64(doc, "unrepaired", 0) ? ", its store is NOT repaired" : "",
+               format_time(json_u64(doc, "ended", 0), when));
+}
+
+static int print_all(const struct scrub *c, json_t **docs, const int *statuses)
+{
+    json_t *list = json_array(), *members = json_array();
     char when[32], bytes[16];
     int status = 0;
 
-    for (unsigned i = 0; i < c->n; i++) {
+    for (unsigned i = c->n_stores; i < c->n; i++) {
+        if (json_u64(docs[i], "unrepaired", 0))
+            status = 1;
+        if (c->json)
+            json_array_append_new(members, docs[i] ? json_incref(docs[i])
+                                                   : json_pack("{s:I, s:s}", "member", (json_int_t)c->nodes[i], "error",
+                                                               tc_error_name(statuses[i])));
+        else
+            print_member(c, i, docs[i], statuses[i]);
+    }
+    for (unsigned i = 0; i < c->n_stores; i++) {
         if (statuses[i] < 0 || json_u64(docs[i], "unrepaired", 0))
             status = 1;
         if (c->json)
@@ -101,13 +136,14 @@ static int print_stores(const struct scrub *c, json_t **docs, const int *statuse
                    format_time(json_u64(docs[i], "ended", 0), when));
     }
     if (c->json) {
-        json_t *o = json_pack("{s:O}", "stores", list);
+        json_t *o = json_pack("{s:O, s:O}", "stores", list, "members", members);
 
         json_dumpf(o, stdout, JSON_INDENT(2));
         putchar('\n');
         json_decref(o);
     }
     json_decref(list);
+    json_decref(members);
     return status;
 }
 
@@ -132,7 +168,7 @@ static int scrub_stores(struct scrub *c)
         tool_scrub_ask(&c->d, c->endpoints, c->n, &req, TOOL_TIMEOUT_MS, docs, statuses);
     }
     show_progress(c, docs, true);
-    status = print_stores(c, docs, statuses);
+    status = print_all(c, docs, statuses);
     docs_free(c, docs);
     free(docs);
     free(statuses);
@@ -235,7 +271,8 @@ int cmd_scrub(int argc, char **argv)
     struct cli cli = {
         .program = "tercet scrub",
         .synopsis = "[--config=FILE | --servers=LIST] [OPTION...] [PATH | node N]",
-        .summary = "Reads data from the disks, all of it, one storage node's, or that of a file or directory, and checks it.\n"
+        .summary = "Reads data from the disks, all of it (and the files of metadata members), one storage node's, or that of a\n"
+                   "file or directory, and checks it.\n"
                    "Stores repair from the other copies what they find damaged. Exit status 1: something is not repaired, or\n"
                    "a store does not answer.",
         .options = options,
@@ -256,7 +293,9 @@ int cmd_scrub(int argc, char **argv)
     c.rate = rate << 20;
     if (tool_data_open(&cli, servers, &c.d, &status)) {
         stores_add(&c, node);
-        if (!c.n)
+        if (!cli.n_args)
+            members_add(&c);
+        if (!c.n_stores)
             status = cli_failed(&cli, "there is no such storage node");
         else
             status = cli.n_args == 1 ? scrub_path(&c, cli.args[0]) : scrub_stores(&c);

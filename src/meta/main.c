@@ -66,6 +66,7 @@ static int serve(struct cli *cli, const struct config *config, const struct conf
     mc.heartbeat_ms = config->raft.heartbeat_ms;
     mc.election_min_ms = config->raft.election_ms;
     mc.election_max_ms = 2 * config->raft.election_ms;
+    mc.check_interval_ns = config->scrub.interval * NS_PER_S;
     mc.checkpoint_ms = tc_test_value("TERCET_CHECKPOINT_MS", 0);
     mc.session_ttl_ms = tc_test_value("TERCET_SESSION_TTL_MS", 0);
     cli_await_room(mc.dir);

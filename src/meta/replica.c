@@ -444,6 +444,7 @@ int replica_open(struct env *env, const struct replica_config *cfg, char *why, s
     r->flush_task.fn = on_flush;
     r->work_task.fn = on_work;
     env_queue_init(env, &r->queue, false);
+    env_queue_init(env, &r->check_queue, false);
     err = config_copy(r, cfg);
     if (err < 0)
         snprintf(why, why_size, "members of the group: ids must be above 0, different, at most %d",

@@ -141,6 +141,11 @@ uint64_t replica_last(const struct replica *r);
 /* Bytes of log that a restart would replay, and that memory holds: bound them with checkpoints. */
 uint64_t replica_log_bytes(const struct replica *r);
 
+/* Read the files of the log again, as they are on disk; what is damaged is written anew from memory. @done says what
+ * was; it does not come when the replica is closed first. False: not now. */
+enum replica_check_bad { REPLICA_BAD_STATE = 1, REPLICA_BAD_BASE = 2, REPLICA_BAD_LOG = 4 };
+bool replica_check(struct replica *r, void (*done)(void *arg, unsigned bad), void *arg);
+
 /* The store is durable up to @index (a kv_flush() begun after it was applied): the log before it, but for
  * keep_entries, is dropped in the background. */
 void replica_compact(struct replica *r, uint64_t index);

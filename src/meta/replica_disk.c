@@ -133,6 +133,17 @@ int replica_state_read(struct vfs *vfs, const char *dir, struct replica_state *r
     return 0;
 }
 
+int replica_state_check(struct vfs *vfs, const char *dir, struct replica_state *ret, bool *ret_one_bad)
+{
+    struct replica_state b;
+    int err_a = state_read_one(vfs, dir, 'a', ret), err_b = state_read_one(vfs, dir, 'b', &b);
+
+    if (err_a < 0 && err_b == 0)
+        *ret = b;
+    *ret_one_bad = err_a < 0 || err_b < 0;
+    return err_a < 0 && err_b < 0 ? err_a : 0;
+}
+
 int replica_state_write(struct vfs *vfs, const char *dir, const struct replica_state *s)
 {
     uint8_t b[STATE_BYTES] = {0};

@@ -23,6 +23,8 @@ struct replica_state {
 /* Makes the two alike if one is not readable or older. Errors: NOENT (never written), DAMAGED (written, and neither is
  * readable), VERSION, IO. */
 TC_MUST_CHECK int replica_state_read(struct vfs *vfs, const char *dir, struct replica_state *ret);
+/* Reads only. An error: neither is readable. */
+TC_MUST_CHECK int replica_state_check(struct vfs *vfs, const char *dir, struct replica_state *ret, bool *ret_one_bad);
 TC_MUST_CHECK int replica_state_write(struct vfs *vfs, const char *dir,
                                       const struct replica_state *s);
 

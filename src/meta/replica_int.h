@@ -9,6 +9,7 @@
  *  replica_snap.c  snapshots out and in
  *  replica_disk.c  the small files
  *  replica_recover.c  the only member left, offline
+ *  replica_check.c files read again while it runs
  *  replica_aside.c damage: what becomes of a directory that cannot be used
  *  raft_wire.c     messages
  *  kv_dump.c       a store as a stream
@@ -43,6 +44,7 @@ struct replica_save {
     uint64_t seq;   /* of the core's save; */
     bool last;      /* this is its last part */
     bool format;    /* the first entry of all */
+    bool rewritten; /* the last of entries written anew; the core does not hear of it */
 };
 
 struct replica_read_wait {
@@ -100,6 +102,11 @@ struct replica {
     uint64_t state_seq; /* the core's, newest asked for */
     bool base_busy;
     uint64_t compact_to;
+    uint64_t save_seq; /* the core's, newest asked for */
+    bool rewriting;    /* entries are written anew: what holds them now stays until that is durable */
+    struct env_queue check_queue;
+    bool checking;
+    struct journal *check_log, *check_replaced; /* being read by a job; to be closed when it is done with it */
     struct {
         bool busy;
         struct buf *entry;
@@ -173,6 +180,10 @@ void replica_saves_drop(struct replica *r); /* those that wait for room */
 void replica_save_entries(struct replica *r, uint64_t seq, uint64_t first, uint64_t last);
 void replica_save_state(struct replica *r, uint64_t seq, uint64_t term, uint64_t vote);
 void replica_compact_next(struct replica *r);
+void replica_log_rewrite(struct replica *r); /* all entries, into new segments; then the old ones go */
+
+/* replica_check.c */
+void replica_journal_close(struct replica *r, struct journal *j); /* once nobody reads it */
 
 /* replica_aside.c: blocking, but for replica_foreign(). */
 void replica_damaged(struct replica *r, const char *why); /* sets damage; copies */

@@ -33,6 +33,8 @@ static void marks_trim(struct replica *r, uint64_t index)
 {
     size_t lo = 0, hi = r->n_marks; /* the last mark with first <= index + 1 is before hi */
 
+    if (r->rewriting)
+        return; /* the mark is of a record that is not durable yet */
     while (lo < hi) {
         size_t mid = lo + (hi - lo) / 2;
 
@@ -90,6 +92,7 @@ static uint64_t record_first(const struct buf *b)
 }
 
 static void format_written(struct replica *r, int status);
+static void rewrite_done(struct replica *r);
 
 static void save_free(struct replica_save *s)
 {
@@ -115,7 +118,7 @@ static void save_done(struct journal_req *req, int status)
     struct replica_save *s = container_of(req, struct replica_save, req);
     struct raft_event ev = {.type = RAFT_EV_PERSISTED, .seq = s->seq};
     struct replica *r = s->r;
-    bool last = s->last, format = s->format;
+    bool last = s->last, format = s->format, rewritten = s->rewritten;
 
     if (r->closing || r->failed) {
         save_free(s);
@@ -130,6 +133,8 @@ static void save_done(struct journal_req *req, int status)
         format_written(r, status);
     else if (status < 0)
         replica_fail(r, status, "log");
+    else if (rewritten)
+        rewrite_done(r);
     else if (last)
         replica_step(r, &ev);
 }
@@ -183,8 +188,38 @@ static void on_retry(struct env_timer *t)
     }
 }
 
+static void rewrite_done(struct replica *r)
+{
+    r->rewriting = false;
+    marks_trim(r, r->base.index);
+    LOG_INFO("raft", "the entries of the log were written anew", "dir=%s", r->dir);
+}
+
+/* Records replace what earlier ones hold, so these may come behind any that are under way. */
+void replica_log_rewrite(struct replica *r)
+{
+    struct raft_status st;
+    uint64_t at;
+
+    raft_get_status(r->core, &st);
+    if (r->rewriting || st.last < st.first)
+        return;
+    r->rewriting = true;
+    journal_rotate(r->log);
+    for (at = st.first; at <= st.last && !r->failed;) {
+        struct replica_save *s = tc_calloc(1, sizeof *s);
+
+        s->r = r;
+        s->seq = r->save_seq;
+        s->data = record_pack(r->core, at, st.last, &at);
+        s->rewritten = at > st.last;
+        save_submit(r, s);
+    }
+}
+
 void replica_save_entries(struct replica *r, uint64_t seq, uint64_t first, uint64_t last)
 {
+    r->save_seq = seq;
     while (first <= last && !r->failed) {
         struct replica_save *s = tc_calloc(1, sizeof *s);
 
@@ -651,6 +686,7 @@ void replica_saves_drop(struct replica *r)
 
     while ((s = r->full_first)) {
         r->full_first = s->next;
+        r->rewriting = r->rewriting && !s->rewritten;
         save_free(s);
     }
 }
@@ -658,7 +694,7 @@ void replica_saves_drop(struct replica *r)
 void replica_log_close(struct replica *r)
 {
     replica_saves_drop(r);
-    journal_close(r->log);
+    replica_journal_close(r, r->log);
     journal_close(r->in.log);
     r->log = r->in.log = NULL;
 }

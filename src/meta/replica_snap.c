@@ -394,9 +394,10 @@ static void install_end(struct replica *r, const struct replica_base *base)
         char *old = tc_asprintf("%s/log-%" PRIu64, r->dir, old_gen);
 
         replica_saves_drop(r);
-        journal_close(r->log);
+        replica_journal_close(r, r->log);
         r->log = TAKE(r->in.log);
         r->n_marks = 0;
+        r->rewriting = false;
         replica_dir_remove(env_vfs(r->env), old);
         free(old);
     }

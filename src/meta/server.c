@@ -114,7 +114,7 @@ void server_turn(struct meta_server *s)
     env_defer(s->env, &s->turn->task);
 }
 
-static void server_fail(struct meta_server *s, int err, const char *what)
+void server_fail(struct meta_server *s, int err, const char *what)
 {
     if (s->failed)
         return;
@@ -274,6 +274,9 @@ static void dispatch_request(struct meta_server *s, const struct wire_header *h,
     case MSG_FORMAT:
         format_request(s, q);
         return;
+    case MSG_SCRUB:
+        check_request(s, q);
+        return;
     case MSG_CHECKPOINT:
         checkpoint_request(s, q);
         return;
@@ -341,7 +344,8 @@ void server_dispatch(struct meta_server *s, uint64_t peer, struct buf *head, str
         return; /* an answer that nobody here waits for */
     peer_seen(s, peer);
     schema = schema_of(h.type, WIRE_REQUEST);
-    if (!schema || h.type >= MSG_RAFT || schema->size > sizeof(msg) || (h.type >= MSG_WRITE && h.type < MSG_RAFT)) {
+    if (!schema || h.type >= MSG_RAFT || schema->size > sizeof(msg) ||
+        (h.type >= MSG_WRITE && h.type < MSG_RAFT && h.type != MSG_SCRUB)) {
         bad_message(s, peer, &h, -TC_E_BAD_MESSAGE);
         return;
     }
@@ -514,6 +518,10 @@ static void flush_run(struct env_job *j)
     struct flush_job *f = container_of(j, struct flush_job, job);
 
     f->status = kv_flush(f->kv);
+    if (f->check && f->status == 0)
+        f->check_status = kv_check(f->kv);
+    if (f->check_status == -TC_E_DAMAGED)
+        f->check_status = kv_check(f->kv); /* twice: it was being written */
 }
 
 static void flush_done(struct env_job *j)
@@ -535,6 +543,10 @@ static void flush_done(struct env_job *j)
     }
     if (s && !f->orphan)
         checkpoint_done(s, f->status);
+    if (s && f->check)
+        check_store_done(s, f->orphan || f->status < 0 ? 0 : f->check_status);
+    if (s && s->check.store)
+        meta_server_checkpoint(s);
     free(f);
 }
 
@@ -542,12 +554,14 @@ void meta_server_checkpoint(struct meta_server *s)
 {
     struct flush_job *f;
 
-    if (s->flush || !s->fsm || s->failed || fsm_applied(s->fsm) == s->checkpoint_index)
+    if (s->flush || !s->fsm || s->failed || (fsm_applied(s->fsm) == s->checkpoint_index && !s->check.store))
         return;
     f = tc_calloc(1, sizeof(*f));
     f->s = s;
     f->kv = s->kv;
     f->index = fsm_applied(s->fsm);
+    f->check = s->check.store;
+    s->check.store = false;
     f->job.run = flush_run;
     f->job.done = flush_done;
     s->flush = f;
@@ -650,6 +664,7 @@ static void on_tick(struct env_timer *t)
     if (s->lead)
         lead_tick(s);
     server_checkpoint_tick(s);
+    check_tick(s);
     space_tick(s);
     turn_run(s);
 }

@@ -46,6 +46,7 @@ struct meta_server_config {
     uint64_t rebuild_after_ms;  /* 0: a store that is down so long more has its copies made elsewhere */
     uint64_t checkpoint_ms;     /* 30000 */
     uint64_t checkpoint_bytes;  /* 64 MiB of log */
+    uint64_t check_interval_ns; /* its files are read again so often; 0: only by command */
     uint64_t sweep_ms;          /* 1000: turns of the reaper, the sweeper and the planner */
     /* Test switches: a set bit turns one rule OFF (enum meta_rule). Zero in production. */
     uint32_t rules_off;

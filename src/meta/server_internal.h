@@ -152,8 +152,9 @@ struct flush_job {
     struct meta_server *s;
     struct kv *kv;
     bool orphan; /* kv is the job's to close */
+    bool check;  /* it is also read again (server_check.c) */
     uint64_t index;
-    int status;
+    int status, check_status;
 };
 
 struct space_job {
@@ -227,6 +228,12 @@ struct meta_server {
     uint64_t flush_at;
     uint64_t checkpoint_index;
     struct checkpoint_waiter *checkpoint_waiters;
+
+    struct { /* server_check.c */
+        bool running, store, store_bad; /* store: the next checkpoint is to read it */
+        uint32_t found;                 /* damaged files */
+        uint64_t due, ended;            /* env_now; server_time, 0: never */
+    } check;
 
     /* backup: one dump, one load at a time */
     struct dump *dump;
@@ -370,6 +377,11 @@ void members_change(struct meta_server *s, const struct request *q);
 int members_check(const struct meta_server *s, char *why, size_t why_size);
 
 /* ---- server_backup.c ---- */
+void server_fail(struct meta_server *s, int err, const char *what);
+void check_begin(struct meta_server *s);
+void check_tick(struct meta_server *s);
+void check_store_done(struct meta_server *s, int status);
+void check_request(struct meta_server *s, const struct request *q);
 void checkpoint_request(struct meta_server *s, const struct request *q);
 void checkpoint_done(struct meta_server *s, int status); /* answers who waits for it */
 void dump_request(struct meta_server *s, const struct request *q);

@@ -51,6 +51,8 @@ static const char *role_of(const struct replica_status *r)
     return r->voter ? "follower" : "learner";
 }
 
+#define STORE_BAD_CURE "make a dump now (tercet meta dump FILE), add members if it can, and look at its disk"
+
 static void status_damage(struct meta_server *s, json_t *j, const struct replica_status *r, json_t *problems)
 {
     const char *what = s->failed ? "a disk failed" : r->damage;
@@ -67,6 +69,13 @@ static void status_damage(struct meta_server *s, json_t *j, const struct replica
         json_object_set_new(j, "loading", json_true());
         problem(problems, "error", "run `tercet meta load FILE` to its end, again if it was cut short",
                 "a dump is being loaded: nobody is served");
+    }
+    json_object_set_new(j, "check", json_pack("{s:b,s:o,s:o}", "running", s->check.running, "found", num(s->check.found),
+                                              "ended", num(s->check.ended)));
+    if (s->check.store_bad && !s->failed) {
+        json_object_set_new(j, "trouble", json_string("its store (kv) is damaged on disk"));
+        json_object_set_new(j, "trouble_cure", json_string(STORE_BAD_CURE));
+        problem(problems, "error", STORE_BAD_CURE, "member %u: its store (kv) is damaged on disk", s->cfg.id);
     }
     if (s->aside) {
         json_object_set_new(j, "aside", json_string(s->aside));

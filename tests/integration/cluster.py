@@ -228,6 +228,10 @@ class Cluster:
     def status(self):
         return json.loads(self.tercet('--json', 'status', check=False).stdout)
 
+    def status_of(self, name):
+        """What member @name ("meta-2") says of itself; None: it does not answer."""
+        return next((m['status'] for m in self.status()['members'] if name == 'meta-%d' % m['id'] and m['answers']), None)
+
     def leader(self, timeout=30):
         """Name of the member that leads ("meta-2")."""
         return wait_until('leader', lambda: 'meta-%d' % self.status()['leader'], timeout)

@@ -220,7 +220,33 @@ def log_fails(c, files, w):
         healthy_again(c, files, w)
 
 
-PARTS = (chunk_unreadable, chunk_unwritable, directories, journal_fails, journal_rots, index_unreadable, index_rots, log_fails)
+def member_rots(c, files, w):
+    """Files of members rot, and are found when they are read again: what memory has is written anew, a store is filled by
+    the others. Each has its vote at the next start."""
+    c.tercet('meta', 'checkpoint')
+    leader = c.leader()
+    a, b = [n for n in ('meta-1', 'meta-2', 'meta-3') if n != leader]
+    flip(sorted(glob.glob(c.data(leader) + '/log-*/*.seg'))[0], 4096 + 500)
+    for name in ('state-a', 'state-b'):
+        flip('%s/%s' % (c.data(a), name), 20, 8)
+    for p in glob.glob(c.data(b) + '/kv-*/*.sst'):
+        flip(p, os.path.getsize(p) // 3)
+    r = json.loads(c.tercet('--json', 'scrub', check=False).stdout)
+    assert len(r['members']) == 3 and len(r['stores']) == 3, r
+    wait_until('a member anew', lambda: 'found when it was read again' in (c.status_of(b) or {}).get('aside_why', ''), 60, 0.2)
+    for name in (leader, a):
+        assert c.status_of(name)['check']['found'] == 1, c.status_of(name)['check']
+    assert log_has(c, leader, 'a record of the log is damaged') and log_has(c, a, 'written anew')
+    c.wait_healthy(60)
+    for n in (leader, a):
+        c.daemons[n].kill()
+        c.daemons[n].start()
+        healthy_again(c, files, w)
+        assert 'aside' not in c.status_of(n) and not log_has(c, n, 'set aside'), n
+
+
+PARTS = (chunk_unreadable, chunk_unwritable, directories, journal_fails, journal_rots, index_unreadable, index_rots, log_fails,
+         member_rots)
 
 
 def main():

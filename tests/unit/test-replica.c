@@ -609,6 +609,56 @@ START_TEST(damaged_log)
 }
 END_TEST
 
+static void on_checked(void *arg, unsigned bad)
+{
+    *(unsigned *)arg = bad;
+}
+
+/* Damage under a member that runs: found when it reads its files again, and what it has in memory is written anew. It
+ * starts again as the voter it was. */
+START_TEST(reads_itself)
+{
+    static const unsigned wants[] = {0, REPLICA_BAD_LOG, REPLICA_BAD_STATE, REPLICA_BAD_STATE, REPLICA_BAD_BASE};
+    unsigned bad = 99, again = 99;
+    struct replica_status s;
+    struct member *m;
+    struct sim_disk *d;
+    char path[64];
+
+    keep_entries = 5;
+    world_new(20, true);
+    for (int k = 0; k < 20; k++) {
+        (void)propose(10);
+        run_ms(50);
+    }
+    m = _i % 2 ? leader() : &members[leader()->id % MEMBERS];
+    checkpoint(m);
+    (void)propose(10);
+    run_ms(500);
+    d = sim_node_disk(m->node);
+    ck_assert_int_eq(vfs_list(sim_disk_vfs(d), "meta/log-1", see_segment, path), 1);
+    ck_assert(wants[_i] != REPLICA_BAD_LOG || sim_disk_flip(d, path, 8300, 1));
+    ck_assert(wants[_i] != REPLICA_BAD_STATE || sim_disk_flip(d, "meta/state-a", 20, 1));
+    ck_assert(_i != 3 || sim_disk_flip(d, "meta/state-b", 21, 1));
+    ck_assert(wants[_i] != REPLICA_BAD_BASE || sim_disk_flip(d, "meta/base", 20, 1));
+    ck_assert(replica_check(m->r, on_checked, &bad));
+    ck_assert(!replica_check(m->r, on_checked, &again));
+    (void)propose(10);
+    run_ms(2000);
+    ck_assert_uint_eq(bad, wants[_i]);
+    ck_assert(replica_check(m->r, on_checked, &again));
+    run_ms(2000);
+    ck_assert_uint_eq(again, 0);
+    kill_member(m);
+    boot(m);
+    replica_get_status(m->r, &s);
+    ck_assert(!s.damage && s.voter);
+    (void)propose(10);
+    settle();
+    world_end();
+}
+END_TEST
+
 static int see_name(void *arg, const char *name)
 {
     return strcmp(arg, name) == 0;
@@ -859,6 +909,7 @@ int main(void)
     tcase_add_test(tc, lost_disk_and_power);
     tcase_add_loop_test(tc, damage, 0, (int)ARRAY_SIZE(damages));
     tcase_add_test(tc, damaged_log);
+    tcase_add_loop_test(tc, reads_itself, 0, 5);
     tcase_add_test(tc, wrong_directory);
     tcase_add_loop_test(tc, damaged_store, 0, 2);
     tcase_add_test(tc, full_disk);
