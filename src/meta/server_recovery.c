@@ -14,6 +14,7 @@
 #define RECONCILE_TIMEOUT_NS (10 * NS_PER_S)
 #define WINDOW 1024u
 #define FORGET_AFTER_NS (3600 * NS_PER_S)
+#define TIGHT_REAP_MS 200u /* some store is short of space: what was removed goes soon */
 
 enum phase { SIZE, SIZED, RECONCILE, RECONCILED };
 
@@ -540,7 +541,7 @@ void recovery_tick(struct meta_server *s)
             recovery_free(r);
     }
     sweep(s, now);
-    if (now - s->lead->reaped_at >= s->cfg.sweep_ms * NS_PER_MS) {
+    if (now - s->lead->reaped_at >= (stores_tight(s) ? MIN(s->cfg.sweep_ms, TIGHT_REAP_MS) : s->cfg.sweep_ms) * NS_PER_MS) {
         s->lead->reaped_at = now;
         reap(s);
     }

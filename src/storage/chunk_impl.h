@@ -161,6 +161,7 @@ struct chunk_store {
     struct env_job space_job;
     uint64_t space_total, space_free, space_new_total, space_new_free;
     uint64_t space_taken; /* since space_free was measured */
+    uint64_t short_since; /* time since when writes find no space; 0: they do */
     uint64_t reserve;
 
     uint64_t corrupt, repaired, writes, reads;
@@ -171,7 +172,8 @@ struct chunk_store {
 void cs_fail(struct chunk_store *cs, int err, const char *why);
 void cs_apply_pos(struct chunk_store *cs, uint64_t end);
 void cs_damaged(struct chunk_store *cs, const struct chunk_key *key);
-bool cs_no_space(struct chunk_store *cs, uint64_t bytes, bool rewrite);
+/* 0: taken. BACKPRESSURE: what was removed may still be going. NOSPC. */
+TC_MUST_CHECK int cs_no_space(struct chunk_store *cs, uint64_t bytes, bool rewrite);
 
 /* chunk_index.c */
 struct block *chunk_block_at(struct chunk_store *cs, struct chunk *c, uint32_t b); /* grows */

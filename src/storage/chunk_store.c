@@ -12,6 +12,9 @@
 #define PENDING_BYTES_DEFAULT (64u << 20)
 #define RESERVE_DEFAULT (256u << 20)
 #define SPACE_EVERY_NS (500 * NS_PER_MS)
+#define SPACE_SHORT_NS (50 * NS_PER_MS)     /* while writes wait for space */
+#define SPACE_PATIENCE_NS (5 * NS_PER_S)    /* for what was removed to be gone: asked for, trimmed, merged, measured */
+#define SPACE_ENOUGH (8u << 20)             /* above the reserve: writes do not wait any more */
 
 /* ---- failure and position ------------------------------------------------------------------------------ */
 
@@ -45,29 +48,45 @@ void cs_apply_pos(struct chunk_store *cs, uint64_t end)
 
 /* ---- space --------------------------------------------------------------------------------------------------- */
 
+static void space_soon(struct chunk_store *cs)
+{
+    if (env_timer_armed(&cs->space_timer)) /* else it is being measured */
+        env_timer_set(cs->env, &cs->space_timer, env_now(cs->env) + SPACE_SHORT_NS);
+}
+
 /*
  * A write is journalled and merged: it may take its size twice for a while; the reserve covers the second time. A
  * @rewrite of blocks that have their place takes room in the journal only, and for a while: reading an unclean file
  * and mending one are such, and shall go on when the disk is full.
+ *
+ * What was removed is not gone at once: the leader reaps the inodes, this store trims their chunks and merges, and then
+ * the disk is measured. A writer who removes as much as he writes must not see a full disk, so for a while it is only
+ * BACKPRESSURE: he tries again.
  */
-bool cs_no_space(struct chunk_store *cs, uint64_t bytes, bool rewrite)
+int cs_no_space(struct chunk_store *cs, uint64_t bytes, bool rewrite)
 {
-    uint64_t kept = rewrite ? cs->reserve / 2 : cs->reserve;
+    uint64_t kept = rewrite ? cs->reserve / 2 : cs->reserve, now = env_now(cs->env);
 
-    if (cs->space_free < kept + cs->space_taken + bytes) {
-        chunk_store_checkpoint(cs); /* the journal may hold what is merged, and give it back */
-        return true;
+    if (cs->space_free >= kept + cs->space_taken + bytes) {
+        cs->space_taken += bytes;
+        return 0;
     }
-    cs->space_taken += bytes;
-    return false;
+    if (!cs->short_since) {
+        cs->short_since = now;
+        space_soon(cs);
+    }
+    chunk_store_checkpoint(cs); /* the journal may hold what is merged, and give it back */
+    return now - cs->short_since < SPACE_PATIENCE_NS ? -TC_E_BACKPRESSURE : -TC_E_NOSPC;
 }
 
 static void space_set(struct chunk_store *cs, uint64_t total, uint64_t avail)
 {
     cs->space_total = total;
     cs->space_free = avail;
-    cs->space_taken = 0;
     cs->reserve = cs->opt.reserve_bytes ? cs->opt.reserve_bytes : MIN((uint64_t)RESERVE_DEFAULT, total / 20);
+    cs->space_taken = 0;
+    if (avail > cs->reserve + SPACE_ENOUGH)
+        cs->short_since = 0;
 }
 
 static void space_run(struct env_job *j)
@@ -85,7 +104,7 @@ static void space_done(struct env_job *j)
     cs->busy--;
     if (cs->space_new_total)
         space_set(cs, cs->space_new_total, cs->space_new_free);
-    env_timer_set(cs->env, &cs->space_timer, env_now(cs->env) + SPACE_EVERY_NS);
+    env_timer_set(cs->env, &cs->space_timer, env_now(cs->env) + (cs->short_since ? SPACE_SHORT_NS : SPACE_EVERY_NS));
 }
 
 static void space_fire(struct env_timer *t)

@@ -189,8 +189,9 @@ static void classify(struct chunk_store *cs, struct chunk_write *w)
         w->status = r;
         return;
     }
-    if (bytes && cs_no_space(cs, bytes, all_filed(w))) {
-        w->status = -TC_E_NOSPC;
+    r = bytes ? cs_no_space(cs, bytes, all_filed(w)) : 0;
+    if (r < 0) {
+        w->status = r;
         return;
     }
     if (bytes && w->count >= DIRECT_BLOCKS && w->first + w->count > PACKED_BLOCKS && !w->chunk->merge_wait &&

@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
 """Stores on small file systems of their own: filled through the mount until ENOSPC, nothing breaks, df tells the truth, what
-was written can be read, and space comes back after deletion. One full store among three stops nobody."""
+was written can be read, and space comes back after deletion, in time for who writes as much as he removes. One full store among
+three stops nobody."""
 import errno, hashlib, os, random, subprocess, sys, time
 from cluster import Cluster, need_fuse, wait_until
 
@@ -64,6 +65,22 @@ def du(m, rnd):
         os.fsync(f.fileno())
         blocks(MIB + 4096)
     os.unlink(name)
+
+
+def churn(m, rnd):
+    """Twice the size of the disks written, and removed as fast, with little of it there at any time: never full."""
+    data = rnd.randbytes(4 * MIB)
+    for i in range(2 * SIZE // 4):
+        with open('%s/churn%d' % (m.path, i), 'wb') as f:
+            f.write(data)
+            f.flush()
+            os.fsync(f.fileno())
+        if i >= 6:
+            os.unlink('%s/churn%d' % (m.path, i - 6))
+    for i in range(2 * SIZE // 4 - 6, 2 * SIZE // 4):
+        os.unlink('%s/churn%d' % (m.path, i))
+    wait_until('space comes back', lambda: free_mib(m.path) > SIZE / 2, 60, 0.2)
+    print('ok: %d MiB written and removed' % (2 * SIZE))
 
 
 def check(sums):
@@ -157,6 +174,7 @@ def main():
             c.wait_healthy()
             wait_until('df', lambda: free_mib(m.path) > 10, 30)
             du(m, rnd)
+            churn(m, rnd)
             all_full(c, m, rnd)
             one_full(c, m, rnd)
             m.umount()
