@@ -574,6 +574,16 @@ uint64_t journal_begin(const struct journal *j)
     return j->segs[0]->id * j->segment_bytes + JOURNAL_HEADER_BYTES;
 }
 
+bool journal_is_new(const struct journal *j)
+{
+    return j->is_new;
+}
+
+bool journal_is_whole(const struct journal *j)
+{
+    return j->segs[0]->id == 1;
+}
+
 uint64_t journal_end(const struct journal *j)
 {
     return j->end;

@@ -62,6 +62,8 @@ void journal_rotate(struct journal *j);
 void journal_trim(struct journal *j, uint64_t pos);
 
 uint64_t journal_begin(const struct journal *j);   /* first position still kept */
+bool journal_is_new(const struct journal *j);      /* there was none: this opening began it */
+bool journal_is_whole(const struct journal *j);    /* it goes back to the first record ever */
 uint64_t journal_end(const struct journal *j);     /* position the next record will get */
 uint64_t journal_durable(const struct journal *j); /* everything below is synced */
 /* Bytes between begin and end: what a restart would replay. */

@@ -142,6 +142,7 @@ struct journal {
     bool failed;  /* a sync failed: for good */
     bool closing; /* journal_close() was called */
     bool rotate;  /* the next record begins a segment */
+    bool is_new;  /* begun by this opening */
     uint32_t entered; /* callbacks running */
     uint64_t wipe_from, wipe_to;
 

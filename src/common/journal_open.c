@@ -81,6 +81,7 @@ static int open_fresh(struct opening *o)
     int r;
 
     j->id = (struct journal_id){env_random(j->env), env_random(j->env)};
+    j->is_new = true;
     r = segment_create(j, 1, 0, NULL, &s);
     if (r)
         return r;

@@ -196,6 +196,11 @@ static int open_state(struct chunk_store *cs)
                 (unsigned long long)cs->applied);
         return -TC_E_DAMAGED;
     }
+    if ((cs->opt.used && journal_is_new(cs->journal)) || (!cs->applied && !journal_is_whole(cs->journal))) {
+        LOG_ERR("storage", "the journal or the index is missing", "begin=%llu index=%llu",
+                (unsigned long long)journal_begin(cs->journal), (unsigned long long)cs->applied);
+        return -TC_E_DAMAGED;
+    }
     cs->applied = journal_end(cs->journal);
     cs->repaired = 0; /* a replay repairs nothing that was not repaired before */
     cs->file_last += FILE_NUMBERS_LOST; /* none of this life was used before */

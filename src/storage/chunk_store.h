@@ -37,6 +37,7 @@ struct chunk_store_options {
     int (*kv_open)(void *arg, struct env *env, const char *path, struct kv **ret_kv); /* NULL: RocksDB */
     void *kv_arg;
     struct journal_options journal;
+    bool used; /* it took part before: that its journal is not there is damage */
     uint64_t reserve_bytes, cache_bytes, pending_bytes; /* 0: defaults (server.h) */
     /* Blocks of a chunk were found damaged: unknown until repaired. From inside calls: take note, no more. */
     void (*damaged)(void *arg, const struct chunk_key *key);

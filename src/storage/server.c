@@ -264,6 +264,7 @@ static int open_store(struct storage_server *s)
         .kv_open = s->cfg.kv_open,
         .kv_arg = s->cfg.kv_arg,
         .journal = s->cfg.journal,
+        .used = s->id.start > 0,
         .reserve_bytes = s->cfg.reserve_bytes,
         .cache_bytes = s->cfg.cache_bytes,
         .pending_bytes = s->cfg.pending_bytes,
