@@ -82,12 +82,13 @@ static unsigned member_behind(const struct tc_client *c, unsigned from, unsigned
     return from;
 }
 
-static unsigned members_there(const struct tc_client *c)
+/* Members to ask beside the one that led: it may itself be gone. */
+static unsigned members_beside(const struct tc_client *c)
 {
     unsigned n = 0;
 
     for (unsigned i = 0; i < c->n_members; i++)
-        n += !c->members[i].gone;
+        n += !c->members[i].gone && i != c->leader;
     return n;
 }
 
@@ -302,10 +303,10 @@ static void rpc_go(struct rpc *r)
             DL_APPEND(c->rpc_queue, r);
         return;
     }
-    r->anywhere = c->read_anywhere && r->tries == 0 && rpc_is_plain_read(r) && members_there(c) > 1 &&
+    r->anywhere = c->read_anywhere && r->tries == 0 && rpc_is_plain_read(r) && members_beside(c) > 0 &&
                   env_random(c->env) % 2;
     if (r->anywhere)
-        rpc_transmit(r, member_behind(c, c->leader, 1 + (unsigned)(env_random(c->env) % (members_there(c) - 1))));
+        rpc_transmit(r, member_behind(c, c->leader, 1 + (unsigned)(env_random(c->env) % members_beside(c))));
     else
         rpc_transmit(r, c->leader);
 }
@@ -446,7 +447,7 @@ static void rpc_tick(struct env_timer *t)
 {
     struct tc_client *c = container_of(t, struct tc_client, rpc_timer);
     uint64_t now = env_now(c->env);
-    unsigned there = MAX(members_there(c), 1u);
+    unsigned beside = members_beside(c);
     struct rpc *r, *tmp;
 
     DL_FOREACH_SAFE(c->inflight, r, tmp)
@@ -454,10 +455,10 @@ static void rpc_tick(struct env_timer *t)
         if (now < r->next_at || (!r->no_session && c->state != SESSION_VALID))
             continue;
         /* Silence: the leader may be gone, so the next member is asked too. */
-        if (r->refused || r->tries % 2 == 0 || there == 1)
+        if (r->refused || r->tries % 2 == 0 || beside == 0)
             rpc_transmit(r, c->leader);
         else
-            rpc_transmit(r, member_behind(c, c->leader, 1 + r->tries / 2 % (there - 1)));
+            rpc_transmit(r, member_behind(c, c->leader, 1 + r->tries / 2 % beside));
     }
     if (c->inflight)
         env_timer_set(c->env, t, now + 25 * NS_PER_MS);
@@ -560,7 +561,8 @@ static void rpc_on_msg(void *arg, uint64_t peer TC_UNUSED, struct buf *head, str
         c->stats.errors++;
         return;
     }
-    if (!c->cluster_tag && h.cluster)
+    /* Whoever leads says which cluster this is: any other may have the files of another, and not know it yet. */
+    if (!c->cluster_tag && h.kind == WIRE_REPLY && h.type == MSG_SESSION_OPEN && h.status == 0)
         c->cluster_tag = h.cluster;
     if (c->cluster_tag && h.cluster && h.cluster != c->cluster_tag && c->session)
         return; /* somebody else's */
@@ -598,7 +600,7 @@ void meta_send_keepalive(struct tc_client *c, uint64_t id, bool next_member)
         .caching = c->gen_term != 0 && !c->listing,
         .progress = c->recall_landed,
     };
-    unsigned others = MAX(members_there(c), 2u) - 1;
+    unsigned others = MAX(members_beside(c), 1u);
     unsigned to = next_member ? member_behind(c, c->leader, 1 + (unsigned)(env_random(c->env) % others)) : c->leader;
 
     c->stats.keepalives++;
