@@ -192,6 +192,8 @@ struct replica_status {
     bool installing;
     const char *damage; /* why this member started as one that does not vote; NULL: it did not, or votes again */
     uint64_t first, last, persisted, commit, applied;
+    uint64_t config_index; /* of the entry that the list of peers is from */
+    uint64_t cluster, incarnation;
     uint64_t log_bytes;
     uint64_t wrong_cluster; /* messages refused because they were of another cluster; 0: none of late */
     unsigned n_peers;

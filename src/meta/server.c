@@ -788,6 +788,7 @@ static int open_replica(struct meta_server *s, char *why, size_t why_size)
         .election_min_ms = s->cfg.election_min_ms,
         .election_max_ms = s->cfg.election_max_ms,
         .rules_off = s->cfg.raft_rules_off,
+        .keep_entries = s->cfg.keep_entries,
         .ops = &replica_callbacks,
         .arg = s,
     };
@@ -977,6 +978,11 @@ bool meta_server_leads(const struct meta_server *s)
 struct fsm *meta_server_fsm(struct meta_server *s)
 {
     return s->fsm && fsm_formatted(s->fsm) ? s->fsm : NULL;
+}
+
+void meta_server_group(const struct meta_server *s, struct replica_status *ret)
+{
+    replica_get_status(s->replica, ret);
 }
 
 uint64_t meta_server_applied(const struct meta_server *s)

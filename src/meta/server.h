@@ -47,6 +47,7 @@ struct meta_server_config {
     uint64_t checkpoint_ms;     /* 30000 */
     uint64_t checkpoint_bytes;  /* 64 MiB of log */
     uint64_t check_interval_ns; /* its files are read again so often; 0: only by command */
+    uint32_t keep_entries;      /* 10000: of the log, behind a checkpoint */
     uint64_t sweep_ms;          /* 1000: turns of the reaper, the sweeper and the planner */
     /* Test switches: a set bit turns one rule OFF (enum meta_rule). Zero in production. */
     uint32_t rules_off;
@@ -86,6 +87,8 @@ struct fsm;
 bool meta_server_leads(const struct meta_server *s); /* inside its lease */
 struct fsm *meta_server_fsm(struct meta_server *s);  /* NULL: not formatted */
 uint64_t meta_server_applied(const struct meta_server *s);
+struct replica_status;
+void meta_server_group(const struct meta_server *s, struct replica_status *ret); /* replica.h */
 /* The status document (MSG_STATUS) as JSON text. Returns: caller frees. */
 char *meta_server_status_json(struct meta_server *s);
 /* Hand leadership to another member, if this one leads; false: it does not, or cannot now. */

@@ -100,11 +100,13 @@ int members_check(const struct meta_server *s, char *why, size_t why_size)
     list = fsm_members(s->fsm, &n);
     if (info_find(list, n, s->cfg.id))
         return 0;
-    if (info_find(g->members.items, g->members.n, s->cfg.id))
-        snprintf(why, why_size, "member %u was removed from the cluster; to have it back, empty %s, start it and run"
-                 " tercet meta add", s->cfg.id, s->dir);
-    else
-        snprintf(why, why_size, "the cluster of the data directory %s has no member %u", s->dir, s->cfg.id);
+    if (!info_find(g->members.items, g->members.n, s->cfg.id)) {
+        /* Added later, and stopped before it had applied that; or removed again: then nobody speaks to it. */
+        LOG_WARN("meta", "this member is not in the group as far as it knows", "member=%u dir=%s", s->cfg.id, s->dir);
+        return 0;
+    }
+    snprintf(why, why_size, "member %u was removed from the cluster; to have it back, empty %s, start it and run"
+             " tercet meta add", s->cfg.id, s->dir);
     return -TC_E_WRONG_CLUSTER;
 }
 
