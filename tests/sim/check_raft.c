@@ -116,6 +116,17 @@ static void check_append(struct check_raft *k, const struct raft_msg *m)
     }
 }
 
+/* What is left of a damaged member neither votes nor acknowledges in the name of what it was. */
+static void check_damaged(struct check_raft *k, const struct raft_msg *m)
+{
+    bool says = (m->type == RAFT_MSG_VOTE_RES || m->type == RAFT_MSG_PREVOTE_RES) && m->vote_res.granted;
+
+    says = says || (m->type == RAFT_MSG_APPEND_RES && !m->append_res.reject);
+    for (unsigned i = 0; says && i < k->c->n_members; i++)
+        if (k->c->members[i].id == m->from && k->c->members[i].bad && k->c->members[i].bad == m->incarnation)
+            cluster_fail(k->c, "member %" PRIu64 " votes or acknowledges with damaged files", m->from);
+}
+
 void check_raft(struct check_raft *k, struct slice body, const struct buf *payload)
 {
     struct raft_msg m;
@@ -130,6 +141,7 @@ void check_raft(struct check_raft *k, struct slice body, const struct buf *paylo
     if (m.type == RAFT_MSG_VOTE_RES && m.vote_res.granted &&
         !hold(k, VOTE, m.from, m.incarnation, m.vote_res.term, m.to))
         cluster_fail(k->c, "member %" PRIu64 " votes twice in term %" PRIu64, m.from, m.vote_res.term);
+    check_damaged(k, &m);
     if (m.type == RAFT_MSG_APPEND)
         check_append(k, &m);
 }

@@ -121,11 +121,20 @@ bool life_may_lose(struct cluster *c, uint32_t life)
 
 /* ---- members -------------------------------------------------------------------------------------- */
 
+static void member_on_failed(void *arg, int err, const char *what)
+{
+    struct member *m = arg;
+
+    cluster_log(m->c, "member %u gives up: %s (%s)", m->id, tc_error_name(err), what);
+    m->fatal = true;
+}
+
 void member_boot(struct member *m)
 {
     struct cluster *c = m->c;
-    struct meta_member all[METAS_MAX];
-    struct meta_server_config cfg = {.id = m->id, .members = all, .n_members = c->opt.n_meta, .dir = "meta",
+    struct meta_member all[MEMBERS_MAX];
+    struct meta_server_config cfg = {.id = m->id, .members = all, .dir = "meta", .failed = member_on_failed, .arg = m,
+                                     .keep_entries = c->opt.keep_entries,
                                      .kv_mem = true, .session_ttl_ms = c->opt.ttl_ms, .checkpoint_ms = 5000,
                                      .rules_off = (uint32_t)c->opt.rules_off[RULE_META],
                                      .raft_rules_off = (uint32_t)c->opt.rules_off[RULE_RAFT],
@@ -134,15 +143,21 @@ void member_boot(struct member *m)
     char why[512] = "";
     int r;
 
-    for (unsigned i = 0; i < c->opt.n_meta; i++)
-        all[i] = (struct meta_member){c->members[i].id, c->members[i].endpoint};
-    m->stopping = m->stopped = false;
+    for (unsigned i = 0; i < c->n_members; i++)
+        if (c->members[i].in || &c->members[i] == m)
+            all[cfg.n_members++] = (struct meta_member){c->members[i].id, c->members[i].endpoint};
+    m->stopping = m->stopped = m->fatal = false;
     env = sim_node_boot(m->node);
     r = meta_server_open(env, &cfg, why, sizeof why, &m->server);
     if (r) {
         m->server = NULL;
         sim_node_kill(m->node);
-        cluster_fail(c, "member %u does not open: %s (%s)", m->id, tc_error_name(r), why);
+        if (m->leaving)
+            cluster_log(c, "member %u does not start again: %s", m->id, why);
+        else
+            cluster_fail(c, "member %u does not open: %s (%s)", m->id, tc_error_name(r), why);
+        m->down = m->leaving;
+        return;
     }
     cluster_log(c, "member %u booted", m->id);
 }
@@ -156,7 +171,7 @@ void member_kill(struct member *m)
 
 struct member *cluster_leader(struct cluster *c)
 {
-    for (unsigned i = 0; i < c->opt.n_meta; i++)
+    for (unsigned i = 0; i < c->n_members; i++)
         if (c->members[i].server && !sim_node_paused(c->members[i].node) && meta_server_leads(c->members[i].server))
             return &c->members[i];
     return NULL;
@@ -181,14 +196,13 @@ static void store_on_fatal(void *arg, int err, const char *why)
 void store_boot(struct store *s)
 {
     struct cluster *c = s->c;
-    const char *metas[METAS_MAX];
+    const char *metas[MEMBERS_MAX];
     struct storage_config cfg = {.node = s->id,
                                  .dir = "store",
-                                 .scrub_interval_ns = c->opt.faults & FAULT_ROT ? 2 * NS_PER_S : 0,
-                                 .pending_bytes = c->opt.faults & FAULT_ROT ? 64 << 10 : 0, /* little outside of files */
+                                 .scrub_interval_ns = c->opt.faults & (FAULT_ROT | FAULT_DAMAGE) ? 2 * NS_PER_S : 0,
+                                 .pending_bytes = c->opt.faults & (FAULT_ROT | FAULT_DAMAGE) ? 64 << 10 : 0, /* little outside of files */
                                  .listen = s->endpoint,
                                  .metas = metas,
-                                 .n_metas = c->opt.n_meta,
                                  .kv_open = store_kv_open,
                                  .journal = {.segment_bytes = 4 << 20, .spare_max = 2},
                                  .fatal = store_on_fatal,
@@ -196,8 +210,9 @@ void store_boot(struct store *s)
     struct env *env;
     int r;
 
-    for (unsigned i = 0; i < c->opt.n_meta; i++)
-        metas[i] = c->members[i].endpoint;
+    for (unsigned i = 0; i < c->n_members; i++)
+        if (c->members[i].in)
+            metas[cfg.n_metas++] = c->members[i].endpoint;
     s->fatal = false;
     env = sim_node_boot(s->node);
     r = storage_server_open(env, &cfg, &s->server);
@@ -233,17 +248,17 @@ static void client_on_ready(void *arg, int status)
 void client_boot(struct client *cl)
 {
     struct cluster *c = cl->c;
-    const char *members[METAS_MAX];
+    const char *members[MEMBERS_MAX];
     char name[32];
-    struct tc_client_config cfg = {
-        .members = members, .n_members = c->opt.n_meta, .name = name, .wait_ms = UINT64_MAX};
+    struct tc_client_config cfg = {.members = members, .name = name, .wait_ms = UINT64_MAX};
     struct env *env;
     int r;
 
     cfg.read_anywhere = (c->opt.seed + cl->index) % 4 == 0;
     snprintf(name, sizeof name, "sim:/c%u", cl->index);
-    for (unsigned i = 0; i < c->opt.n_meta; i++)
-        members[i] = c->members[i].endpoint;
+    for (unsigned i = 0; i < c->n_members; i++)
+        if (c->members[i].in)
+            members[cfg.n_members++] = c->members[i].endpoint;
     env = sim_node_boot(cl->node);
     client_new_life(cl);
     r = tc_client_open(env, &cfg, client_on_ready, cl, &cl->tc);
@@ -271,6 +286,7 @@ struct tool {
     struct sim_node *node;
     struct env *env;
     struct env_timer timer;
+    bool foreign;
     struct tool_peer {
         struct tool *t;
         struct net_port *port;
@@ -294,18 +310,26 @@ static void tool_on_msg(void *arg, uint64_t peer, struct buf *head, struct buf *
         cluster_log(p->t->c, "format: %s", tc_error_name(tc_error_from_wire(h.status)));
 }
 
+static void tool_endpoint(const struct tool *t, unsigned i, char ret[32])
+{
+    snprintf(ret, 32, "tcp://%c%u:7101", t->foreign ? 'x' : 'm', i + 1);
+}
+
 static void tool_on_timer(struct env_timer *t)
 {
     struct tool *tool = container_of(t, struct tool, timer);
     struct cluster *c = tool->c;
-    static const uint8_t id[16] = "simulatedcluster", key[16] = "keyofthecookies!";
+    static const uint8_t ids[2][16] = {"simulatedcluster", "anothersimulated"}, key[16] = "keyofthecookies!";
     struct member_info members[METAS_MAX];
-    struct genesis g = {.cluster = {id, 16}, .name = wire_str_of("sim"), .n = c->opt.n, .w = c->opt.w, .r = c->opt.r,
+    char endpoints[METAS_MAX][32];
+    struct genesis g = {.cluster = {ids[tool->foreign], 16}, .name = wire_str_of("sim"), .n = c->opt.n, .w = c->opt.w, .r = c->opt.r,
                         .pg_count = c->opt.pg_count, .siphash_key = {key, 16}, .time = env_realtime(tool->env),
                         .stores = c->opt.n_store, .root_mode = 0755};
 
-    for (unsigned i = 0; i < c->opt.n_meta; i++)
-        members[i] = (struct member_info){.id = c->members[i].id, .endpoint = wire_str_of(c->members[i].endpoint)};
+    for (unsigned i = 0; i < c->opt.n_meta; i++) {
+        tool_endpoint(tool, i, endpoints[i]);
+        members[i] = (struct member_info){.id = i + 1, .endpoint = wire_str_of(endpoints[i])};
+    }
     g.members.items = members;
     g.members.n = c->opt.n_meta;
     g.time = UINT64_C(1700000000) * NS_PER_S; /* the same in every copy */
@@ -326,16 +350,19 @@ static bool tool_done(struct cluster *c)
     return true;
 }
 
-static void cluster_format(struct cluster *c)
+static void cluster_format(struct cluster *c, bool foreign)
 {
     struct tool *t = c->tool = tc_calloc(1, sizeof *t);
+    char endpoint[32];
 
     t->c = c;
-    t->node = sim_node_new(c->s, "tool");
+    t->foreign = foreign;
+    t->node = sim_node_new(c->s, foreign ? "xtool" : "tool");
     t->env = sim_node_boot(t->node);
     for (unsigned i = 0; i < c->opt.n_meta; i++) {
         t->peers[i].t = t;
-        ASSERT(env_connect(t->env, c->members[i].endpoint, tool_on_msg, &t->peers[i], &t->peers[i].port) == 0);
+        tool_endpoint(t, i, endpoint);
+        ASSERT(env_connect(t->env, endpoint, tool_on_msg, &t->peers[i], &t->peers[i].port) == 0);
     }
     t->timer.fn = tool_on_timer;
     env_timer_set(t->env, &t->timer, 0);
@@ -345,6 +372,33 @@ static void cluster_format(struct cluster *c)
     for (unsigned i = 0; i < c->opt.n_meta; i++)
         env_port_close(t->peers[i].port);
     sim_node_kill(t->node);
+    free(TAKE(c->tool));
+}
+
+/* Another cluster lives for a moment: what its members leave is what may be found in the place of a member's files. */
+static void cluster_live_foreign(struct cluster *c)
+{
+    struct meta_server *servers[METAS_MAX];
+    struct meta_member all[METAS_MAX];
+    char endpoints[METAS_MAX][32], host[16];
+
+    for (unsigned i = 0; i < c->opt.n_meta; i++) {
+        snprintf(host, sizeof host, "x%u", i + 1);
+        snprintf(endpoints[i], sizeof endpoints[i], "tcp://%s:7101", host);
+        c->foreign[i] = sim_node_new(c->s, host);
+        all[i] = (struct meta_member){i + 1, endpoints[i]};
+    }
+    for (unsigned i = 0; i < c->opt.n_meta; i++) {
+        struct meta_server_config cfg = {.id = i + 1, .members = all, .n_members = c->opt.n_meta, .dir = "meta", .kv_mem = true};
+
+        ASSERT(meta_server_open(sim_node_boot(c->foreign[i]), &cfg, NULL, 0, &servers[i]) == 0);
+    }
+    cluster_format(c, true);
+    cluster_run_until(c, sim_now(c->s) + 2 * NS_PER_S);
+    for (unsigned i = 0; i < c->opt.n_meta; i++) {
+        sim_node_kill(c->foreign[i]);
+        meta_server_close(servers[i]);
+    }
 }
 
 /* ---- the cluster ---------------------------------------------------------------------------------- */
@@ -357,7 +411,21 @@ struct sim_node *cluster_node(struct cluster *c, unsigned i)
     if (i < c->opt.n_store)
         return c->stores[i].node;
     i -= c->opt.n_store;
-    return i < c->opt.n_client ? c->clients[i].node : NULL;
+    if (i < c->opt.n_client)
+        return c->clients[i].node;
+    i += c->opt.n_meta - c->opt.n_client;
+    return i < c->n_members ? c->members[i].node : NULL;
+}
+
+static void member_new(struct cluster *c, bool in)
+{
+    unsigned i = c->n_members++;
+    struct member *m = &c->members[i];
+    char host[16];
+
+    snprintf(host, sizeof host, "m%u", i + 1);
+    *m = (struct member){.c = c, .id = i + 1, .node = sim_node_new(c->s, host), .in = in, .down = !in};
+    snprintf(m->endpoint, sizeof m->endpoint, "tcp://%s:7101", host);
 }
 
 struct cluster *cluster_new(const struct cluster_options *opt)
@@ -371,13 +439,8 @@ struct cluster *cluster_new(const struct cluster_options *opt)
     log_n = 0;
     log_set_sink(log_line, NULL);
     log_setup(opt->verbose ? LOG_LEVEL_DEBUG : LOG_LEVEL_INFO, 2);
-    for (unsigned i = 0; i < opt->n_meta; i++) {
-        struct member *m = &c->members[i];
-
-        snprintf(host, sizeof host, "m%u", i + 1);
-        *m = (struct member){.c = c, .id = i + 1, .node = sim_node_new(c->s, host)};
-        snprintf(m->endpoint, sizeof m->endpoint, "tcp://%s:7101", host);
-    }
+    for (unsigned i = 0; i < opt->n_meta; i++)
+        member_new(c, true);
     for (unsigned i = 0; i < opt->n_store; i++) {
         struct store *s = &c->stores[i];
 
@@ -389,6 +452,8 @@ struct cluster *cluster_new(const struct cluster_options *opt)
         snprintf(host, sizeof host, "c%u", i + 1);
         c->clients[i] = (struct client){.c = c, .index = i, .node = sim_node_new(c->s, host)};
     }
+    for (unsigned i = 0; (opt->faults & FAULT_MEMBERS) && i < SPARES_MAX; i++)
+        member_new(c, false);
     return c;
 }
 
@@ -402,12 +467,14 @@ static bool all_ready(struct cluster *c)
 
 bool cluster_start(struct cluster *c)
 {
+    if (c->opt.faults & FAULT_DAMAGE)
+        cluster_live_foreign(c);
     for (unsigned i = 0; i < c->opt.n_meta && !c->failed; i++)
         member_boot(&c->members[i]);
     for (unsigned i = 0; i < c->opt.n_store && !c->failed; i++)
         store_boot(&c->stores[i]);
     if (!c->failed)
-        cluster_format(c);
+        cluster_format(c, false);
     for (unsigned i = 0; i < c->opt.n_client && !c->failed; i++)
         client_boot(&c->clients[i]);
     if (!cluster_run(c, sim_now(c->s) + 60 * NS_PER_S, all_ready))
@@ -418,9 +485,11 @@ bool cluster_start(struct cluster *c)
 /* Those whose disk froze in the middle of something have crashed: end them. */
 static void cluster_reap(struct cluster *c)
 {
-    for (unsigned i = 0; i < c->opt.n_meta; i++)
-        if (sim_node_crashed(c->members[i].node))
+    for (unsigned i = 0; i < c->n_members; i++)
+        if (c->members[i].server && (sim_node_crashed(c->members[i].node) || c->members[i].fatal)) {
+            c->members[i].fatal = false;
             member_kill(&c->members[i]);
+        }
     for (unsigned i = 0; i < c->opt.n_store; i++) {
         if (sim_node_crashed(c->stores[i].node) || c->stores[i].fatal) {
             c->stores[i].fatal = false;
@@ -463,7 +532,7 @@ void cluster_free(struct cluster *c)
     for (unsigned i = 0; i < c->opt.n_store; i++)
         if (c->stores[i].server)
             store_kill(&c->stores[i]);
-    for (unsigned i = 0; i < c->opt.n_meta; i++)
+    for (unsigned i = 0; i < c->n_members; i++)
         if (c->members[i].server)
             member_kill(&c->members[i]);
     for (unsigned i = 0; i < c->n_actors; i++)
@@ -472,7 +541,6 @@ void cluster_free(struct cluster *c)
     sim_free(c->s);
     log_cluster = NULL;
     log_set_sink(NULL, NULL);
-    free(c->tool);
     free(c->lives);
     free(c);
 }

@@ -13,7 +13,7 @@
 #include "sim/sim.h"
 #include "storage/server.h"
 
-enum { METAS_MAX = 5, STORES_MAX = 7, CLIENTS_MAX = 6, ACTORS_MAX = 32 };
+enum { METAS_MAX = 5, SPARES_MAX = 2, MEMBERS_MAX = METAS_MAX + SPARES_MAX, STORES_MAX = 7, CLIENTS_MAX = 6, ACTORS_MAX = 64 };
 
 struct cluster_options {
     uint64_t seed;
@@ -28,6 +28,8 @@ struct cluster_options {
     uint64_t rules_off[RULE_LAYERS]; /* rules.h */
     bool swarm;           /* sizes, faults and rates are drawn from the seed (swarm.h) */
     unsigned strike;      /* the nemesis strikes in one of so many of its turns */
+    unsigned hurt, change, move; /* so, too: files damaged, members changed, stores moved */
+    unsigned keep_entries; /* of a member's log; 0: all that a run makes */
     bool verbose;
     bool messages; /* print them all */
 };
@@ -42,6 +44,10 @@ struct member {
     char endpoint[64];
     bool down; /* not to be started by the nemesis */
     bool stopping, stopped; /* a planned stop was begun; is done, and the member is to be killed */
+    bool in;                /* it is to be a member: of the first ones, or added since */
+    bool leaving;           /* it is being removed: it may refuse to start */
+    bool fatal;             /* it asked to be closed */
+    uint64_t bad;           /* incarnation whose files were damaged so that it must vote no more; or 0 */
 };
 
 struct store {
@@ -84,7 +90,8 @@ struct actor;
 struct cluster {
     struct cluster_options opt;
     struct sim *s;
-    struct member members[METAS_MAX];
+    struct member members[MEMBERS_MAX]; /* the first opt.n_meta, then spares */
+    unsigned n_members;
     struct store stores[STORES_MAX];
     struct client clients[CLIENTS_MAX];
     struct life *lives;
@@ -92,6 +99,7 @@ struct cluster {
     struct actor *actors[ACTORS_MAX];
     unsigned n_actors;
     struct tool *tool;
+    struct sim_node *foreign[METAS_MAX]; /* members of another cluster, ended: their disks; or NULL */
     struct operator *operator; /* operator.c, once it has spoken */
     uint64_t lost_store; /* whose disk was lost: its place is to be taken */
     struct checks *checks; /* checks.h, or NULL */
@@ -116,10 +124,18 @@ bool cluster_run(struct cluster *c, uint64_t until, bool (*done)(struct cluster 
 
 void member_boot(struct member *m);
 void member_kill(struct member *m);
+/* All members are whole, agree who they are, and vote: one of them may be lost for good. */
+bool cluster_group_whole(struct cluster *c);
+/* Every placement group has all its copies, none moves, all stores are up. */
+bool cluster_placed(struct cluster *c);
+bool cluster_store_holds(struct cluster *c, uint64_t store); /* a placement group names it */
+uint64_t cluster_store_of(struct cluster *c, uint32_t node); /* as the leader has it; 0: none, or not known */
 void store_boot(struct store *s);
 void store_kill(struct store *s);
 /* An operator's word about a store (enum store_admin). */
 void cluster_say(struct cluster *c, uint32_t store, uint32_t admin);
+/* An operator's word about a member (enum meta_change_op). @endpoint: of META_ADD. */
+void cluster_say_member(struct cluster *c, uint32_t member, uint32_t op, const char *endpoint);
 void operator_free(struct cluster *c);
 void client_boot(struct client *cl);
 void client_kill(struct client *cl);
@@ -132,7 +148,7 @@ bool life_may_lose(struct cluster *c, uint32_t life);
 /* What one of them wrote the other may see unflushed. */
 bool life_same_process(struct cluster *c, uint32_t a, uint32_t b);
 
-struct sim_node *cluster_node(struct cluster *c, unsigned i); /* all servers and clients; NULL: past the last */
+struct sim_node *cluster_node(struct cluster *c, unsigned i); /* all servers, clients, spare members; NULL: past the last */
 struct member *cluster_leader(struct cluster *c);              /* NULL: none at the moment */
 void cluster_log(struct cluster *c, const char *fmt, ...) TC_PRINTF(2, 3);
 void cluster_dump_log(void);

@@ -29,7 +29,27 @@
     X("power losses", "power loss everywhere")                                                         \
     X("leaders handed over", "hands leadership over")                                                  \
     X("slow disks", ": disk stalls")                                                                   \
-    X("planned stops", "stopped as planned")
+    X("planned stops", "stopped as planned")                                                           \
+    X("damaged: a bit of a log", ": a bit of its log flips")                                           \
+    X("damaged: a segment of a log cut short", ": a segment of its log is cut short")                  \
+    X("damaged: segments of a log gone", ": segments of its log are gone")                             \
+    X("damaged: term and vote", "its term and vote")                                                   \
+    X("damaged: base of a log", ": its base is damaged")                                               \
+    X("damaged: state of a member", ": its store is ")                                                 \
+    X("damaged: files of another cluster", ": its files are those of another cluster")                 \
+    X("damaged: journal of a store", "of its journal ")                                                \
+    X("damaged: index of a store", ": its index is ")                                                  \
+    X("damaged: identity of a store", "its identity ")                                                 \
+    X("damaged: chunk files", ": a chunk file is cut short or gone")                                   \
+    X("members' files set aside", "msg=\"damaged files were set aside\"")                              \
+    X("members filled that vote again", "msg=\"this member is whole and votes again\"")                \
+    X("stores emptied for damage", "the node starts as an empty store")                                \
+    X("members added", "operator: a member was added")                                                                    \
+    X("members removed", "operator: a member left")                                                              \
+    X("dead members replaced", "operator: a dead member was forgotten")                                                        \
+    X("nodes removed, others added", "was removed, node")                                              \
+    X("stores drained", " admin 1")                                                                    \
+    X("stores in maintenance", " admin 2")
 
 /* Of messages: type, kind, status of a reply. */
 #define SENT(X)                                                                                        \
@@ -45,7 +65,13 @@
     X("duplicates below the watermark", MSG_MAKE, WIRE_REPLY, TC_E_DUPLICATE)                          \
     X("leases granted to write", MSG_LEASE_GET_X, WIRE_REPLY, 0)                                       \
     X("maps fetched", MSG_MAP_GET, WIRE_REPLY, 0)                                                      \
-    X("inodes checked for deletion", MSG_INO_CHECK, WIRE_REPLY, 0)
+    X("inodes checked for deletion", MSG_INO_CHECK, WIRE_REPLY, 0)                                     \
+    X("changes of the group", MSG_META_CHANGE, WIRE_REPLY, 0)                                          \
+    X("changes refused: no majority would answer", MSG_META_CHANGE, WIRE_REPLY, TC_E_NO_QUORUM)         \
+    X("changes refused: another is under way", MSG_META_CHANGE, WIRE_REPLY, TC_E_BUSY)                 \
+    X("promotions refused: too far behind", MSG_META_CHANGE, WIRE_REPLY, TC_E_AGAIN)                   \
+    X("promotions refused: no answer", MSG_META_CHANGE, WIRE_REPLY, TC_E_UNREACHABLE)                  \
+    X("drains refused", MSG_NODE_ADMIN, WIRE_REPLY, TC_E_QUORUM_LOST)
 
 /* Found by looking closer. */
 #define SEEN(X)                                                                                        \

@@ -2,26 +2,10 @@
 /*
  * Faults. Each is drawn from a stream of its own, so that a seed's faults do not change with the work.
  */
-#include "sim/nemesis.h"
+#include "sim/nemesis_int.h"
 
 #include <stdio.h>
 #include <string.h>
-
-enum { NODES = METAS_MAX + STORES_MAX + CLIENTS_MAX };
-
-struct nemesis {
-    struct cluster *c;
-    struct sim_rng rng, move_rng, rot_rng;
-    uint64_t take_back_until; /* all stores are told to take part */
-    uint64_t until;
-    uint64_t back_at[NODES];   /* a killed node boots then; 0: it lives */
-    uint64_t resume_at[NODES]; /* 0: not paused */
-    uint64_t heal_at, calm_at, slow_until;
-    unsigned doomed; /* client that is killed at doom_at, if that is not 0 */
-    uint64_t doom_at;
-    struct sim_node *lag_from, *lag_to; /* or NULL */
-    unsigned n_nodes;
-};
 
 struct nemesis *nemesis_new(struct cluster *c)
 {
@@ -31,7 +15,13 @@ struct nemesis *nemesis_new(struct cluster *c)
     n->rng = sim_stream(c->opt.seed, 0xfa01, 0);
     n->move_rng = sim_stream(c->opt.seed, 0xfa02, 0);
     n->rot_rng = sim_stream(c->opt.seed, 0xfa03, 0);
-    n->n_nodes = c->opt.n_meta + c->opt.n_store + c->opt.n_client;
+    n->hurt.rng = sim_stream(c->opt.seed, 0xfa04, 0);
+    n->group.rng = sim_stream(c->opt.seed, 0xfa05, 0);
+    n->group.next_id = 100;
+    n->nodes.rng = sim_stream(c->opt.seed, 0xfa06, 0);
+    n->nodes.next_id = 100;
+    n->hurt.data = (c->opt.faults & FAULT_ROT) || sim_below(&n->hurt.rng, 2);
+    n->n_nodes = c->opt.n_meta + c->opt.n_store + c->opt.n_client + (c->n_members - c->opt.n_meta);
     return n;
 }
 
@@ -44,41 +34,66 @@ static struct client *client_at(struct nemesis *n, unsigned i)
 {
     unsigned servers = n->c->opt.n_meta + n->c->opt.n_store;
 
-    return i >= servers ? &n->c->clients[i - servers] : NULL;
+    return i >= servers && i < servers + n->c->opt.n_client ? &n->c->clients[i - servers] : NULL;
+}
+
+static struct member *member_at(struct nemesis *n, unsigned i)
+{
+    unsigned others = n->c->opt.n_store + n->c->opt.n_client;
+
+    if (i < n->c->opt.n_meta)
+        return &n->c->members[i];
+    return i >= n->c->opt.n_meta + others ? &n->c->members[i - others] : NULL;
+}
+
+static struct store *store_at(struct nemesis *n, unsigned i)
+{
+    struct cluster *c = n->c;
+
+    return i >= c->opt.n_meta && i < c->opt.n_meta + c->opt.n_store ? &c->stores[i - c->opt.n_meta] : NULL;
+}
+
+/* Node number @i of @count servers that begin at @first; the spare members are behind the others. */
+static unsigned server_at(struct nemesis *n, unsigned first, unsigned count, uint64_t i)
+{
+    return (unsigned)(i < count ? first + i : n->n_nodes - 1 - (i - count));
 }
 
 static bool held_down(struct nemesis *n, unsigned i)
 {
-    struct cluster *c = n->c;
+    struct member *m = member_at(n, i);
+    struct store *s = store_at(n, i);
 
-    if (i < c->opt.n_meta)
-        return c->members[i].down;
-    i -= c->opt.n_meta;
-    return i < c->opt.n_store && c->stores[i].down;
+    return (m && m->down) || (s && s->down);
 }
 
-static void node_kill(struct nemesis *n, unsigned i)
+void nemesis_kill(struct nemesis *n, unsigned i)
 {
-    struct cluster *c = n->c;
-
     n->resume_at[i] = 0;
-    if (i < c->opt.n_meta)
-        member_kill(&c->members[i]);
-    else if (i < c->opt.n_meta + c->opt.n_store)
-        store_kill(&c->stores[i - c->opt.n_meta]);
+    if (member_at(n, i))
+        member_kill(member_at(n, i));
+    else if (store_at(n, i))
+        store_kill(store_at(n, i));
     else
         client_kill(client_at(n, i));
 }
 
+unsigned nemesis_node_of(struct nemesis *n, const struct member *m)
+{
+    unsigned i = (unsigned)(m - n->c->members);
+
+    return i < n->c->opt.n_meta ? i : i + n->c->opt.n_store + n->c->opt.n_client;
+}
+
 static void node_boot(struct nemesis *n, unsigned i)
 {
-    struct cluster *c = n->c;
-
     n->back_at[i] = 0;
-    if (i < c->opt.n_meta)
-        member_boot(&c->members[i]);
-    else if (i < c->opt.n_meta + c->opt.n_store)
-        store_boot(&c->stores[i - c->opt.n_meta]);
+    if (held_down(n, i))
+        return;
+    if (member_at(n, i))
+        member_boot(member_at(n, i));
+    else if (store_at(n, i))
+        store_boot(store_at(n, i));
     else
         client_boot(client_at(n, i));
 }
@@ -90,12 +105,13 @@ static uint64_t some(struct nemesis *n, uint64_t min_ms, uint64_t max_ms)
 
 static void fault_kill(struct nemesis *n, unsigned first, unsigned count)
 {
-    unsigned i = first + (unsigned)sim_below(&n->rng, count);
+    unsigned spares = first ? 0 : n->c->n_members - n->c->opt.n_meta;
+    unsigned i = server_at(n, first, count, sim_below(&n->rng, count + spares));
     struct sim_node *node = cluster_node(n->c, i);
 
     if (!sim_node_alive(node))
         return;
-    node_kill(n, i);
+    nemesis_kill(n, i);
     if ((n->c->opt.faults & FAULT_POWER) && sim_below(&n->rng, 2))
         sim_disk_power_loss(sim_node_disk(node), SIM_LOSS_RANDOM);
     n->back_at[i] = some(n, 10, sim_below(&n->rng, 4) ? 1500 : 8000);
@@ -110,7 +126,7 @@ static void fault_power(struct nemesis *n)
         if (client_at(n, i) && sim_below(&n->rng, 2))
             continue;
         if (sim_node_alive(node)) {
-            node_kill(n, i);
+            nemesis_kill(n, i);
             n->back_at[i] = some(n, 10, 2000);
         }
         sim_disk_power_loss(sim_node_disk(node), SIM_LOSS_RANDOM);
@@ -188,10 +204,16 @@ static void fault_net(struct nemesis *n)
     }
 }
 
+static struct sim_node *any_server(struct nemesis *n)
+{
+    unsigned servers = n->c->opt.n_meta + n->c->opt.n_store, spares = n->c->n_members - n->c->opt.n_meta;
+
+    return cluster_node(n->c, server_at(n, 0, servers, sim_below(&n->rng, servers + spares)));
+}
+
 static void fault_disk(struct nemesis *n)
 {
-    unsigned i = (unsigned)sim_below(&n->rng, n->c->opt.n_meta + n->c->opt.n_store);
-    struct sim_node *node = cluster_node(n->c, i);
+    struct sim_node *node = any_server(n);
 
     if (!sim_node_alive(node))
         return;
@@ -239,7 +261,7 @@ static void fault_transfer(struct nemesis *n)
 /* Everything else goes on without that disk. */
 static void fault_slow(struct nemesis *n)
 {
-    struct sim_node *node = cluster_node(n->c, (unsigned)sim_below(&n->rng, n->c->opt.n_meta + n->c->opt.n_store));
+    struct sim_node *node = any_server(n);
 
     if (!sim_node_alive(node) || n->slow_until > sim_now(n->c->s))
         return;
@@ -273,9 +295,9 @@ static void nemesis_mend(struct nemesis *n, bool all)
                 client_disturb(client_at(n, i), false);
             cluster_log(n->c, "%s goes on", sim_node_host(node));
         }
-        if (i < n->c->opt.n_meta && n->c->members[i].stopped && sim_node_alive(node)) {
-            cluster_log(n->c, "member %u stopped as planned", i + 1);
-            node_kill(n, i);
+        if (member_at(n, i) && member_at(n, i)->stopped && sim_node_alive(node)) {
+            cluster_log(n->c, "member %u stopped as planned", member_at(n, i)->id);
+            nemesis_kill(n, i);
         }
         if (!sim_node_alive(node) && !n->back_at[i] && !held_down(n, i)) {
             n->back_at[i] = some(n, 10, 1000); /* crashed by itself: its disk froze, or it gave up */
@@ -298,42 +320,9 @@ static void nemesis_mend(struct nemesis *n, bool all)
 
         n->doom_at = 0;
         if (!all && sim_node_alive(cluster_node(n->c, i))) {
-            node_kill(n, i);
+            nemesis_kill(n, i);
             n->back_at[i] = some(n, 2000, 8000);
         }
-    }
-}
-
-/* From a stream of its own, beside the others. */
-static void fault_move(struct nemesis *n)
-{
-    static const uint32_t words[] = {STORE_IN, STORE_DRAIN, STORE_DRAIN, STORE_MAINTENANCE};
-    struct cluster *c = n->c;
-    unsigned i = (unsigned)sim_below(&n->move_rng, c->opt.n_store), what = (unsigned)sim_below(&n->move_rng, 6);
-
-    if (what < ARRAY_SIZE(words)) {
-        cluster_log(c, "operator: store %u admin %u", i + 1, words[what]);
-        cluster_say(c, i + 1, words[what]);
-        return;
-    }
-    for (unsigned k = 0; k < c->opt.n_store; k++) {
-        if (!sim_node_alive(c->stores[k].node))
-            return; /* one at a time: there is to be a quorum to copy from */
-    }
-    i += c->opt.n_meta;
-    node_kill(n, i);
-    n->back_at[i] = sim_now(c->s) + (2500 + sim_below(&n->move_rng, 5000)) * NS_PER_MS;
-}
-
-static void move_tick(struct nemesis *n)
-{
-    if (!(n->c->opt.faults & FAULT_MOVE) || !n->c->opt.n_store)
-        return;
-    if (n->until && sim_below(&n->move_rng, 16) == 0)
-        fault_move(n);
-    if (!n->until && sim_now(n->c->s) < n->take_back_until && sim_below(&n->move_rng, 8) == 0) {
-        for (unsigned i = 0; i < n->c->opt.n_store; i++)
-            cluster_say(n->c, i + 1, STORE_IN);
     }
 }
 
@@ -446,6 +435,9 @@ static void nemesis_tick(void *arg)
         nemesis_strike(n);
     move_tick(n);
     rot_tick(n);
+    nodes_tick(n);
+    hurt_tick(n);
+    members_tick(n);
     sim_at(n->c->s, sim_now(n->c->s) + 50 * NS_PER_MS, nemesis_tick, n);
 }
 

@@ -22,6 +22,9 @@ enum fault {
     FAULT_ERASE = 1 << 12,      /* a server comes back with an empty disk, one, at the end */
     FAULT_MOVE = 1 << 13,       /* stores are drained, put in maintenance, taken back, and away for seconds */
     FAULT_ROT = 1 << 14,        /* bits flip in one store's chunk files; all stores scrub, again and again */
+    FAULT_DAMAGE = 1 << 15,     /* files of one member and of one store are damaged, cut short, lost, of another cluster */
+    FAULT_MEMBERS = 1 << 16,    /* members are added, promoted, removed, replaced when dead, one at a time */
+    FAULT_NODES = 1 << 17,      /* stores are drained, removed, and others come: one at a time */
     FAULTS_DRAWN = 12,
     FAULT_ALL = (1 << FAULTS_DRAWN) - 1,
 };

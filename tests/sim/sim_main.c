@@ -29,12 +29,14 @@ static bool members_agree(struct cluster *c)
 {
     uint64_t index = 0;
 
-    for (unsigned i = 0; i < c->opt.n_meta; i++) {
+    for (unsigned i = 0; i < c->n_members; i++) {
         struct meta_server *s = c->members[i].server;
 
+        if (!c->members[i].in)
+            continue;
         if (!s || !meta_server_fsm(s))
             return false;
-        if (i == 0)
+        if (index == 0)
             index = meta_server_applied(s);
         else if (meta_server_applied(s) != index)
             return false;
@@ -44,50 +46,101 @@ static bool members_agree(struct cluster *c)
 
 static void check_members(struct cluster *c)
 {
-    uint64_t hash;
+    struct member *first = NULL;
+    uint64_t hash = 0;
 
     if (!cluster_run(c, sim_now(c->s) + 60 * NS_PER_S, members_agree)) {
-        for (unsigned i = 0; i < c->opt.n_meta; i++)
-            cluster_log(c, "member %u applied %" PRIu64, i + 1,
+        for (unsigned i = 0; i < c->n_members; i++)
+            cluster_log(c, "member %u applied %" PRIu64, c->members[i].id,
                         c->members[i].server ? meta_server_applied(c->members[i].server) : 0);
         cluster_fail(c, "the members never come to the same index");
         return;
     }
-    hash = fsm_state_hash(meta_server_fsm(c->members[0].server));
-    for (unsigned i = 1; i < c->opt.n_meta; i++)
-        if (fsm_state_hash(meta_server_fsm(c->members[i].server)) != hash)
-            cluster_fail(c, "members 1 and %u differ at index %" PRIu64, i + 1,
-                         meta_server_applied(c->members[i].server));
+    for (unsigned i = 0; i < c->n_members; i++) {
+        struct member *m = &c->members[i];
+
+        if (!m->in)
+            continue;
+        if (!first)
+            hash = fsm_state_hash(meta_server_fsm(m->server));
+        else if (fsm_state_hash(meta_server_fsm(m->server)) != hash)
+            cluster_fail(c, "members %u and %u differ at index %" PRIu64, first->id, m->id, meta_server_applied(m->server));
+        first = first ? first : m;
+    }
+}
+
+/* ---- a server is not there ------------------------------------------------------------------------ */
+
+static unsigned members_in(struct cluster *c)
+{
+    unsigned n = 0;
+
+    for (unsigned i = 0; i < c->n_members; i++)
+        n += c->members[i].in;
+    return n;
+}
+
+/* The @i-th of them, from 0, around. */
+static struct member *member_in(struct cluster *c, unsigned i)
+{
+    struct member *m = c->members;
+
+    for (i %= members_in(c); !m->in || i-- > 0;)
+        m++;
+    return m;
+}
+
+static void verify_without_store(struct cluster *c, struct workload *w, unsigned i)
+{
+    cluster_log(c, "verification without store %u", c->stores[i].id);
+    c->stores[i].down = true;
+    store_kill(&c->stores[i]);
+    (void)workload_verify(w); /* what it found is in the cluster */
+    if (!c->failed)
+        store_boot(&c->stores[i]);
+    c->stores[i].down = false;
+}
+
+static void verify_without_member(struct cluster *c, struct workload *w, struct member *m)
+{
+    cluster_log(c, "verification without member %u", m->id);
+    m->down = true;
+    member_kill(m);
+    (void)workload_verify(w);
+    if (!c->failed)
+        member_boot(m);
+    m->down = false;
+}
+
+/* After faults that take copies away: all are there again. */
+static bool await_redundancy(struct cluster *c)
+{
+    uint64_t until = sim_now(c->s) + opt.settle_ns;
+
+    if ((opt.faults & (FAULT_DAMAGE | FAULT_MEMBERS)) && !cluster_run(c, until, cluster_group_whole))
+        cluster_fail(c, "the group is never whole again");
+    if (opt.faults & (FAULT_NODES | FAULT_MOVE)) /* the last words about stores */
+        cluster_run_until(c, sim_now(c->s) + 12 * NS_PER_S);
+    if ((opt.faults & (FAULT_DAMAGE | FAULT_NODES | FAULT_MOVE)) && opt.n_store > opt.w && !cluster_run(c, until, cluster_placed))
+        cluster_fail(c, "not all copies are there again");
+    if (opt.faults & (FAULT_DAMAGE | FAULT_ROT)) /* the scrub comes around */
+        cluster_run_until(c, sim_now(c->s) + 15 * NS_PER_S);
+    return !c->failed;
+}
+
+/* So any one server may go. */
+static bool check_redundancy(struct cluster *c, struct workload *w)
+{
+    if (!(opt.faults & (FAULT_DAMAGE | FAULT_MEMBERS | FAULT_NODES)))
+        return true;
+    if (opt.n_store > opt.w)
+        verify_without_store(c, w, (unsigned)sim_below(sim_rng(c->s), opt.n_store));
+    if (!c->failed && members_in(c) > 2 && cluster_run(c, sim_now(c->s) + opt.settle_ns, cluster_group_whole))
+        verify_without_member(c, w, member_in(c, (unsigned)sim_below(sim_rng(c->s), MEMBERS_MAX)));
+    return !c->failed;
 }
 
 /* ---- a disk is lost ------------------------------------------------------------------------------- */
-
-static bool placement_stable(struct cluster *c)
-{
-    struct member *m = cluster_leader(c);
-    const struct fsm_store *stores;
-    struct fsm *f = m ? meta_server_fsm(m->server) : NULL;
-    uint32_t n, up = 0;
-
-    if (!f || !fsm_has_table(f))
-        return false;
-    stores = fsm_stores(f, &n);
-    for (uint32_t i = 0; i < n; i++) {
-        up += stores[i].state == STORE_UP;
-        if (stores[i].store == c->lost_store && stores[i].state != STORE_REPLACED)
-            return false; /* nobody knows yet */
-    }
-    for (uint32_t i = 0; i < c->opt.pg_count; i++) {
-        const struct map_pg *pg = fsm_pg(f, i);
-
-        if (pg->n != c->opt.n || pg->n_next)
-            return false;
-        for (unsigned k = 0; k < pg->n; k++)
-            if (!fsm_store(f, pg->voters[k]) || fsm_store(f, pg->voters[k])->state == STORE_REPLACED)
-                return false;
-    }
-    return up == c->opt.n_store;
-}
 
 /*
  * A store's or a member's disk is gone; it comes back empty and is filled; then another one stops, and all must
@@ -95,18 +148,12 @@ static bool placement_stable(struct cluster *c)
  */
 static void lose_store_disk(struct cluster *c, struct workload *w)
 {
-    unsigned i = (unsigned)sim_below(sim_rng(c->s), c->opt.n_store), other = (i + 1) % c->opt.n_store;
+    unsigned i = (unsigned)sim_below(sim_rng(c->s), c->opt.n_store);
 
-    struct fsm *f = cluster_leader(c) ? meta_server_fsm(cluster_leader(c)->server) : NULL;
-    const struct fsm_store *stores = NULL;
-    uint32_t n = 0;
-
-    if (f)
-        stores = fsm_stores(f, &n);
-    for (uint32_t k = 0; k < n; k++)
-        if (stores[k].node == i + 1 && stores[k].state != STORE_REPLACED)
-            c->lost_store = stores[k].store;
-    cluster_log(c, "store %u loses its disk", i + 1);
+    if (opt.faults & (FAULT_ROT | FAULT_DAMAGE))
+        i = (unsigned)(opt.seed % opt.n_store); /* no other copy is rotten */
+    c->lost_store = cluster_store_of(c, c->stores[i].id);
+    cluster_log(c, "store %u loses its disk", c->stores[i].id);
     c->stores[i].down = true;
     store_kill(&c->stores[i]);
     sim_disk_erase(sim_node_disk(c->stores[i].node));
@@ -114,40 +161,30 @@ static void lose_store_disk(struct cluster *c, struct workload *w)
     store_boot(&c->stores[i]);
     c->stores[i].down = false;
     cluster_run_until(c, sim_now(c->s) + NS_PER_S);
-    if (!cluster_run(c, sim_now(c->s) + opt.settle_ns, placement_stable)) {
+    if (cluster_run(c, sim_now(c->s) + opt.settle_ns, cluster_placed))
+        verify_without_store(c, w, (i + 1) % opt.n_store);
+    else
         cluster_fail(c, "the empty store is not filled");
-        return;
-    }
-    c->stores[other].down = true;
-    store_kill(&c->stores[other]);
-    (void)workload_verify(w); /* what it found is in the cluster */
-    if (!c->failed)
-        store_boot(&c->stores[other]);
-    c->stores[other].down = false;
 }
 
 static void lose_member_disk(struct cluster *c, struct workload *w)
 {
-    unsigned i = (unsigned)sim_below(sim_rng(c->s), c->opt.n_meta), other = (i + 1) % c->opt.n_meta;
+    unsigned i = (unsigned)sim_below(sim_rng(c->s), members_in(c));
+    struct member *m = member_in(c, i);
 
-    cluster_log(c, "member %u loses its disk", i + 1);
-    c->members[i].down = true;
-    member_kill(&c->members[i]);
-    sim_disk_erase(sim_node_disk(c->members[i].node));
+    cluster_log(c, "member %u loses its disk", m->id);
+    m->down = true;
+    member_kill(m);
+    sim_disk_erase(sim_node_disk(m->node));
     cluster_run_until(c, sim_now(c->s) + sim_below(sim_rng(c->s), 10) * NS_PER_S);
-    member_boot(&c->members[i]);
-    c->members[i].down = false;
+    member_boot(m);
+    m->down = false;
     if (!cluster_run(c, sim_now(c->s) + opt.settle_ns, members_agree)) {
         cluster_fail(c, "the empty member does not catch up");
         return;
     }
     cluster_run_until(c, sim_now(c->s) + 5 * NS_PER_S); /* it is promoted meanwhile */
-    c->members[other].down = true;
-    member_kill(&c->members[other]);
-    (void)workload_verify(w);
-    if (!c->failed)
-        member_boot(&c->members[other]);
-    c->members[other].down = false;
+    verify_without_member(c, w, member_in(c, i + 1));
 }
 
 /* One run; true if everything held. */
@@ -170,10 +207,11 @@ static bool run_one(void)
             workload_say_who_waits(c, "after the faults");
         for (unsigned i = 0, files = workload_files(w, inos); i < files; i++)
             checks_add_file(k, inos[i], 2);
-        if (!c->failed && workload_verify(w) && (!opt.n_store || checks_replicas(k)) && (opt.faults & FAULT_ERASE)) {
+        if (!c->failed && await_redundancy(c) && workload_verify(w) && (!opt.n_store || checks_replicas(k)) && check_redundancy(c, w) &&
+            (opt.faults & FAULT_ERASE)) {
             if (opt.n_store > opt.w && sim_below(sim_rng(c->s), 2))
                 lose_store_disk(c, w);
-            else if (opt.n_meta > 2)
+            else if (members_in(c) > 2)
                 lose_member_disk(c, w);
         }
         if (!c->failed)

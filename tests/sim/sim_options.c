@@ -24,6 +24,9 @@ static const struct cluster_options defaults = {
     .faults = FAULT_ALL,
     .work = WORK_ALL,
     .strike = 8,
+    .hurt = 40,
+    .change = 40,
+    .move = 16,
 };
 
 struct name {
@@ -36,8 +39,9 @@ static const struct name fault_names[] = {
     {"power", FAULT_POWER},         {"pause", FAULT_PAUSE},           {"partition", FAULT_PARTITION},
     {"net", FAULT_NET},             {"disk", FAULT_DISK},             {"clock", FAULT_CLOCK},
     {"reset", FAULT_RESET},         {"transfer", FAULT_TRANSFER},     {"slow", FAULT_SLOW},
-    {"erase", FAULT_ERASE},         {"move", FAULT_MOVE},       {"rot", FAULT_ROT},
-           {"all", FAULT_ALL},               {"none", 0}};
+    {"erase", FAULT_ERASE},         {"move", FAULT_MOVE},             {"rot", FAULT_ROT},
+    {"damage", FAULT_DAMAGE},       {"members", FAULT_MEMBERS},       {"nodes", FAULT_NODES},
+    {"all", FAULT_ALL},               {"none", 0}};
 static const struct name work_names[] = {{"shared", WORK_SHARED}, {"turns", WORK_TURNS}, {"names", WORK_NAMES},
                                          {"fight", WORK_FIGHT},   {"all", WORK_ALL},     {"none", 0}};
 
@@ -84,6 +88,24 @@ static void bits_print(FILE *f, const char *option, uint32_t bits, const struct 
 
 /* ---- swarm ---------------------------------------------------------------------------------------- */
 
+/* What takes copies away, or moves them: each in a part of the seeds, and at a rate of its own. */
+static void swarm_changes(struct cluster_options *o, struct sim_rng *rng)
+{
+    static const unsigned rates[] = {10, 30, 30, 100}, keeps[] = {0, 0, 20, 300};
+    static const struct {
+        uint32_t fault;
+        unsigned one_in;
+    } drawn[] = {{FAULT_DAMAGE, 3}, {FAULT_MEMBERS, 3}, {FAULT_NODES, 4}, {FAULT_MOVE, 3}, {FAULT_ROT, 5}};
+
+    for (size_t i = 0; i < ARRAY_SIZE(drawn); i++)
+        if (sim_below(rng, drawn[i].one_in) == 0)
+            o->faults |= drawn[i].fault;
+    o->hurt = rates[sim_below(rng, ARRAY_SIZE(rates))];
+    o->change = rates[sim_below(rng, ARRAY_SIZE(rates))];
+    o->move = rates[sim_below(rng, ARRAY_SIZE(rates))];
+    o->keep_entries = keeps[sim_below(rng, ARRAY_SIZE(keeps))];
+}
+
 /*
  * Seeds that are all alike find the same things. Here each draws a cluster, classes of faults (often few, so that
  * rare states are not washed away by frequent ones) and how often they strike.
@@ -112,12 +134,15 @@ void options_swarm(struct cluster_options *o)
     o->work = WORK_ALL;
     if (sim_below(&rng, 3) == 0)
         o->work = 1 + (uint32_t)sim_below(&rng, WORK_ALL);
+    swarm_changes(o, &rng);
 }
 
 void options_print_swarm(const struct cluster_options *o, FILE *f)
 {
-    fprintf(f, "seed=%" PRIu64 " swarm metas=%u stores=%u clients=%u actors=%u pgs=%u ttl-ms=%" PRIu64 " strike=%u ",
-            o->seed, o->n_meta, o->n_store, o->n_client, o->n_actor, o->pg_count, o->ttl_ms, o->strike);
+    fprintf(f, "seed=%" PRIu64 " swarm metas=%u stores=%u clients=%u actors=%u pgs=%u ttl-ms=%" PRIu64
+               " strike=%u hurt=%u change=%u move=%u keep=%u ",
+            o->seed, o->n_meta, o->n_store, o->n_client, o->n_actor, o->pg_count, o->ttl_ms, o->strike, o->hurt, o->change,
+            o->move, o->keep_entries);
     bits_print(f, "faults=", o->faults, fault_names, ARRAY_SIZE(fault_names));
     bits_print(f, " work=", o->work, work_names, ARRAY_SIZE(work_names));
     fprintf(f, "\n");

@@ -295,6 +295,35 @@ START_TEST(slow_disk_of_the_leader)
 }
 END_TEST
 
+/* ---- files of a store are gone, 1.5 ------------------------------------------------------------------ */
+
+/* The journal, before the index was ever written: nothing is left that says that anything was there. */
+static bool lost_journal(struct scene *s, const uint64_t off[RULE_LAYERS])
+{
+    struct store *st;
+    uint64_t before;
+
+    if (!start(s, 1, off))
+        return true;
+    st = &s->c->stores[0];
+    before = cluster_store_of(s->c, st->id);
+    actor_new(&s->c->clients[0], holder_main, s);
+    run_ms(s, 100);
+    store_kill(st);
+    sim_disk_reopen(sim_node_disk(st->node));
+    if (vfs_unlink(sim_disk_vfs(sim_node_disk(st->node)), "store/journal/0000000000000001.seg") < 0)
+        return true;
+    store_boot(st);
+    run_ms(s, 5000);
+    return cluster_store_of(s->c, st->id) == before || !cluster_placed(s->c); /* another in its place, and filled */
+}
+
+START_TEST(lost_journal_of_a_store)
+{
+    check_case(lost_journal, NULL, false);
+}
+END_TEST
+
 int main(void)
 {
     Suite *s = suite_create("cases");
@@ -308,6 +337,7 @@ int main(void)
     tcase_add_test(t, clocks);
     tcase_add_test(t, slow_disk_of_a_follower);
     tcase_add_test(t, slow_disk_of_the_leader);
+    tcase_add_test(t, lost_journal_of_a_store);
     suite_add_tcase(s, t);
     r = srunner_create(s);
     srunner_run_all(r, CK_ENV);

@@ -1,0 +1,60 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What the files of the nemesis share: nemesis*.c. */
+#pragma once
+
+#include "sim/nemesis.h"
+
+enum { NODES = MEMBERS_MAX + STORES_MAX + CLIENTS_MAX };
+
+struct hurt { /* nemesis_hurt.c: one server at a time has files that are damaged */
+    struct sim_rng rng;
+    struct member *member; /* not mended yet, or NULL */
+    struct store *store;   /* so, too */
+    uint64_t since;        /* when the store was damaged */
+    bool data;             /* chunk files: of one store for the whole run, for nobody says when all are repaired */
+    unsigned emptied[STORES_MAX];
+};
+
+struct group { /* nemesis_members.c: one change at a time */
+    struct sim_rng rng;
+    enum { GROUP_IDLE, GROUP_ADD, GROUP_PROMOTE, GROUP_REMOVE } step;
+    struct member *m;
+    bool replace; /* another takes the place of the one that is removed */
+    uint64_t say_at;
+    uint32_t next_id;
+};
+
+struct nodes { /* nemesis_move.c: one store is taken out, and comes again as another */
+    struct sim_rng rng;
+    struct store *s; /* or NULL */
+    bool drained;
+    uint64_t say_at;
+    uint32_t next_id;
+};
+
+struct nemesis {
+    struct cluster *c;
+    struct sim_rng rng, move_rng, rot_rng;
+    struct hurt hurt;
+    struct group group;
+    struct nodes nodes;
+    uint64_t take_back_until; /* all stores are told to take part */
+    uint64_t until;
+    uint64_t back_at[NODES];   /* a killed node boots then; 0: it lives */
+    uint64_t resume_at[NODES]; /* 0: not paused */
+    uint64_t heal_at, calm_at, slow_until;
+    unsigned doomed; /* client that is killed at doom_at, if that is not 0 */
+    uint64_t doom_at;
+    struct sim_node *lag_from, *lag_to; /* or NULL */
+    unsigned n_nodes;
+};
+
+void nemesis_kill(struct nemesis *n, unsigned i);
+unsigned nemesis_node_of(struct nemesis *n, const struct member *m);
+
+void hurt_tick(struct nemesis *n);
+bool hurt_idle(const struct nemesis *n); /* no member is damaged */
+void members_tick(struct nemesis *n);
+bool members_idle(const struct nemesis *n);
+void move_tick(struct nemesis *n);
+void nodes_tick(struct nemesis *n);
