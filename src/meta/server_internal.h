@@ -373,8 +373,9 @@ void members_refresh(struct meta_server *s); /* the state machine may know other
 void members_seen(void *arg, struct slice data);
 void members_applied(struct meta_server *s, uint64_t index, uint64_t term, const struct fsm_result *res);
 void members_change(struct meta_server *s, const struct request *q);
-/* Is this member one of the state machine's? */
-int members_check(const struct meta_server *s, char *why, size_t why_size);
+/* The state machine, as far as it has got here, does not know this member: it was removed, or its addition has not
+ * arrived yet. It takes no part (the core sees to that) and hears whatever is sent to it. */
+bool members_outside(const struct meta_server *s);
 
 /* ---- server_backup.c ---- */
 void server_fail(struct meta_server *s, int err, const char *what);

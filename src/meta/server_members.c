@@ -89,25 +89,15 @@ void members_seen(void *arg, struct slice data)
     wire_arena_fini(&arena);
 }
 
-int members_check(const struct meta_server *s, char *why, size_t why_size)
+bool members_outside(const struct meta_server *s)
 {
-    const struct genesis *g = fsm_genesis(s->fsm);
     const struct member_info *list;
     uint32_t n;
 
-    if (!g)
-        return 0;
+    if (!s->fsm || !fsm_formatted(s->fsm))
+        return false;
     list = fsm_members(s->fsm, &n);
-    if (info_find(list, n, s->cfg.id))
-        return 0;
-    if (!info_find(g->members.items, g->members.n, s->cfg.id)) {
-        /* Added later, and stopped before it had applied that; or removed again: then nobody speaks to it. */
-        LOG_WARN("meta", "this member is not in the group as far as it knows", "member=%u dir=%s", s->cfg.id, s->dir);
-        return 0;
-    }
-    snprintf(why, why_size, "member %u was removed from the cluster; to have it back, empty %s, start it and run"
-             " tercet meta add", s->cfg.id, s->dir);
-    return -TC_E_WRONG_CLUSTER;
+    return !info_find(list, n, s->cfg.id);
 }
 
 /* ---- META_CHANGE ---- */

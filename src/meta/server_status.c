@@ -151,6 +151,10 @@ static void status_member(struct meta_server *s, json_t *j, const struct replica
         problem(problems, "warning", "free space on its data directory's file system, or move it to a larger one",
                 "member %u: disk nearly full, %llu MiB free", s->cfg.id, (unsigned long long)(s->data_free >> 20));
     }
+    if (members_outside(s))
+        problem(problems, "info", "wait if it was just added; else stop it. To have it back: empty its data directory, start "
+                "it, and tercet meta add", "member %u takes no part: it was removed, or its addition has not arrived there yet",
+                s->cfg.id);
     if (!r->formatted)
         problem(problems, "error", "run `tercet format`; a member that lost its disk waits for the leader to fill it",
                 "member %u is not formatted", s->cfg.id);

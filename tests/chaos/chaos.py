@@ -157,7 +157,9 @@ class Program(threading.Thread):
     def run(self):
         while not self.ending and not self.error:
             begin = time.monotonic()
-            p = subprocess.run(['bash', '-ec', self.script], cwd=self.mount, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+            # It is bash that goes to the mount: were it the child before its exec (cwd=), a mount that waits would stop this
+            # whole process, which holds Python's lock meanwhile and could not mend what the mount waits for.
+            p = subprocess.run(['bash', '-ec', 'cd "$1"\n' + self.script, self.label, self.mount], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                                stderr=subprocess.STDOUT, text=True)
             if p.returncode:
                 self.error = '%s: exit status %d: %s' % (self.label, p.returncode, p.stdout[-1500:])
@@ -312,7 +314,7 @@ def main():
     args = p.parse_args()
     need_fuse()
     print('seed %d' % args.seed, flush=True)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit('ended by SIGTERM'))
     with ChaosCluster(args) as c:
         c.start()
         mounts = [c.mount('mnt%d' % i).path for i in range(args.mounts)]

@@ -23,7 +23,7 @@ from history import Wrong, crew  # noqa: E402
 from nemesis import Nemesis  # noqa: E402
 
 # Not the matter here: disks of stores, a mount's death under its programs.
-NEVER = ('mount', 'flip', 'empty_store', 'fill', 'drain', 'long', 'maintenance')
+NEVER = ('mount', 'flip', 'rot', 'empty_store', 'fill', 'drain', 'long', 'maintenance')
 MORE = {'leader': 3, 'replace_meta': 3, 'grow_meta': 1, 'freeze_leader': 2, 'unplug_leader': 2, 'freeze_mount': 1}
 
 
@@ -62,7 +62,7 @@ def main():
         print('SKIP: network namespaces need root')
         return SKIP
     print('seed %d' % args.seed, flush=True)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit('ended by SIGTERM'))
     with ChaosCluster(args) as c:
         c.start()
         mounts = [c.mount('mnt%d' % i).path for i in range(args.mounts)]

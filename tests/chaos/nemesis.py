@@ -6,7 +6,8 @@ the cluster promises to survive: a minority of the members and one store at a ti
 moment. Events that destroy copies (an emptied disk, flipped bits) wait until the cluster is whole, and bits are flipped on
 one store only, until it was emptied.
 """
-import json, os, random, shutil, signal, statistics, time
+import glob, json, os, random, shutil, signal, statistics, time
+from cluster import wait_until
 from history import Wrong
 
 
@@ -15,7 +16,7 @@ class Nemesis:
         self.c, self.rnd, self.log = cluster, random.Random(seed), log
         self.flipped = None # the store with bits flipped
         self.events = {'kill': 4, 'stop': 3, 'freeze': 3, 'both': 2, 'all': 1, 'leader': 2, 'empty_store': 1, 'empty_meta': 1,
-                       'flip': 2, 'mount': 1, 'transfer': 2, 'swap_meta': 1, 'maintenance': 1}
+                       'flip': 2, 'rot': 1, 'mount': 1, 'transfer': 2, 'swap_meta': 1, 'maintenance': 1}
         if cluster.n_stores > 3:
             self.events.update(drain=2, long=1)
         if cluster.net:
@@ -64,15 +65,14 @@ class Nemesis:
         if len(stores) != 1 or self.c.n_stores <= 3 or seconds < 3:
             yield seconds
             return
-        number, seen = int(stores[0].split('-')[1]), False
+        seen = False
         while time.monotonic() - begin < seconds:
             yield 0.1
             status = self.c.lead_status()
-            state = next((s['state'] for s in status.get('stores', ()) if s['node'] == number and s['state'] != 'replaced'), None)
-            if not seen and state == 'down':
+            if not seen and self.store(stores[0]).get('state') == 'down':
                 self.took('a store was noticed to be away', time.monotonic() - begin)
                 seen = True
-            elif seen and status['pgs']['healthy'] == status['pgs']['total'] and status['placement']['idle']:
+            elif seen and status and status['pgs']['healthy'] == status['pgs']['total'] and status['placement']['idle']:
                 self.took('full redundancy without it', time.monotonic() - begin)
                 yield max(0, 0 if whole else seconds - (time.monotonic() - begin))
                 return
@@ -322,6 +322,43 @@ class Nemesis:
                 f.write(bytes([byte]))
                 turned += 1
         self.log('%d bits flipped on %s' % (turned, self.flipped))
+        yield 0.5
+
+    def store(self, name):
+        """What the leader says of it; empty while there is none."""
+        number = int(name.split('-')[1])
+        return next((s for s in self.c.lead_status().get('stores', ()) if s['node'] == number and s['state'] != 'replaced'), {})
+
+    def rot(self):
+        """Index or journal of one store is damaged while it is down. It puts its files aside and is filled again; somebody removes them."""
+        self.c.wait_whole()
+        name = self.flipped or self.rnd.choice(self.stores())
+        top = self.c.data(name)
+        self.c.daemons[name].stop()
+        tables = glob.glob(top + '/kv/*.sst') or glob.glob(top + '/kv/MANIFEST*')
+        segment = sorted(glob.glob(top + '/journal/*.seg'))[0]
+        with open(segment, 'rb') as f:
+            used = len(f.read().rstrip(b'\0'))
+        what = self.rnd.choice(('journal', 'index')) if used > 30000 else 'index'
+        for path in [segment] if what == 'journal' else tables:
+            with open(path, 'rb+') as f:
+                size = os.path.getsize(path)
+                for at in [8192] if what == 'journal' else [self.rnd.randrange(size) for _ in range(20)]:
+                    f.seek(at)
+                    old = f.read(64 if what == 'journal' else 1)
+                    f.seek(at)
+                    f.write(bytes(x ^ 0x55 for x in old))
+        self.log('the %s of %s is damaged' % (what, name))
+        if name == self.flipped:
+            self.flipped = None
+        wait_until('notice', lambda: self.store(name).get('state', 'up') != 'up', 60, 0.2)
+        begin = time.monotonic()
+        self.c.daemons[name].start()
+        wait_until('files put aside', lambda: self.store(name)['state'] == 'up' and self.store(name)['scrub']['aside'], 60, 0.2)
+        self.c.wait_whole()
+        self.took('a damaged store filled again', time.monotonic() - begin)
+        for d in glob.glob(top + '/damaged-*'):
+            shutil.rmtree(d)
         yield 0.5
 
     def fill(self):

@@ -605,6 +605,64 @@ START_TEST(restart)
 }
 END_TEST
 
+static int change(enum meta_change_op op, unsigned i)
+{
+    struct meta_change_req req = {.op = op, .member = i + 1, .endpoint = wire_str_of(members[i].endpoint)};
+    int r = -TC_E_DEADLINE;
+
+    for (unsigned n = 0; n < 50 && r < 0; n++) { /* refused while another is under way, or it is not caught up */
+        r = ASK(A, MSG_META_CHANGE, meta_change_req, req, meta_change_res, NULL);
+        sim_run_until(s, in_ms(100));
+    }
+    return r;
+}
+
+static bool begins_to_be_filled(void *arg)
+{
+    return meta_server_applied(members[*(unsigned *)arg].server) > 0;
+}
+
+/* PROTOCOL 1.6: a member that was filled up to somewhere before its own addition, checkpointed that and died, starts; it
+ * takes no part until it has heard of it. */
+START_TEST(not_yet_a_member)
+{
+    unsigned out = (unsigned)(leader() + 1) % MEMBERS;
+    char name[16];
+    uint32_t n;
+    struct make_req req = {.parent = INO_ROOT, .mode = S_IFREG | 0644, .excl = true};
+    struct meta_change_req add;
+
+    ck_assert_int_eq(change(META_REMOVE, out), 0);
+    member_kill(out);
+    sim_disk_erase(sim_node_disk(members[out].node));
+    for (unsigned i = 0; i < 4500; i++) { /* more than one message has */
+        snprintf(name, sizeof name, "n%u", i);
+        req.name = wire_str_of(name);
+        req.ctx.watermark = A->seq;
+        req.ctx.seq = 0;
+        ck_assert_int_eq(ASK(A, MSG_MAKE, make_req, req, entry_res, NULL), 0);
+    }
+    member_start(out);
+    add = (struct meta_change_req){.op = META_ADD, .member = out + 1, .endpoint = wire_str_of(members[out].endpoint)};
+    post(A, MSG_META_CHANGE, &meta_change_req_schema, &add);
+    ck_assert(sim_run(s, in_ms(3000), begins_to_be_filled, &out));
+    for (unsigned i = 0; i < MEMBERS; i++)
+        sim_net_cut(s, members[i].node, members[out].node, i != out);
+    sim_run_until(s, in_ms(300));
+    fsm_members(meta_server_fsm(members[out].server), &n);
+    ck_assert_uint_eq(n, MEMBERS - 1);
+    meta_server_checkpoint(members[out].server);
+    sim_run_until(s, in_ms(500));
+    member_kill(out);
+    member_start(out);
+    sim_net_heal(s);
+    ck_assert_int_eq(change(META_PROMOTE, out), 0);
+    sim_run_until(s, in_ms(1000));
+    ck_assert_uint_eq(fsm_state_hash(meta_server_fsm(members[out].server)),
+                      fsm_state_hash(meta_server_fsm(members[leader()].server)));
+}
+END_TEST
+
 /* ---- stores: scripts of the client's ---- */
 
 static int store_register(struct client *c, uint64_t node)
@@ -700,6 +758,7 @@ int main(void)
 
     log_setup(LOG_LEVEL_ERR, 2);
     tcase_add_checked_fixture(c, setup, teardown);
+    tcase_set_timeout(c, 60);
     tcase_add_test(c, thin_path);
     tcase_add_test(c, reads_anywhere);
     tcase_add_test(c, exactly_once);
@@ -709,6 +768,7 @@ int main(void)
     tcase_add_test(c, grace);
     tcase_add_test(c, reaping);
     tcase_add_test(c, restart);
+    tcase_add_test(c, not_yet_a_member);
     tcase_add_test(c, transitions);
     suite_add_tcase(suite, c);
     r = srunner_create(suite);
