@@ -12,6 +12,8 @@
  */
 #include "client/internal.h"
 
+#include "common/test_rules.h"
+
 /* ---- the sorted array -------------------------------------------------------------------------------------- */
 
 unsigned ext_index(const struct inode *i, uint64_t block)
@@ -431,7 +433,8 @@ void dirty_truncate(struct tc_client *c, struct inode *i, uint64_t size)
         last->count = 1;
         last->buf = buf_new(BLOCK_SIZE);
         base_copy(i, block, last->buf->data);
-        memset(last->buf->data + size % BLOCK_SIZE, 0, BLOCK_SIZE - size % BLOCK_SIZE);
+        if (TC_RULE(ZERO_TAIL))
+            memset(last->buf->data + size % BLOCK_SIZE, 0, BLOCK_SIZE - size % BLOCK_SIZE);
         ext_cut(c, i, block, UINT64_MAX / 2);
         ext_insert(c, i, last);
     } else if (size % BLOCK_SIZE && e && e->dirty) {

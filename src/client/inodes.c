@@ -7,6 +7,7 @@
  * they have is given back.
  */
 #include "client/internal.h"
+#include "common/test_rules.h"
 
 struct inode *inode_find(struct tc_client *c, uint64_t ino)
 {
@@ -138,9 +139,9 @@ void inode_take_attr(struct tc_client *c, struct inode *i, const struct attr *a,
 {
     if (a->ino != i->ino)
         return;
-    if (own_mutation && a->change > i->min_change)
+    if (own_mutation && a->change > i->min_change && TC_RULE(OWN_CHANGE))
         i->min_change = a->change;
-    if (i->attr_known && a->change < i->attr.change)
+    if (i->attr_known && a->change < i->attr.change && TC_RULE(CHANGE))
         return;
     if (a->change < i->min_change)
         cacheable = false;

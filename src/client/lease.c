@@ -9,6 +9,7 @@
 #include "client/internal.h"
 
 #include "common/log.h"
+#include "common/test_rules.h"
 
 static void release_send(struct env_timer *t);
 static void sweep_idle(struct env_timer *t);
@@ -42,7 +43,7 @@ void lease_fini(struct tc_client *c)
 
 static bool holds_s_now(struct tc_client *c, const struct inode *i)
 {
-    return (i->held & LEASE_S) && i->gen_term == c->gen_term && i->gen_n == c->gen_n;
+    return (i->held & LEASE_S) && ((i->gen_term == c->gen_term && i->gen_n == c->gen_n) || !TC_RULE(GENERATION));
 }
 
 bool lease_s_ok(struct tc_client *c, struct inode *i)
@@ -191,7 +192,7 @@ static bool is_refused(const struct inode *i, uint64_t gterm, uint64_t gcount)
 {
     struct grant_id id = {gterm, gcount};
 
-    return !grant_id_less(&i->refused[gcount >> 63], &id);
+    return TC_RULE(GRANT_ID) && !grant_id_less(&i->refused[gcount >> 63], &id);
 }
 
 /* An X that was recalled before we knew of it: given back at once. */
@@ -221,6 +222,8 @@ static void s_decline(struct tc_client *c, struct inode *i, const struct grant *
 
 bool lease_counter_ok(const struct inode *i, const struct grant *g)
 {
+    if (!TC_RULE(RECALL_COUNTER))
+        return g->ino == i->ino;
     /* No counter: a change is under way (PROTOCOL 3.2). */
     if (g->ino != i->ino || !g->recall || g->gen_term < i->recall_term)
         return false; /* of before what a newer leader has recalled */

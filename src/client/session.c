@@ -31,7 +31,8 @@ bool session_valid(struct tc_client *c)
 
 bool session_caching(struct tc_client *c)
 {
-    return c->state == SESSION_VALID && c->gen_term && !c->listing && env_now(c->env) < c->caching_sent + CACHING_NS;
+    return c->state == SESSION_VALID && c->gen_term && !c->listing &&
+           (env_now(c->env) < c->caching_sent + CACHING_NS || !TC_RULE(CACHING_RIGHT));
 }
 
 uint64_t session_time(struct tc_client *c)

@@ -56,7 +56,12 @@ uint64_t tc_test_value(const char *name, uint64_t normal)
 
 void tc_test_rules_set(uint64_t off)
 {
-    tc_test_rules_off = off;
+    tc_test_rules_off = off | tc_test_value("TERCET_RULES_OFF", 0);
+}
+
+__attribute__((constructor)) static void test_rules_init(void)
+{
+    tc_test_rules_set(0);
 }
 #else
 void tc_test_rules_set(uint64_t off)

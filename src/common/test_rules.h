@@ -26,7 +26,33 @@
     X(NEWCOMER_READY, 14, "6.3: C2 stands when newcomers are complete (off: at once)")     \
     X(PG_EPOCH,       15, "4.6: requests below the epoch of the group are refused (off: served)") \
     X(JOIN_EPOCH,     16, "6.3: completeness is of this very epoch (off: of an earlier one too)") \
-    X(FATE,           17, "2.2: a client that was expired asks what became of its requests (off: repeats them)")
+    X(FATE,           17, "2.2: a client that was expired asks what became of its requests (off: repeats them)") \
+    X(DAMAGE,         18, "1.5: a bad record before the synced mark is damage (off: a torn tail)") \
+    X(LEADER_TTL,     19, "2.4: the leader waits 1.1 TTL (off: 0.9)")                          \
+    X(TTL_ANEW,       20, "2.4: a new leader gives everybody a whole TTL (off: it counts as silent)") \
+    X(CHANGE,         21, "2.5: attributes of an older change never replace newer ones (off: the later to come)") \
+    X(OWN_CHANGE,     22, "2.5: nothing older than the own last mutation is cached (off: it is)") \
+    X(CACHING_RIGHT,  23, "3.1: S is used while the caching right runs (off: while the session lives)") \
+    X(GENERATION,     24, "3.1: a client caches under its own generation alone (off: under any)") \
+    X(REAP_GRANT,     25, "3.1: nothing is granted on what is being reaped (off: it is)")      \
+    X(GRANT_ID,       26, "3.2: a grant that was recalled is ignored when it comes (off: taken)") \
+    X(RECALL_COUNTER, 27, "3.2: no answer older than the highest recall acknowledged is cached (off: it is)") \
+    X(ACK_NUMBER,     28, "3.2: an acknowledgement counts for its recall alone (off: for any of that inode)") \
+    X(BARRIER,        29, "4.6: a store with a map below the barrier fetches it first (off: answers)") \
+    X(RECALL_LIMIT,   30, "3.4: a recall without progress expires the holder (off: it waits)") \
+    X(COMMIT_GRANT,   31, "3.5: a commit of an X that has ended is refused (off: of the session's next X it is taken)") \
+    X(RECOVERED_EPOCH, 32, "3.6: a recovered size counts for the ended epoch alone (off: for any)") \
+    X(RECONCILED_EPOCH, 33, "3.6: the mark stays if an epoch was added meanwhile (off: it goes)") \
+    X(RECONCILE_ALL,  34, "3.6: reconciliation is with every voter (off: with those that answer)") \
+    X(SIZE_PAIR,      35, "4.7: a store keeps the size of the highest version (off: the last to come)") \
+    X(ZERO_TAIL,      36, "4.8: what is sent past the size is zero (off: as it lies)")         \
+    X(UNKNOWN,        37, "4.9: a block that cannot be read is no vote (off: it counts as none)") \
+    X(TRIM_EPOCH,     38, "5.3: a trim removes blocks of lower epochs only (off: all behind the size)") \
+    X(GC_ALL,         39, "5.4: a gc entry stays until every voter confirmed (off: until one did)") \
+    X(START_COUNTER,  40, "6.1: a store that comes with a lower start counter is a newcomer (off: taken as it is)") \
+    X(MAP_DURABLE,    41, "6.2: a map is durable before anything is answered under it (off: at once)") \
+    X(BACKFILL_QUORUM, 42, "6.3: a newcomer copies from a quorum of C1 (off: from one)")       \
+    X(CLEAN,          43, "7: clean is claimed when all voters acknowledged (off: whenever W did)")
 /* clang-format on */
 
 enum tc_test_rule { /* bits of the mask */
@@ -42,7 +68,11 @@ extern uint64_t tc_test_rules_off;
 #define TC_RULE(name) true
 #endif
 
-/* Turn rules off; nothing in a build without them. */
+/*
+ * Turn rules off, beside those that the environment variable TERCET_RULES_OFF (a mask) turns off in the whole program;
+ * nothing in a build without them. TERCET_META_RULES_OFF, TERCET_FSM_RULES_OFF and TERCET_RAFT_RULES_OFF do the same to
+ * the rules of these parts. `sim --list-rules` says the masks.
+ */
 void tc_test_rules_set(uint64_t off);
 
 #ifdef TC_TEST_RULES_BUILD

@@ -28,6 +28,7 @@ int fsm_open(struct kv *kv, struct fsm **ret_fsm)
         fsm_close(f);
         return r == -TC_E_NOENT ? -TC_E_DAMAGED : r;
     }
+    fsm_test_rules_off(f, 0);
     *ret_fsm = f;
     return 0;
 }
@@ -87,7 +88,7 @@ void fsm_test_cookie_mask(struct fsm *f, uint64_t mask)
 
 void fsm_test_rules_off(struct fsm *f, uint32_t rules)
 {
-    f->rules_off = rules;
+    f->rules_off = rules | (uint32_t)tc_test_value("TERCET_FSM_RULES_OFF", 0);
 }
 
 /* ---- results --------------------------------------------------------------------------------- */

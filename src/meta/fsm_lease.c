@@ -11,6 +11,7 @@
  * mark; so an unchanged epoch there means that nothing was added since the comparison began.
  */
 #include "meta/fsm_int.h"
+#include "common/test_rules.h"
 
 bool lease_dead(const struct fsm *f, const struct inode *in)
 {
@@ -246,7 +247,7 @@ static void commit_end(struct fsm *f, struct inode *in, struct session *s,
         return;
     }
     in->clean =
-        it->data_state == DATA_CLEAN && in->lease.was_clean && !in->unclean_from; /* PROTOCOL 7 */
+        it->data_state == DATA_CLEAN && ((in->lease.was_clean && !in->unclean_from) || !TC_RULE(CLEAN)); /* PROTOCOL 7 */
     lease_end(f, in);
 }
 
@@ -256,8 +257,9 @@ static int commit_one(struct fsm *f, struct session *s, const struct commit_item
     struct inode *in = fsm_inode_get(f, it->ino);
     uint64_t reach;
 
-    if (!in || !lease_own(f, in, s->id) || in->lease.epoch != it->epoch ||
-        in->lease.gterm != it->gterm || in->lease.gcount != it->gcount)
+    if (!in || !lease_own(f, in, s->id) ||
+        ((in->lease.epoch != it->epoch || in->lease.gterm != it->gterm || in->lease.gcount != it->gcount) &&
+         TC_RULE(COMMIT_GRANT)))
         return -TC_E_LEASE_LOST;
     reach = MAX(in->lease.reach, MIN(it->reach, FSM_SIZE_MAX));
     if (it->has_size && it->size > reach)
@@ -311,7 +313,7 @@ int op_size_recovered(struct fsm *f, const struct cmd_size_recovered *cmd)
 
     if (!in)
         return -TC_E_NOENT;
-    if (!lease_dead(f, in) || in->lease.epoch != cmd->epoch || in->epoch != cmd->epoch)
+    if (!lease_dead(f, in) || ((in->lease.epoch != cmd->epoch || in->epoch != cmd->epoch) && TC_RULE(RECOVERED_EPOCH)))
         return -TC_E_STALE_EPOCH;
     if (horizon_after(in, MAX(in->size, cmd->size)) >= FSM_HORIZON_ROOM)
         return -TC_E_LIMIT;
@@ -344,7 +346,7 @@ int op_reconciled(struct fsm *f, const struct cmd_reconciled *cmd)
         return -TC_E_NOENT;
     if (!in->unclean_from)
         return 0;
-    if (in->epoch != cmd->mark_change || lease_dead(f, in))
+    if ((in->epoch != cmd->mark_change || lease_dead(f, in)) && TC_RULE(RECONCILED_EPOCH))
         return -TC_E_STALE_EPOCH;
     in->unclean_from = 0;
     row_del(f, key_u64(TAB_UNCLEAN, in->ino));

@@ -7,12 +7,14 @@
  */
 #include "meta/server_internal.h"
 
+#include "common/test_rules.h"
+
 /* A session that does not know an X gives it back when it learns of it; after so long we take it. */
 #define DISOWNED_NS (2 * NS_PER_S)
 
 static uint64_t ttl_ns(const struct meta_server *s)
 {
-    return s->cfg.session_ttl_ms * NS_PER_MS / 10 * 11;
+    return s->cfg.session_ttl_ms * NS_PER_MS / 10 * (TC_RULE(LEADER_TTL) ? 11 : 9);
 }
 
 static uint64_t caching_ns(const struct meta_server *s)
@@ -37,6 +39,8 @@ static struct meta_session *session_add(struct meta_server *s, uint64_t id, uint
     x->lease.id = id;
     x->incarnation = incarnation;
     x->heard_at = env_now(s->env);
+    if (!fresh && !TC_RULE(TTL_ANEW))
+        x->heard_at -= MIN(x->heard_at, 2 * ttl_ns(s));
     x->old = !fresh;
     lease_session_init(s->lead->leases, &x->lease, fresh);
     HASH_ADD(hh, s->lead->sessions, lease.id, sizeof(x->lease.id), x);
@@ -392,7 +396,7 @@ static void session_tick(struct meta_server *s, struct meta_session *x, uint64_t
             c->disowned_at = now;
             release_unknown_x(s, x, c->ino);
         }
-        if (now - c->progress_at > s->cfg.recall_timeout_ms * NS_PER_MS) {
+        if (now - c->progress_at > s->cfg.recall_timeout_ms * NS_PER_MS && TC_RULE(RECALL_LIMIT)) {
             session_expire(s, x, "a recall is not acknowledged");
             return;
         }

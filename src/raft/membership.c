@@ -14,8 +14,9 @@ enum { PROMOTE_LAG_MAX = 1000 }; /* entries: what a heartbeat or two make up for
 /* One at a time, none before an entry of the own term is committed (Ongaro 4.1 and its erratum). */
 static bool change_allowed(const struct raft *r)
 {
-    return r->role == RAFT_LEADER && r->commit >= r->term_start && !r->transferring &&
-           r->configs[r->n_configs - 1].index <= r->commit;
+    return r->role == RAFT_LEADER && !r->transferring &&
+           ((r->commit >= r->term_start && r->configs[r->n_configs - 1].index <= r->commit) ||
+            !raft_rule(r, RAFT_RULE_ONE_CHANGE));
 }
 
 static void config_set(struct raft_config *c, const struct raft_member *m)

@@ -247,6 +247,10 @@ enum raft_rule {
     RAFT_RULE_LEADER_PERSISTED = 1u << 12, /* the leader counts itself only when durable */
     RAFT_RULE_READ_QUORUM = 1u << 13, /* a read without a lease asks a quorum first */
     RAFT_RULE_STALL = 1u << 14, /* a leader whose disk stalls hands over */
+    RAFT_RULE_CHECK_QUORUM = 1u << 15, /* a leader that hears no quorum steps down */
+    RAFT_RULE_LEARNERS = 1u << 16,     /* who learns only counts for nothing */
+    RAFT_RULE_ONE_CHANGE = 1u << 17,   /* no change before the last, and an entry of the term, is committed */
+    RAFT_RULE_SNAPSHOT_ID = 1u << 18,  /* pieces of two snapshots never mix */
 };
 
 struct raft_cfg {

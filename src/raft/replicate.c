@@ -46,7 +46,7 @@ bool progress_counts(const struct raft *r, const struct raft_progress *p)
 {
     const struct raft_member *m = raft_config_find(raft_config_now(r), p->id);
 
-    if (!m || m->role != RAFT_VOTER)
+    if (!m || (m->role != RAFT_VOTER && raft_rule(r, RAFT_RULE_LEARNERS)))
         return false;
     if (p->id == r->cfg.id)
         return true;
@@ -411,7 +411,7 @@ void leader_tick(struct raft *r)
 {
     uint64_t echo = leader_quorum_echo(r);
 
-    if (MAX(echo, r->quorum_since) < r->now - MIN(r->now, r->cfg.election_max)) {
+    if (MAX(echo, r->quorum_since) < r->now - MIN(r->now, r->cfg.election_max) && raft_rule(r, RAFT_RULE_CHECK_QUORUM)) {
         become_follower(r, r->term, 0); /* check-quorum: others may have elected long ago */
         return;
     }

@@ -146,6 +146,8 @@ void on_snapshot(struct raft *r, const struct raft_msg *m)
         snapshot_done(r, m->snapshot.id, index);
         return;
     }
+    if (r->snap.id != m->snapshot.id && r->snap.offset == m->snapshot.offset && !raft_rule(r, RAFT_RULE_SNAPSHOT_ID))
+        r->snap.id = m->snapshot.id;
     if (r->snap.id != m->snapshot.id && m->snapshot.offset == 0) {
         r->snap.id = m->snapshot.id;
         r->snap.index = index;

@@ -156,7 +156,7 @@ uint32_t rec_apply(struct chunk_store *cs, struct chunk *c, const struct rec_ite
         if (it->inl && !it->zero)
             chunk_pend_set(cs, c, b, buf, data + (size_t)i * BLOCK_SIZE);
     }
-    if (version_cmp(it->pair.vepoch, it->pair.vseq, c->pair.vepoch, c->pair.vseq) > 0)
+    if (version_cmp(it->pair.vepoch, it->pair.vseq, c->pair.vepoch, c->pair.vseq) > 0 || !TC_RULE(SIZE_PAIR))
         c->pair = it->pair;
     if (was_empty && !chunk_is_empty(c))
         cs->n_chunks++;
@@ -193,7 +193,7 @@ void chunk_trim_one(struct chunk_store *cs, struct chunk *c, uint64_t size, uint
             continue;
         if (c->blocks[b].kind == RUN_UNKNOWN && !c->blocks[b].vepoch && epoch != UINT64_MAX)
             continue; /* it may have been newer: only a quorum can say that it is none */
-        if (c->blocks[b].vepoch < epoch)
+        if (c->blocks[b].vepoch < epoch || !TC_RULE(TRIM_EPOCH))
             block_clear(cs, c, b);
     }
     for (uint32_t b = 0; b < c->n; b++)

@@ -18,6 +18,7 @@
 #include <xxhash.h>
 
 #include "common/log.h"
+#include "common/test_rules.h"
 #include "storage/server_int.h"
 
 #define PARTIES_MAX (2 * PG_VOTERS_MAX + 1)
@@ -352,7 +353,9 @@ static int compare(struct heal_work *w)
         memset(p->lacks, 0, sizeof p->lacks);
         memset(p->gives, 0, sizeof p->gives);
         p->lacks_any = p->gives_any = false;
-        if (p->status < 0 && (p->target || w->h->mode == HEAL_ALL))
+        if (!TC_RULE(RECONCILE_ALL))
+            p->target = p->target && p->status == 0;
+        else if (p->status < 0 && (p->target || w->h->mode == HEAL_ALL))
             return w->h->mode == HEAL_ALL ? -TC_E_QUORUM_LOST : p->status;
         answered += p->source && p->status == 0;
         if (p->source && p->status == 0 && pair_newer(&p->pair, &w->pair))
@@ -716,7 +719,7 @@ void heal_start(struct heal *h)
     w->s = s;
     w->pg_epoch = pg->epoch;
     w->barrier = s->map->epoch;
-    w->need = MIN(s->map->r, (uint32_t)pg->n); /* so many must know each block */
+    w->need = TC_RULE(BACKFILL_QUORUM) ? MIN(s->map->r, (uint32_t)pg->n) : 1; /* so many must know each block */
     w->task.fn = step;
     h->work = w;
     if (h->mode == HEAL_ALL && joined_not(s, h->key.pg))

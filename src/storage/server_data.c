@@ -26,7 +26,7 @@ static int admit(struct request *q, uint64_t session, uint32_t incarnation, uint
     struct storage_server *s = q->s;
     uint64_t have = s->map ? s->map->epoch : 0;
 
-    if (have < barrier || !have) {
+    if ((have < barrier && TC_RULE(BARRIER)) || !have) {
         request_wait_map(q, MAX(barrier, 1));
         return 1;
     }

@@ -18,10 +18,10 @@ LAYERS = {
     'client': {'client', 'common'},
     'fuse': {'fuse', 'client', 'common'},
 }
-RAFT_COMMON = {'common/base.h', 'common/error.h', 'common/checksum.h'}
+RAFT_COMMON = {'common/base.h', 'common/error.h', 'common/checksum.h', 'common/test_rules.h'}
 
 # All that the Raft core may call outside itself: memory, and the report of a failed assertion.
-RAFT_SYMBOLS = re.compile(r'^(tc_(assert_fail|malloc|calloc|realloc|strdup)|free|mem(cpy|move|set|cmp)|snprintf'
+RAFT_SYMBOLS = re.compile(r'^(tc_(assert_fail|malloc|calloc|realloc|strdup|test_value)|free|mem(cpy|move|set|cmp)|snprintf'
                           r'|__snprintf_chk|__stack_chk_fail|__asan_\w+|__ubsan_\w+|_GLOBAL_OFFSET_TABLE_)$')
 
 # Logic sees time, randomness, threads and files only through env.h (locks are

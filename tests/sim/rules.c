@@ -25,7 +25,6 @@ static const struct rule {
     {"REAP_REFS", "3.1: an open inode is not reaped", RULE_META, META_RULE_REAP_REFS},
     {"CLOCK", "9.1: times in the log never fall", RULE_META, META_RULE_CLOCK},
     {"FSM_CLOCK", "9.1: nor when a leader proposes an earlier one", RULE_FSM, FSM_RULE_CLOCK},
-    {"STALL", "1.1: a leader whose disk stalls hands over", RULE_RAFT, RAFT_RULE_STALL},
     {"WATERMARK", "2.1: at or below the watermark a request is ignored", RULE_FSM, FSM_RULE_WATERMARK},
     {"FSM_ONCE", "2.1: a request is applied once", RULE_FSM, FSM_RULE_ONCE},
     {"EPOCH", "3.1: a grant of X increments the epoch", RULE_FSM, FSM_RULE_EPOCH},
@@ -46,8 +45,16 @@ static const struct rule {
     {"VOTE_UP_TO_DATE", "1.1: a vote only for a log that is complete", RULE_RAFT, RAFT_RULE_VOTE_UP_TO_DATE},
     {"NO_LEASE_AFTER_TRANSFER", "1.4: no lease after TimeoutNow", RULE_RAFT, RAFT_RULE_NO_LEASE_AFTER_TRANSFER},
     {"READ_INDEX", "1.3: a read without a lease asks a quorum first", RULE_RAFT, RAFT_RULE_READ_QUORUM},
+    {"STALL", "1.1: a leader whose disk stalls hands over", RULE_RAFT, RAFT_RULE_STALL},
+    {"CHECK_QUORUM", "1.2: a leader that hears no quorum steps down", RULE_RAFT, RAFT_RULE_CHECK_QUORUM},
+    {"LEARNERS", "1.3: who learns only counts for nothing", RULE_RAFT, RAFT_RULE_LEARNERS},
+    {"ONE_CHANGE", "1.6: members change one at a time, after an own entry", RULE_RAFT, RAFT_RULE_ONE_CHANGE},
+    {"SNAPSHOT_ID", "1.7: pieces of two snapshots never mix", RULE_RAFT, RAFT_RULE_SNAPSHOT_ID},
     {"INCARNATION", "1.5: a member that lost its disk does not vote", RULE_RAFT, RAFT_RULE_INCARNATION},
 };
+
+static const char *const layers[RULE_LAYERS] = {[RULE_DATA] = "data", [RULE_META] = "meta", [RULE_FSM] = "fsm",
+                                                [RULE_RAFT] = "raft"};
 
 static const struct rule *find(const char *name)
 {
@@ -94,5 +101,6 @@ void rules_print(const uint64_t off[RULE_LAYERS], char *ret, size_t size)
 void rules_list(void)
 {
     for (size_t i = 0; i < ARRAY_SIZE(rules); i++)
-        printf("%-24s %s\n", rules[i].name, rules[i].text);
+        printf("%-24s %-4s %#-14llx %s\n", rules[i].name, layers[rules[i].layer], (unsigned long long)rules[i].bit,
+               rules[i].text);
 }

@@ -15,5 +15,5 @@ enum rule_layer { RULE_DATA, RULE_META, RULE_FSM, RULE_RAFT, RULE_LAYERS };
 bool rules_parse(const char *list, uint64_t off[RULE_LAYERS]);
 /* The names of what is off, comma separated; "" if nothing is. */
 void rules_print(const uint64_t off[RULE_LAYERS], char *ret, size_t size);
-/* One line per rule: name, section, text. */
+/* One line per rule: name, layer and bit (common/test_rules.h: the masks in the environment), section, text. */
 void rules_list(void);

@@ -77,6 +77,12 @@ void sim_net_set(struct sim *s, const struct sim_net_options *o);
 /* Called with every message as it is sent; borrows all. */
 void sim_net_set_tap(struct sim *s, void (*fn)(void *arg, struct sim_node *from, struct buf *head, struct buf *payload),
                      void *arg);
+/*
+ * Scripts: asked of every message that is sent, @fn says how much later than it would it comes (others of its way
+ * overtake it then); UINT64_MAX: never. NULL: none.
+ */
+typedef uint64_t sim_net_late_fn(void *arg, struct sim_node *from, struct sim_node *to, struct buf *head);
+void sim_net_set_late(struct sim *s, sim_net_late_fn *fn, void *arg);
 /* Cut or heal the way from @a to @b (one way). */
 void sim_net_cut(struct sim *s, struct sim_node *a, struct sim_node *b, bool cut);
 void sim_net_heal(struct sim *s); /* all ways */

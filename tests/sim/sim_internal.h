@@ -88,6 +88,8 @@ struct sim {
     struct sim_net_options net;
     void (*tap)(void *arg, struct sim_node *from, struct buf *head, struct buf *payload);
     void *tap_arg;
+    sim_net_late_fn *late;
+    void *late_arg;
     bool cut[SIM_NODES_MAX][SIM_NODES_MAX];
     uint64_t last_arrival[SIM_NODES_MAX][SIM_NODES_MAX];
     uint64_t lag[SIM_NODES_MAX][SIM_NODES_MAX]; /* of every message of the way */

@@ -167,7 +167,7 @@ static struct sim_node *node_of_endpoint(struct sim *s, const char *endpoint)
 
 static void msg_schedule(struct sim *s, struct sim_port *from, struct sim_node *to, struct sim_env *to_env,
                          uint64_t to_port, uint64_t via, const char *endpoint, struct buf *head,
-                         struct buf *payload)
+                         struct buf *payload, uint64_t late)
 {
     struct sim_node *a = from->env->node;
     uint64_t bytes = head->len + (payload ? payload->len : 0);
@@ -175,7 +175,9 @@ static void msg_schedule(struct sim *s, struct sim_port *from, struct sim_node *
     struct sim_event *ev;
 
     at += s->lag[a->index][to->index];
-    if (sim_chance(&s->net_rng, s->net.reorder_ppm))
+    if (late)
+        at += late;
+    else if (sim_chance(&s->net_rng, s->net.reorder_ppm))
         at += sim_below(&s->net_rng, s->net.reorder_ns + 1);
     else
         at = s->last_arrival[a->index][to->index] = MAX(at, s->last_arrival[a->index][to->index] + 1);
@@ -194,6 +196,7 @@ static int msg_send(struct sim *s, struct sim_port *p, uint64_t peer, struct buf
     struct sim_conn *c = NULL;
     struct sim_port *to_port = NULL;
     struct sim_node *to;
+    uint64_t late;
 
     if (p->closed)
         return -TC_E_UNREACHABLE;
@@ -215,6 +218,11 @@ static int msg_send(struct sim *s, struct sim_port *p, uint64_t peer, struct buf
         s->stats.cut++;
         return 0;
     }
+    late = s->late ? s->late(s->late_arg, p->env->node, to, head) : 0;
+    if (late == UINT64_MAX) {
+        s->stats.lost++;
+        return 0;
+    }
     for (int copies = 1 + sim_chance(&s->net_rng, s->net.dup_ppm); copies; copies--) {
         if (copies > 1)
             s->stats.doubled++;
@@ -223,7 +231,7 @@ static int msg_send(struct sim *s, struct sim_port *p, uint64_t peer, struct buf
             continue;
         }
         msg_schedule(s, p, to, to_port ? to_port->env : to->env, to_port ? to_port->id : 0, c ? c->id : 0,
-                     to_port ? NULL : p->endpoint, head, payload);
+                     to_port ? NULL : p->endpoint, head, payload, late);
     }
     return 0;
 }
@@ -284,6 +292,12 @@ void sim_net_set_tap(struct sim *s, void (*fn)(void *arg, struct sim_node *from,
 {
     s->tap = fn;
     s->tap_arg = arg;
+}
+
+void sim_net_set_late(struct sim *s, sim_net_late_fn *fn, void *arg)
+{
+    s->late = fn;
+    s->late_arg = arg;
 }
 
 void sim_net_cut(struct sim *s, struct sim_node *a, struct sim_node *b, bool cut)

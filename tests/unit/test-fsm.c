@@ -944,6 +944,7 @@ START_TEST(test_dead_holder)
     ck_assert_int_eq(w_truncate(&w, ino, 0, 0), -TC_E_LEASE_CONFLICT);
     ck_assert_int_eq(w_link(&w, ino, INO_ROOT, "g"), 0); /* names are the leader's */
     ck_assert_int_eq(reconciled(ino, 1), 0);             /* no mark yet: nothing to clear */
+    ck_assert_int_eq(recovered(ino, 2, true, 99000), -TC_E_STALE_EPOCH);
     ck_assert_int_eq(recovered(ino, 1, true, 9000), 0);
     attr = w_attr(&w, ino);
     ck_assert_uint_eq(attr.size, 9000);

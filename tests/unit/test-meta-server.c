@@ -582,6 +582,31 @@ START_TEST(reaping)
 }
 END_TEST
 
+/* From the proposal of a reap to its application nothing is granted on the inode: it would be held, and gone. */
+START_TEST(reaping_grants_nothing)
+{
+    struct entry_res made = make(A, "f", 0), res;
+    struct unlink_req unlink = {.parent = INO_ROOT, .name = wire_str_of("f")};
+    struct getattr_req getattr = {.ino = made.attr.ino};
+    struct wire_arena arena = {0};
+    struct attr attr;
+    int lead = leader();
+
+    for (unsigned i = 0; i < MEMBERS; i++) { /* an entry takes a while, within the leader's lease */
+        if ((int)i != lead)
+            sim_net_lag(s, members[lead].node, members[i].node, 100 * NS_PER_MS);
+    }
+    ck_assert_int_eq(ASK(B, MSG_UNLINK, unlink_req, unlink, entry_res, &res), 0);
+    for (int n = 0; n < 500 && ASK(A, MSG_GETATTR, getattr_req, getattr, entry_res, &res) == 0; n++)
+        sim_run_until(s, in_ms(5));
+    ck_assert_int_eq(leader(), lead);
+    ck_assert_int_eq(fsm_getattr(meta_server_fsm(members[lead].server), 0, made.attr.ino, &arena, &attr), 0);
+    sim_run_until(s, in_ms(500));
+    ck_assert_int_lt(fsm_getattr(meta_server_fsm(members[lead].server), 0, made.attr.ino, &arena, &attr), 0);
+    wire_arena_fini(&arena);
+}
+END_TEST
+
 /* A member that comes back has what it had, and follows. */
 START_TEST(restart)
 {
@@ -673,10 +698,12 @@ static int store_register(struct client *c, uint64_t node)
     return ASK(c, MSG_STORE_REGISTER, store_register_req, req, store_register_res, NULL);
 }
 
+static uint64_t gc_done[5]; /* by node: how far each has deleted */
+
 static struct store_beat_res store_beat(struct client *c, uint64_t node, struct pg_ready *ready, uint32_t n_ready)
 {
     struct store_beat_req req = {.store = 100 + node, .start = 1, .capacity = UINT64_C(1) << 40, .free = UINT64_C(1) << 39,
-                                 .ready = {ready, n_ready}};
+                                 .ready = {ready, n_ready}, .gc_done = gc_done[node]};
     struct store_beat_res res;
 
     ck_assert_int_eq(ASK(c, MSG_STORE_BEAT, store_beat_req, req, store_beat_res, &res), 0);
@@ -750,6 +777,32 @@ START_TEST(transitions)
 }
 END_TEST
 
+/* PROTOCOL 5.4: what is to be deleted stays in the list until every store has done it. */
+START_TEST(gc_waits_for_all)
+{
+    struct setattr_req truncate = {.ino = make(A, "f", 0).attr.ino, .mask = SET_SIZE, .size = 8192};
+    struct entry_res res;
+    uint64_t first, last;
+
+    for (uint64_t node = 1; node <= 4; node++)
+        ck_assert_int_eq(store_register(A, node), 0);
+    beat_for(A, 1, 4000);
+    ck_assert_int_eq(ASK(A, MSG_SETATTR, setattr_req, truncate, entry_res, &res), 0);
+    truncate.size = 0;
+    truncate.ctx.seq = 0;
+    ck_assert_int_eq(ASK(A, MSG_SETATTR, setattr_req, truncate, entry_res, &res), 0);
+    for (uint64_t node = 1; node <= 4; node++) {
+        beat_for(A, 1, 1500);
+        fsm_gc_range(meta_server_fsm(members[leader()].server), &first, &last);
+        ck_assert_uint_le(first, last);
+        gc_done[node] = last;
+    }
+    beat_for(A, 1, 1500);
+    fsm_gc_range(meta_server_fsm(members[leader()].server), &first, &last);
+    ck_assert_uint_gt(first, last);
+}
+END_TEST
+
 int main(void)
 {
     Suite *suite = suite_create("meta-server");
@@ -767,9 +820,11 @@ int main(void)
     tcase_add_test(c, silent_holder);
     tcase_add_test(c, grace);
     tcase_add_test(c, reaping);
+    tcase_add_test(c, reaping_grants_nothing);
     tcase_add_test(c, restart);
     tcase_add_test(c, not_yet_a_member);
     tcase_add_test(c, transitions);
+    tcase_add_test(c, gc_waits_for_all);
     suite_add_tcase(suite, c);
     r = srunner_create(suite);
     srunner_run_all(r, CK_ENV);

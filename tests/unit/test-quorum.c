@@ -541,7 +541,7 @@ START_TEST(write_back_first)
     ck_assert(!o->done);
     quorum_close(w->q);
     free(o);
-    w->stores[1].silent = w->stores[2].silent = false;
+    w->stores[1].silent = false; /* the read hears these two; what it returns is on both then */
     {
         struct quorum_owner owner = {owner_session, owner_map, owner_need_map, w};
 
@@ -555,6 +555,29 @@ START_TEST(write_back_first)
     ck_assert_uint_ge(have, 2);
     op_free(o);
     world_free(w);
+}
+END_TEST
+
+/* What a store cannot read is no vote: not even with one that never had the block does it make a quorum for nothing there. */
+START_TEST(unknown_is_no_vote)
+{
+    for (unsigned bad = 0; bad < 3; bad++) { /* any two are asked first, whichever these are */
+        struct world *w = world_new(7);
+        unsigned late = (bad + 1) % 3;
+        struct op *o;
+
+        write_ok(w, 0, 1, 5, 1, 'u');
+        settle(w, 100);
+        w->stores[late].blocks[0] = (struct model_block){0};
+        w->stores[bad].blocks[0].kind = RUN_UNKNOWN;
+        o = op_read(w, 0, 1, false);
+        finish(o, 1000);
+        ck_assert_int_eq(o->status, 0);
+        ck_assert_uint_eq(o->r.blocks[0].kind, RUN_DATA);
+        ck_assert_uint_eq(o->r.blocks[0].data[0], 'u');
+        op_free(o);
+        world_free(w);
+    }
 }
 END_TEST
 
@@ -728,6 +751,7 @@ int main(void)
     tcase_add_test(t, clean_of_one);
     tcase_add_test(t, expected_of_one);
     tcase_add_test(t, write_back_first);
+    tcase_add_test(t, unknown_is_no_vote);
     tcase_add_test(t, damage_is_not_returned);
     tcase_add_test(t, fenced_and_full);
     tcase_add_test(t, map_changes);

@@ -95,6 +95,25 @@ START_TEST(newcomer)
 }
 END_TEST
 
+/* One voter's chunks are not enough to become complete: what the other two acknowledged may not be there. */
+START_TEST(newcomer_waits)
+{
+    struct world *w = world_new(9, 4);
+
+    write_at(w, (int[]){1, 2, 0}, 10, 0, 0, 3, 1, 1); /* the third voter has missed it */
+    write_at(w, (int[]){1, 2, 3, 0}, 11, 0, 0, 3, 1, 2);
+    world_place(w, (int[]){1, 2, 3, 0}, (int[]){1, 2, 4, 0});
+    world_kill(w, 1);
+    world_kill(w, 2);
+    world_run(w, 10000);
+    ck_assert(!one_ready(w, 4));
+    world_start(w, 2);
+    wait_for(w, ready4);
+    world_expect(w, 4, 10, 0, 0, 3, 1, 1);
+    world_free(w);
+}
+END_TEST
+
 /* Two voters go on without the third; when it is back it fetches what differs, through a restart or a pause. */
 START_TEST(voter_returns)
 {
@@ -385,6 +404,7 @@ int main(void)
     log_set_sink(quiet, NULL);
     tcase_set_timeout(t, 60);
     tcase_add_test(t, newcomer);
+    tcase_add_test(t, newcomer_waits);
     tcase_add_test(t, voter_returns);
     tcase_add_test(t, rejoins);
     tcase_add_test(t, reconciles);

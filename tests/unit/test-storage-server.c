@@ -113,6 +113,7 @@ START_TEST(sizes)
     ck_assert_int_eq(world_write(w, 1, 10, 0, 0, 1, 1, 50, 0), 0);
     ck_assert_int_eq(world_write(w, 1, 10, 9, 0, 1, 2, 8, 0), 0);
     ck_assert_int_eq(world_write(w, 1, 10, 3, 0, 1, 2, 9, WRITE_ZERO), 0);
+    ck_assert_int_eq(world_write(w, 1, 10, 3, 1, 1, 2, 7, 0), 0); /* was late: says nothing of the size */
     world_ask(w, 1, MSG_SIZE_QUERY, &req, NULL, &a);
     ck_assert_int_eq(a.status, 0);
     ck_assert(a.u.size.found);

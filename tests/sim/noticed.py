@@ -1,0 +1,131 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""With a rule of PROTOCOL turned off, the test that is about it must fail: else the test proves nothing.
+
+    noticed.py BUILD-TESTS-DIRECTORY SOURCE-TESTS-DIRECTORY [--table] [RULE...]
+
+For a build with -Dtest_rules=true. Each program is run once whole, where the tests named must pass, and once per
+rule with the rule turned off by the environment (common/test_rules.h), where the test named must fail. --table prints
+the rows of docs/SIMULATION.md. Rules that only a long run notices are in rules.py.
+"""
+import os, re, subprocess, sys, time
+
+# rule: (program, test)
+CASES = {
+    'EXACTLY_ONCE': ('unit/test-meta-server', 'exactly_once'),
+    'FENCING': ('unit/test-storage-server', 'admission'),
+    'WRITE_QUORUM': ('unit/test-quorum', 'no_quorum_waits'),
+    'READ_QUORUM': ('unit/test-quorum', 'laggard_is_mended'),
+    'DURABLE_ACK': ('unit/test-storage-server', 'write_restart_read'),
+    'WRITE_BACK': ('unit/test-quorum', 'write_back_first'),
+    'UNKNOWN': ('unit/test-quorum', 'unknown_is_no_vote'),
+    'NEWER_WINS': ('unit/test-chunk-store', 'versions'),
+    'SIZE_PAIR': ('unit/test-storage-server', 'sizes'),
+    'DAMAGE': ('unit/test-journal', 'damage'),
+    'RECONCILE_ALL': ('unit/test-storage-recovery', 'reconciles'),
+    'BACKFILL_QUORUM': ('unit/test-storage-recovery', 'newcomer_waits'),
+    'RECOVERED_EPOCH': ('unit/test-fsm', 'test_dead_holder'),
+    'REAP_GRANT': ('unit/test-meta-server', 'reaping_grants_nothing'),
+    'GC_ALL': ('unit/test-meta-server', 'gc_waits_for_all'),
+    'LEADER_PERSISTED': ('unit/test-raft-random', 'random_runs'),
+    'EXPIRY': ('sim/test-cases', 'expiry'),
+    'FATE': ('sim/test-cases', 'fate'),
+    'LEADER_TTL': ('sim/test-cases', 'expiry'),
+    'SHED': ('unit/test-storage-recovery', 'rejoins'),
+    'NEXT_QUORUM': ('unit/test-quorum', 'map_changes'),
+    'NEWCOMER_READY': ('unit/test-meta-server', 'transitions'),
+    'JOIN_EPOCH': ('unit/test-meta-server', 'transitions'),
+    'PG_EPOCH': ('unit/test-storage-server', 'admission'),
+    'BARRIER': ('unit/test-storage-server', 'admission'),
+    'MAP_DURABLE': ('unit/test-storage-server', 'write_restart_read'),
+    'START_COUNTER': ('unit/test-fsm', 'test_stores'),
+    'TRIM_EPOCH': ('unit/test-storage-recovery', 'scrubs'),
+    'ACK_NUMBER': ('unit/test-leases', 'recall_all'),
+    'COMMIT_GRANT': ('unit/test-fsm', 'test_commit'),
+    'RECONCILED_EPOCH': ('unit/test-fsm', 'test_dead_holder'),
+    'CLEAN': ('unit/test-fsm', 'test_get_x'),
+    'RECALL': ('unit/test-meta-server', 'recalls'),
+    'GRACE': ('unit/test-meta-server', 'grace'),
+    'ASK_HOLDER': ('unit/test-meta-server', 'recalls'),
+    'SIZE_RECOVERY': ('unit/test-meta-server', 'silent_holder'),
+    'REAP_REFS': ('unit/test-meta-server', 'reaping'),
+    'FSM_CLOCK': ('unit/test-fsm', 'test_clock_never_falls'),
+    'WATERMARK': ('unit/test-fsm', 'test_late_copy'),
+    'FSM_ONCE': ('unit/test-fsm', 'test_once'),
+    'EPOCH': ('unit/test-fsm', 'test_get_x'),
+    'DEAD_SESSIONS': ('unit/test-fsm', 'test_session_end'),
+    'HORIZON_ENTRY': ('unit/test-fsm', 'test_truncate_horizon'),
+    'PREVOTE': ('unit/test-raft', 'prevote_does_not_disrupt'),
+    'QUIET_HEARD': ('unit/test-raft', 'lease_and_restarting_voter'),
+    'QUIET_START': ('unit/test-raft', 'lease_and_restarting_voter'),
+    'ANSWER_LOWER_TERM': ('unit/test-raft', 'higher_term_comes_back'),
+    'LEASE_FROM_SEND': ('unit/test-raft', 'golden_reads'),
+    'LEASE_OWN_TERM': ('unit/test-raft', 'lease_begins_with_own_entry'),
+    'COMMIT_OWN_TERM': ('unit/test-raft', 'figure8'),
+    'PERSIST_BEFORE_ACK': ('unit/test-raft', 'golden_failover'),
+    'STATE_BEFORE_SEND': ('unit/test-raft', 'golden_failover'),
+    'VOTE_UP_TO_DATE': ('unit/test-raft', 'golden_figure7'),
+    'NO_LEASE_AFTER_TRANSFER': ('unit/test-raft', 'no_lease_after_timeout_now'),
+    'READ_INDEX': ('unit/test-raft', 'golden_reads'),
+    'STALL': ('unit/test-raft', 'stalled_disk_hands_over'),
+    'CHECK_QUORUM': ('unit/test-raft', 'check_quorum'),
+    'LEARNERS': ('unit/test-raft', 'blank_member_does_not_count'),
+    'ONE_CHANGE': ('unit/test-raft', 'membership_is_checked'),
+    'SNAPSHOT_ID': ('unit/test-raft', 'golden_snapshot_resume'),
+    'INCARNATION': ('unit/test-raft', 'blank_member_does_not_count'),
+}
+VARIABLE = {'data': 'TERCET_RULES_OFF', 'meta': 'TERCET_META_RULES_OFF', 'fsm': 'TERCET_FSM_RULES_OFF',
+            'raft': 'TERCET_RAFT_RULES_OFF'}
+# A world without a rule may never come to rest; random tests need no more rounds than these to be looked at.
+ENV = {'CK_TAP_LOG_FILE_NAME': '-', 'CK_VERBOSITY': 'silent', 'CK_DEFAULT_TIMEOUT': '30', 'TC_SEEDS': '2',
+       'TC_REPLICA_SEEDS': '2', 'TC_WORLD_SEEDS': '3', 'TC_RAFT_SEEDS': '200', 'TC_RAFT_RULE_SEEDS': '10',
+       'ASAN_OPTIONS': 'detect_leaks=0:abort_on_error=1'}
+
+
+class Programs:
+    def __init__(self, build, source):
+        self.build, self.env = build, {**os.environ, **ENV, 'TC_GOLDEN_DIR': os.path.join(source, 'golden')}
+        self.whole = {}
+        lines = subprocess.run([os.path.join(build, 'sim/sim'), '--list-rules'], capture_output=True, text=True,
+                               check=True).stdout.splitlines()
+        self.rules = {n: (layer, bit, text) for n, layer, bit, text in (x.split(None, 3) for x in lines)}
+
+    def run(self, program, rule=None):
+        """{test: passed} of @program."""
+        env = dict(self.env)
+        if rule:
+            env[VARIABLE[self.rules[rule][0]]] = self.rules[rule][1]
+        out = subprocess.run([os.path.join(self.build, program)], env=env, capture_output=True, text=True,
+                             errors='replace').stdout
+        passed = {}
+        for verdict, test in re.findall(r'^((?:not )?ok) \d+ - [^:]*:[^:]*:(\w+):', out, re.M):
+            passed[test] = passed.get(test, True) and verdict == 'ok'
+        return passed
+
+    def judge(self, rule, program, test):
+        """None if the rule is noticed, else what is wrong."""
+        if program not in self.whole:
+            self.whole[program] = self.run(program)
+        if not self.whole[program].get(test):
+            return f'{program} {test} does not pass with all rules on'
+        return f'{program} {test} passes without it' if self.run(program, rule).get(test, True) else None
+
+
+def main():
+    args = [a for a in sys.argv[1:] if not a.startswith('--')]
+    programs, names = Programs(args[0], args[1]), args[2:] or list(CASES)
+    if '--table' in sys.argv:
+        for name in sorted(names, key=lambda n: programs.rules[n][2]):
+            program, test = CASES[name]
+            section, text = programs.rules[name][2].split(': ', 1)
+            print(f'| {name} | {section} | {text.split(" (off")[0]} | {program} {test} |')
+        return
+    print(f'1..{len(names)}', flush=True)
+    for n, name in enumerate(names, 1):
+        begin = time.monotonic()
+        wrong = programs.judge(name, *CASES[name])
+        print(f"{'not ok' if wrong else 'ok'} {n} - {name}: {wrong or ' '.join(CASES[name])}, "
+              f'{time.monotonic() - begin:.1f} s', flush=True)
+
+
+main()
