@@ -90,6 +90,9 @@ struct tc_call *tc_lookup(struct tc_client *c, uint64_t parent, const char *name
 /* The caller no longer refers to the inode: n references of those counted by successful lookup, make, link,
  * readdir-plus entries. */
 void tc_forget(struct tc_client *c, uint64_t ino, uint64_t n);
+/* A directory is opened, and closed again: what was removed stays for whoever has it open. @ino is referred to by the caller. */
+void tc_dir_open(struct tc_client *c, uint64_t ino);
+void tc_dir_close(struct tc_client *c, uint64_t ino);
 /* Does the caller refer to @ino (an answer that counted may still be on its way)? */
 bool tc_referenced(struct tc_client *c, uint64_t ino);
 struct tc_call *tc_getattr(struct tc_client *c, uint64_t ino, tc_entry_fn *fn, void *arg);

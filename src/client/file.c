@@ -11,6 +11,34 @@
 
 #include <sys/stat.h>
 
+void inode_opened(struct inode *i)
+{
+    inode_pin(i);
+    i->opens++;
+}
+
+void inode_closed(struct tc_client *c, struct inode *i)
+{
+    ASSERT(i->opens > 0);
+    i->opens--;
+    if (i->opens == 0 && i->held == LEASE_O && i->phase == RECALL_IDLE)
+        lease_release(c, i);
+    inode_unpin(c, i);
+}
+
+void tc_dir_open(struct tc_client *c, uint64_t ino)
+{
+    inode_opened(inode_get(c, ino));
+}
+
+void tc_dir_close(struct tc_client *c, uint64_t ino)
+{
+    struct inode *i = inode_find(c, ino);
+
+    ASSERT(i);
+    inode_closed(c, i);
+}
+
 struct tc_file *file_new(struct tc_client *c TC_UNUSED, struct inode *i, uint32_t flags)
 {
     struct tc_file *f = tc_calloc(1, sizeof(*f));
@@ -19,8 +47,7 @@ struct tc_file *file_new(struct tc_client *c TC_UNUSED, struct inode *i, uint32_
     f->flags = flags;
     f->refs = 1;
     f->error = i->unheard;
-    inode_pin(i);
-    i->opens++;
+    inode_opened(i);
     DL_APPEND(i->files, f);
     return f;
 }
@@ -50,12 +77,8 @@ void file_unref(struct tc_client *c, struct tc_file *f)
     if (--f->refs > 0)
         return;
     DL_DELETE(i->files, f);
-    ASSERT(i->opens > 0);
-    i->opens--;
     free(f);
-    if (i->opens == 0 && i->held == LEASE_O && i->phase == RECALL_IDLE)
-        lease_release(c, i);
-    inode_unpin(c, i);
+    inode_closed(c, i);
 }
 
 struct tc_file *tc_file_new(struct tc_client *c, uint64_t ino, uint32_t flags)

@@ -725,6 +725,9 @@ void horizon_fetched(struct tc_client *c, struct inode *i, uint64_t first, uint3
 
 /* ---- file.c --------------------------------------------------------------------------------------------------------- */
 
+/* Something here has the inode open: it is kept, and what ends another lease leaves O. */
+void inode_opened(struct inode *i);
+void inode_closed(struct tc_client *c, struct inode *i);
 struct tc_file *file_new(struct tc_client *c, struct inode *i, uint32_t flags);
 struct tc_file *file_ref(struct tc_file *f);
 void setattr_tick(struct tc_call *call); /* setattr.c */

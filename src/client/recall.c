@@ -71,7 +71,7 @@ static void simple_done(void *arg)
 }
 
 /* A directory that was removed here is kept for who may be working in it: its references end when nobody does. Of one
- * removed elsewhere the kernel does not know, and may keep it for ever. */
+ * removed elsewhere the kernel does not know, and may keep it for ever: it is kept while it is open. */
 static bool last_name_goes(const struct inode *i, const struct recall *rc)
 {
     if (rc->orphan)

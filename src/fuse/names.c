@@ -387,14 +387,21 @@ static void op_readdirplus(fuse_req_t req, fuse_ino_t ino, size_t size, off_t of
     readdir_common(req, ino, size, off, true);
 }
 
-static void op_opendir(fuse_req_t req, fuse_ino_t ino TC_UNUSED, struct fuse_file_info *fi)
+static void op_opendir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
+    struct tc_mount *m = mount_of(req);
+
+    tc_dir_open(m->client, ino_of(m, ino));
     fi->fh = 0;
-    fuse_reply_open(req, fi);
+    if (fuse_reply_open(req, fi) != 0) /* interrupted: there will be no releasedir */
+        tc_dir_close(m->client, ino_of(m, ino));
 }
 
-static void op_releasedir(fuse_req_t req, fuse_ino_t ino TC_UNUSED, struct fuse_file_info *fi TC_UNUSED)
+static void op_releasedir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi TC_UNUSED)
 {
+    struct tc_mount *m = mount_of(req);
+
+    tc_dir_close(m->client, ino_of(m, ino));
     fuse_reply_err(req, 0);
 }
 

@@ -135,20 +135,23 @@ def main():
                 t.join(60)
         assert len(wins) == 30, len(wins)
         # What one mount has looked at or has open, and the other removes, is gone when nobody needs it any more.
-        os.makedirs(a + '/gone/sub')
+        for i in range(10):
+            os.makedirs('%s/gone/sub%d' % (a, i))
         for i in range(20):
             open('%s/gone/f%d' % (a, i), 'w').close()
         sh('ls -lR %s/gone; ls -lR %s/gone' % (b, a))
         held = open(b + '/gone/f0', 'w+')
         held.write('still here')
         held.flush()
-        here = os.open(b + '/gone/sub', os.O_RDONLY)
+        here = [os.open('%s/gone/sub%d' % (b, i), os.O_RDONLY) for i in range(10)]
         sh('rm -rf %s/gone' % a)
-        time.sleep(8)       # asked for meanwhile
+        time.sleep(14)       # asked for meanwhile
         held.seek(0)
-        assert held.read() == 'still here' and os.fstat(here).st_nlink == 0
+        assert held.read() == 'still here'
+        for fd in here:
+            assert os.fstat(fd).st_nlink == 0 and os.listdir(fd) == []
+            os.close(fd)
         held.close()
-        os.close(here)
         wait_until('removed files are gone', lambda: [m['status']['orphans'] for m in c.status()['members']
                                                       if 'orphans' in m.get('status', {})] == [0], 90)
         sh('cp -a /usr/include/linux %s/inc && diff -r /usr/include/linux %s/inc' % (a, b))
