@@ -58,6 +58,13 @@ void kv_batch_del(struct kv_batch *b, struct slice key)
     b->kv->ops->batch_del(b, key);
 }
 
+void kv_batch_del_once(struct kv_batch *b, struct slice key)
+{
+    ASSERT(key.len > 0);
+    b->n++;
+    (b->kv->ops->batch_del_once ? b->kv->ops->batch_del_once : b->kv->ops->batch_del)(b, key);
+}
+
 void kv_batch_del_range(struct kv_batch *b, struct slice from, struct slice to)
 {
     if (slice_cmp(from, to) >= 0)

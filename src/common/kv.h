@@ -52,6 +52,12 @@ void kv_batch_free(struct kv_batch *b);
 void kv_batch_clear(struct kv_batch *b);
 void kv_batch_put(struct kv_batch *b, struct slice key, struct slice value);
 void kv_batch_del(struct kv_batch *b, struct slice key);
+/*
+ * Removes @key, which was put exactly once since it was last absent (so never written over), and is never removed by
+ * kv_batch_del(). Then the removal leaves with the value: what comes and goes in great numbers does not pile up marks that
+ * iterators have to step over.
+ */
+void kv_batch_del_once(struct kv_batch *b, struct slice key);
 /* Removes all keys in [from, to). */
 void kv_batch_del_range(struct kv_batch *b, struct slice from, struct slice to);
 size_t kv_batch_count(const struct kv_batch *b);

@@ -15,6 +15,7 @@ struct kv_ops {
     void (*batch_clear)(struct kv_batch *b);
     void (*batch_put)(struct kv_batch *b, struct slice key, struct slice value);
     void (*batch_del)(struct kv_batch *b, struct slice key);
+    void (*batch_del_once)(struct kv_batch *b, struct slice key); /* NULL: batch_del does it */
     void (*batch_del_range)(struct kv_batch *b, struct slice from, struct slice to);
     int (*write)(struct kv *kv, struct kv_batch *b);
     struct kv_iter *(*iter_new)(struct kv *kv, struct kv_snapshot *snap, struct slice from,

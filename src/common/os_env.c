@@ -224,8 +224,6 @@ static void todo_push(struct os_env *e, struct env_job *j)
     j->next = NULL;
     *e->todo_tail = j;
     e->todo_tail = &j->next;
-    if (e->n_idle > 0)
-        pthread_cond_signal(&e->work);
 }
 
 static void os_queue_init(struct env *env TC_UNUSED, struct env_queue *q, bool serial)
@@ -237,6 +235,7 @@ static void os_queue_init(struct env *env TC_UNUSED, struct env_queue *q, bool s
 static void os_job_submit(struct env *env, struct env_queue *q, struct env_job *j)
 {
     struct os_env *e = os_env_of(env);
+    bool idle = false;
 
     ASSERT(j->run && j->done);
     j->queue = q;
@@ -248,8 +247,11 @@ static void os_job_submit(struct env *env, struct env_queue *q, struct env_job *
     } else {
         q->running = q->serial;
         todo_push(e, j);
+        idle = e->n_idle > 0;
     }
     pthread_mutex_unlock(&e->lock);
+    if (idle) /* not under the lock, which is what the thread wants first */
+        pthread_cond_signal(&e->work);
 }
 
 /* Under the lock: let the queue's next job follow @j, and hand @j to the loop. */
@@ -261,10 +263,14 @@ static void job_finished(struct os_env *e, struct env_job *j)
         struct env_job *next = q->head;
 
         if (next) {
+            bool others = e->todo_head;
+
             q->head = next->next;
             if (!q->head)
                 q->tail = &q->head;
             todo_push(e, next);
+            if (others && e->n_idle > 0) /* else this thread takes it */
+                pthread_cond_signal(&e->work);
         } else {
             q->running = false;
         }

@@ -171,6 +171,7 @@ static inline struct slice key_slice(const struct key *k)
 }
 void row_put(struct fsm *f, struct key k, const void *value, size_t len);
 void row_del(struct fsm *f, struct key k);
+void row_del_once(struct fsm *f, struct key k); /* of tables whose rows are put once and always removed so: kv_batch_del_once() */
 /* 0 or NOENT; another error sets io_error and is returned, too. */
 int row_get(struct fsm *f, struct key k, struct kv_value *ret);
 /* Rows of [from, to) by table; the bounds are copied into *bounds, which must live as long as the

@@ -422,7 +422,7 @@ static void reap_rows(struct fsm *f, struct inode *in)
         row_del(f, key_u64(TAB_TARGET, in->ino));
     if (in->unclean_from)
         row_del(f, key_u64(TAB_UNCLEAN, in->ino));
-    row_del(f, key_u64(TAB_ORPHAN, in->ino));
+    row_del_once(f, key_u64(TAB_ORPHAN, in->ino));
 }
 
 int op_reap(struct fsm *f, const struct cmd_reap *cmd)

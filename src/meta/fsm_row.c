@@ -65,6 +65,11 @@ void row_del(struct fsm *f, struct key k)
     kv_batch_del(f->batch, key_slice(&k));
 }
 
+void row_del_once(struct fsm *f, struct key k)
+{
+    kv_batch_del_once(f->batch, key_slice(&k));
+}
+
 int row_get(struct fsm *f, struct key k, struct kv_value *ret)
 {
     int r = kv_get(f->kv, key_slice(&k), ret);

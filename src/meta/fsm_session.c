@@ -109,7 +109,7 @@ void reply_save(struct fsm *f, struct session *s, uint64_t seq, uint64_t waterma
 
         for (uint64_t old = s->watermark + 1; old <= upto; old++) {
             if (reply_kept(s, old)) {
-                row_del(f, key_u64x2(TAB_REPLY, s->id, old));
+                row_del_once(f, key_u64x2(TAB_REPLY, s->id, old));
                 kept_set(s, old, false);
             }
         }
@@ -382,7 +382,7 @@ int op_session_forget(struct fsm *f, const struct cmd_sessions *cmd)
             continue;
         for (uint64_t seq = s->watermark + 1; seq <= s->watermark + FSM_SEQ_WINDOW; seq++) {
             if (reply_kept(s, seq))
-                row_del(f, key_u64x2(TAB_REPLY, s->id, seq));
+                row_del_once(f, key_u64x2(TAB_REPLY, s->id, seq));
         }
         row_del(f, key_u64(TAB_NONCE, s->nonce));
         row_del(f, key_u64(TAB_SESSION, s->id));

@@ -298,6 +298,66 @@ START_TEST(random_rocks)
 }
 END_TEST
 
+/* ---- rows that come and go ------------------------------------------------------------------- */
+
+enum { QUEUE = 6000, QUEUE_LONG = 10 };
+
+static struct slice queue_key(uint8_t key[8], unsigned i)
+{
+    memcpy(key, "q\0\0\0\0\0\0\0", 8);
+    key[6] = (uint8_t)(i >> 8);
+    key[7] = (uint8_t)i;
+    return slice_of(key, 8);
+}
+
+/* A window that moves on, through checkpoints and restarts: what was removed once stays away, the rest is there. */
+static void queue_run(bool rocks)
+{
+    struct kv_batch *b;
+    char dir[64];
+    uint8_t key[8];
+    struct kv *kv;
+
+    dir_make(dir, sizeof dir);
+    ck_assert_int_eq(store_open(rocks, dir, &kv), 0);
+    for (unsigned i = 0; i < QUEUE; i++) {
+        b = kv_batch_new(kv);
+        kv_batch_put(b, queue_key(key, i), slice_of("value", 5));
+        if (i >= QUEUE_LONG)
+            kv_batch_del_once(b, queue_key(key, i - QUEUE_LONG));
+        ck_assert_int_eq(kv_write(kv, b), 0);
+        kv_batch_free(b);
+        if (i % 700 == 699)
+            ck_assert_int_eq(kv_flush(kv), 0);
+        if (i % 2100 == 2099) {
+            kv_close(kv);
+            ck_assert_int_eq(store_open(rocks, dir, &kv), 0);
+        }
+        if (i % 500 == 499) {
+            struct kv_iter *it = kv_iter_new(kv, NULL, slice_of("q", 1), slice_of("r", 1));
+
+            for (unsigned k = i + 1 - QUEUE_LONG; k <= i; k++, kv_iter_next(it))
+                ck_assert(kv_iter_valid(it) && slice_cmp(kv_iter_key(it), queue_key(key, k)) == 0);
+            ck_assert(!kv_iter_valid(it));
+            kv_iter_free(it);
+        }
+    }
+    kv_close(kv);
+    dir_remove(dir);
+}
+
+START_TEST(queue_mem)
+{
+    queue_run(false);
+}
+END_TEST
+
+START_TEST(queue_rocks)
+{
+    queue_run(true);
+}
+END_TEST
+
 /* ---- errors ---------------------------------------------------------------------------------- */
 
 static void change_byte(const char *dir, const char *name, uint64_t off)
@@ -441,6 +501,8 @@ int main(int argc, char **argv)
     tcase_set_timeout(tc, 60);
     tcase_add_loop_test(tc, random_mem, 0, 8);
     tcase_add_loop_test(tc, random_rocks, 0, 4);
+    tcase_add_test(tc, queue_mem);
+    tcase_add_test(tc, queue_rocks);
     tcase_add_test(tc, mem_errors);
     tcase_add_test(tc, rocks_errors);
     suite_add_tcase(s, tc);
