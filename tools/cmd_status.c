@@ -28,6 +28,20 @@ static bool has_flag(const json_t *store, const char *flag)
     return false;
 }
 
+/* They take room that the store needs to be filled again. */
+static void check_aside(struct report *r, const json_t *s, uint64_t node, const char *endpoint)
+{
+    uint64_t bytes = json_u64(json_object_get(s, "scrub"), "aside_bytes", 0);
+    bool room = !has_flag(s, "full") && !has_flag(s, "nearly_full");
+    char *cure = tc_asprintf("look at its disk; when nothing else is wrong: tercet clean node %" PRIu64, node);
+    char text[16];
+
+    report_problem(r, room ? SEVERITY_INFO : SEVERITY_WARNING, cure,
+                   "storage node %" PRIu64 " (%s) was damaged, started empty, and keeps %s of its old files aside", node,
+                   endpoint, format_bytes(bytes, text));
+    free(cure);
+}
+
 static void check_store(struct report *r, const json_t *s)
 {
     uint64_t node = json_u64(s, "node", 0), behind = json_u64(s, "behind", 0);
@@ -61,8 +75,7 @@ static void check_store(struct report *r, const json_t *s)
                 "storage node %" PRIu64 " (%s) has %" PRIu64 " damaged chunks that cannot be repaired now", node, endpoint,
                 json_u64(json_object_get(s, "scrub"), "unrepaired", 0));
     if (json_u64(json_object_get(s, "scrub"), "aside", 0))
-        report_problem(r, SEVERITY_INFO, "look at its disk; then remove the directories damaged-N in its data directory",
-                "storage node %" PRIu64 " (%s) was damaged, started empty, and keeps its old files aside", node, endpoint);
+        check_aside(r, s, node, endpoint);
     if (behind > 0)
         report_problem(r, SEVERITY_WARNING, "it catches up by itself: wait",
                 "storage node %" PRIu64 " (%s) is behind: %" PRIu64 " chunks to bring up to date", node,

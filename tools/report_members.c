@@ -63,10 +63,10 @@ static void check_answer(struct report *r, unsigned i)
                        json_text(d, "trouble_cure", "see its log; if its disk is lost, empty its data directory and start it again"),
                        "metadata member %" PRIu32 " (%s): %s", id, endpoint, json_text(d, "trouble", ""));
     if (json_text(d, "aside", NULL)) {
-        char *remove = tc_asprintf("look at its disk; remove %s when nobody needs it", json_text(d, "aside", ""));
+        char *remove = tc_asprintf("look at its disk; when nothing else is wrong: tercet clean member %" PRIu32, id), text[16];
 
-        report_problem(r, SEVERITY_INFO, remove, "metadata member %" PRIu32 " (%s) was damaged and keeps the files: %s", id,
-                       endpoint, json_text(d, "aside_why", ""));
+        report_problem(r, SEVERITY_INFO, remove, "metadata member %" PRIu32 " (%s) was damaged and keeps the files (%s): %s",
+                       id, endpoint, format_bytes(json_u64(d, "aside_bytes", 0), text), json_text(d, "aside_why", ""));
         free(remove);
     }
     if (json_object_get(d, "disk_free"))

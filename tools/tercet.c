@@ -19,6 +19,7 @@ static const struct {
     {"locate", cmd_locate, "where the copies of a file are, and whether they are alike"},
     {"node", cmd_node, "storage nodes: list, add, drain, remove, maintenance"},
     {"scrub", cmd_scrub, "read data from the disks and check it; what is damaged is repaired"},
+    {"clean", cmd_clean, "damaged files that were put aside: shown, removed"},
     {"verify", cmd_verify, "read all copies of a file and compare them"},
     {"explain", cmd_explain, "where a file lies, and what would happen to it if a node died"},
     {"meta", cmd_meta, "the metadata group: list, add, promote, remove, transfer; dump, load, checkpoint, recover"},
@@ -233,7 +234,7 @@ int main(int argc, char **argv)
         return CLI_OK;
     }
     if (verb_first(argc, argv) >= argc)
-        return cli_usage_error(&self, "which verb? One of format, status, locate, meta, node, scrub, verify, explain, umount; "
+        return cli_usage_error(&self, "which verb? One of format, status, locate, meta, node, scrub, clean, verify, explain, umount; "
                                "see tercet --help");
     log_setup(LOG_LEVEL_ERR, STDERR_FILENO);
     if (strcmp(argv[1], "meta") == 0 && cmd_meta_keeps(argc - 1, argv + 1))

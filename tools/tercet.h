@@ -18,6 +18,7 @@ int cmd_format(int argc, char **argv);
 int cmd_status(int argc, char **argv);
 int cmd_locate(int argc, char **argv);
 int cmd_scrub(int argc, char **argv);
+int cmd_clean(int argc, char **argv);
 int cmd_verify(int argc, char **argv);
 int cmd_explain(int argc, char **argv);
 int cmd_node(int argc, char **argv);

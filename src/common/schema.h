@@ -629,7 +629,8 @@ WIRE_DECLARE(pg_ready, PG_READY)
     F(u64, unrepaired, 32, false) /* chunks damaged now that could not be repaired so far */   \
     F(u64, scrubbed, 33, false) /* time of the end of the last complete scrub; 0: none yet */  \
     F(u32, scrub_permille, 34, false) /* of the scrub under way, from 1; 0: none is */         \
-    F(u32, aside, 35, false) /* damaged directories that were put aside and are kept */
+    F(u32, aside, 35, false) /* damaged directories that were put aside and are kept ... */    \
+    F(u64, aside_bytes, 36, false) /* ... and what they take */
 WIRE_DECLARE(store_beat_req, STORE_BEAT_REQ)
 
 enum store_flags { STORE_FULL = 1 << 0, STORE_NEARLY_FULL = 1 << 1, STORE_DISK_ERROR = 1 << 2 };
@@ -811,6 +812,7 @@ enum scrub_action {
     SCRUB_START = 1, /* all of the store, from the beginning */
     SCRUB_STOP = 2,
     SCRUB_CHUNKS = 3, /* these, now: answered when they were read; at most 64 */
+    SCRUB_CLEAN = 4,  /* remove what was put aside */
 };
 #define SCRUB_REQ(F, S, L)                                                                     \
     F(u32, action, 1, true)                                                                    \

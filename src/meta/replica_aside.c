@@ -13,6 +13,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "common/aside.h"
 #include "common/log.h"
 #include "meta/replica_int.h"
 
@@ -23,27 +24,10 @@ static const char *const kinds[] = {"all", "kv", "foreign"}; /* enum replica_dam
 
 /* ---- the mark ---- */
 
-/* @dir/@name holds just @text, durably; its name is so once @dir is synced. */
-static int write_text(struct vfs *vfs, const char *dir, const char *name, const char *text)
-{
-    char *path = tc_asprintf("%s/%s", dir, name);
-    struct vfs_file *f;
-    int err = vfs_open(vfs, path, VFS_RDWR | VFS_CREATE | VFS_TRUNC, &f);
-
-    if (err == 0) {
-        err = vfs_pwrite(f, text, strlen(text), 0);
-        if (err == 0)
-            err = vfs_sync(f);
-        vfs_close(f);
-    }
-    free(path);
-    return err;
-}
-
 int replica_mark_damaged(struct vfs *vfs, const char *dir, enum replica_damage_kind kind, const char *what)
 {
     char *text = tc_asprintf("%s\n%s\n", kinds[kind], what);
-    int err = write_text(vfs, dir, "damaged", text);
+    int err = vfs_write_text(vfs, dir, "damaged", text);
 
     if (err == 0)
         err = vfs_sync_dir(vfs, dir);
@@ -124,28 +108,10 @@ static void names_free(struct names *a)
 static int write_why(struct vfs *vfs, const char *aside, const char *why)
 {
     char *text = tc_asprintf("%s\n", why);
-    int err = write_text(vfs, aside, "WHY", text);
+    int err = vfs_write_text(vfs, aside, "WHY", text);
 
     free(text);
     return err;
-}
-
-static void aside_remove(struct vfs *vfs, const char *path)
-{
-    static const char *const all[] = {"", NULL};
-    struct names a = {.prefixes = all};
-
-    if (vfs_list(vfs, path, name_see, &a) < 0)
-        return; /* the next start tries again */
-    for (unsigned i = 0; i < a.n; i++) {
-        char *p = tc_asprintf("%s/%s", path, a.list[i]);
-
-        if (vfs_unlink(vfs, p) < 0)
-            replica_dir_remove(vfs, p);
-        free(p);
-    }
-    names_free(&a);
-    replica_dir_remove(vfs, path);
 }
 
 /* Move what begins with @prefixes to a new aside-N. The last argument of a life: nothing reads it again. */
@@ -181,11 +147,8 @@ static int aside_move(struct replica *r, const char *const *prefixes)
     if (err == 0)
         LOG_WARN("raft", "damaged files were set aside", "to=%s why=\"%s\"", aside, r->damage ? r->damage : "");
     free(aside);
-    if (err == 0 && last >= ASIDE_KEPT) {
-        aside = tc_asprintf("%s/aside-%" PRIu64, r->dir, last + 1 - ASIDE_KEPT);
-        aside_remove(vfs, aside);
-        free(aside);
-    }
+    if (err == 0 && last >= ASIDE_KEPT && aside_remove(vfs, r->dir, "aside", last + 1 - ASIDE_KEPT) < 0)
+        LOG_WARN("raft", "old damaged files cannot be removed", "dir=%s", r->dir);
     names_free(&a);
     return err;
 }

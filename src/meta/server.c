@@ -926,6 +926,7 @@ int meta_server_open(struct env *env, const struct meta_server_config *cfg, char
         meta_server_close(s);
         return r;
     }
+    s->kept = aside_keeper_new(env, s->dir, "aside");
     env_timer_set(env, &s->tick, s->started + TICK_MS * NS_PER_MS);
     *ret_server = s;
     return 0;
@@ -943,6 +944,7 @@ struct meta_server *meta_server_close(struct meta_server *s)
     env_timer_cancel(s->env, &s->tick);
     env_timer_cancel(s->env, &s->stop_timer);
     s->replica = replica_close(s->replica);
+    s->kept = aside_keeper_free(s->kept);
     anywhere_end(s);
     stores_free(s);
     env_port_close(s->port);

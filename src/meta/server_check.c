@@ -74,13 +74,19 @@ void check_request(struct meta_server *s, const struct request *q)
 {
     const struct scrub_req *req = q->msg;
     struct status_res res;
+    struct aside aside;
     char *json;
 
     if (req->action == SCRUB_START)
         check_begin(s);
-    json = tc_asprintf("{\"member\":%u,\"running\":%s,\"ended\":%llu,\"found\":%u,\"damaged\":%u,\"unrepaired\":%u}", s->cfg.id,
+    if (req->action == SCRUB_CLEAN && s->kept)
+        aside_keeper_clean(s->kept);
+    aside = aside_keeper_now(s->kept);
+    json = tc_asprintf("{\"member\":%u,\"running\":%s,\"ended\":%llu,\"found\":%u,\"damaged\":%u,\"unrepaired\":%u,"
+                       "\"aside\":%u,\"aside_bytes\":%llu,\"cleaning\":%s}", s->cfg.id,
                        s->check.running ? "true" : "false", (unsigned long long)s->check.ended, s->check.found,
-                       s->check.store_bad, s->check.store_bad);
+                       s->check.store_bad, s->check.store_bad, aside.n, (unsigned long long)aside.bytes,
+                       aside.busy ? "true" : "false");
     res.json = wire_str_of(json);
     server_reply(s, q->peer, q->id, q->type, 0, &status_res_schema, &res);
     free(json);

@@ -21,6 +21,7 @@
 #include <uthash.h>
 #include <utlist.h>
 
+#include "common/aside.h"
 #include "common/log.h"
 #include "common/map.h"
 #include "meta/fsm.h"
@@ -130,6 +131,7 @@ struct meta_store {
     uint64_t capacity, free, used, chunks, behind, gc_done, map_epoch;
     uint64_t found, repaired, unrepaired, scrubbed; /* damage, as its beats say */
     uint32_t scrub_permille, aside;
+    uint64_t aside_bytes;
     uint64_t quota; /* groups that are its share, as planned last */
     uint32_t flags;
     bool down, serving;
@@ -197,6 +199,7 @@ struct meta_server {
     struct kv *kv;
     struct fsm *fsm;
     bool failed;
+    struct aside_keeper *kept;
     char *aside, aside_why[REPLICA_WHY_MAX]; /* where damaged files are kept; NULL: there are none */
     uint64_t cluster_tag;
     uint64_t started;

@@ -59,6 +59,7 @@ static void status_damage(struct meta_server *s, json_t *j, const struct replica
     const char *cure = s->failed ? "look at its log, replace the disk if it is at fault, and start it again"
                                  : "wait: the others fill it again, if a majority of them runs; then look at its disk. "
                                    "What is damaged is kept in aside-N of its data directory";
+    struct aside aside = aside_keeper_now(s->kept);
 
     if (what) {
         json_object_set_new(j, "trouble", json_string(what));
@@ -77,7 +78,8 @@ static void status_damage(struct meta_server *s, json_t *j, const struct replica
         json_object_set_new(j, "trouble_cure", json_string(STORE_BAD_CURE));
         problem(problems, "error", STORE_BAD_CURE, "member %u: its store (kv) is damaged on disk", s->cfg.id);
     }
-    if (s->aside) {
+    if (s->aside && (aside.n || aside.busy)) {
+        json_object_set_new(j, "aside_bytes", num(aside.bytes));
         json_object_set_new(j, "aside", json_string(s->aside));
         json_object_set_new(j, "aside_why", json_string(s->aside_why));
     }
@@ -225,9 +227,10 @@ static json_t *store_flags_json(uint32_t flags)
 
 static json_t *scrub_json(const struct meta_store *h)
 {
-    return json_pack("{s:o,s:o,s:o,s:o,s:o,s:o}", "found", num(h ? h->found : 0), "repaired", num(h ? h->repaired : 0),
+    return json_pack("{s:o,s:o,s:o,s:o,s:o,s:o,s:o}", "found", num(h ? h->found : 0), "repaired", num(h ? h->repaired : 0),
                      "unrepaired", num(h ? h->unrepaired : 0), "scrubbed", num(h ? h->scrubbed : 0), "permille",
-                     num(h ? h->scrub_permille : 0), "aside", num(h ? h->aside : 0));
+                     num(h ? h->scrub_permille : 0), "aside", num(h ? h->aside : 0), "aside_bytes",
+                     num(h ? h->aside_bytes : 0));
 }
 
 static void store_problems(const struct fsm_store *st, const struct meta_store *h, const char *state, json_t *problems)
@@ -245,8 +248,9 @@ static void store_problems(const struct fsm_store *st, const struct meta_store *
                 "storage node %u has %llu damaged chunks that could not be repaired", st->node,
                 (unsigned long long)h->unrepaired);
     if (h->aside)
-        problem(problems, "info", "look at its disk; then remove the directories damaged-N in its data directory",
-                "storage node %u keeps damaged files that were put aside", st->node);
+        problem(problems, "info", "look at its disk; when all else is healthy: tercet clean node N",
+                "storage node %u keeps %llu MiB of damaged files that were put aside", st->node,
+                (unsigned long long)(h->aside_bytes >> 20));
     if (h->flags & STORE_DISK_ERROR)
         problem(problems, "error", "replace its disk", "storage node %u has disk errors", st->node);
     if (h->flags & STORE_FULL)

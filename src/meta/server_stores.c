@@ -219,6 +219,7 @@ void store_beat(struct meta_server *s, const struct request *q)
     h->scrubbed = req->scrubbed;
     h->scrub_permille = req->scrub_permille;
     h->aside = req->aside;
+    h->aside_bytes = req->aside_bytes;
     h->gc_done = req->gc_done;
     h->down = false;
     store_served(s, h, st);

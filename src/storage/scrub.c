@@ -434,6 +434,7 @@ static void report(struct request *q)
     const struct walk *w = &c->walk;
     const struct scrub_req *req = &q->u.scrub;
     char verified[CHUNKS_MAX * 24] = "";
+    struct aside aside = aside_keeper_now(s->aside);
     uint64_t found, repaired;
     struct status_res res;
     size_t at = 0;
@@ -450,13 +451,14 @@ static void report(struct request *q)
                        "\"bytes\":%llu,\"dropped\":%llu,\"trimmed\":%llu,\"begun\":%llu,\"ended\":%llu,\"found\":%llu,"
                        "\"repaired\":%llu,\"damaged\":%u,\"unrepaired\":%u,\"read_chunks\":%u,\"read_blocks\":%llu,"
                        "\"read_damaged\":%u,"
-                       "\"unknown\":%u,\"verified\":[%s]}",
+                       "\"unknown\":%u,\"aside\":%u,\"aside_bytes\":%llu,\"cleaning\":%s,\"verified\":[%s]}",
                        s->cfg.node, (unsigned long long)s->id.store, w->running ? "true" : "false", scrub_permille(s),
                        (unsigned long long)w->rate, (unsigned long long)w->chunks, (unsigned long long)w->bytes,
                        (unsigned long long)w->dropped, (unsigned long long)w->trimmed, (unsigned long long)c->begun,
                        (unsigned long long)c->ended, (unsigned long long)found, (unsigned long long)repaired,
                        patients_count(c), c->n_failed, q->at,
-                       (unsigned long long)q->scrubbed, q->damaged, q->unknown, verified);
+                       (unsigned long long)q->scrubbed, q->damaged, q->unknown, aside.n, (unsigned long long)aside.bytes,
+                       aside.busy ? "true" : "false", verified);
     res.json = wire_str_of(json);
     request_reply(q, 0, &status_res_schema, &res, NULL);
     free(json);
@@ -535,6 +537,9 @@ void handle_scrub(struct request *q)
         if (c->walk.running)
             LOG_INFO("storage", "scrub is stopped", "node=%u", s->cfg.node);
         stop(c);
+        break;
+    case SCRUB_CLEAN:
+        aside_keeper_clean(s->aside);
         break;
     default:
         break;

@@ -329,6 +329,7 @@ static int open_all(struct storage_server *s)
         LOG_ERR("storage", "cannot listen", "endpoint=%s err=%s", s->listen, tc_error_name(r));
         return r;
     }
+    s->aside = aside_keeper_new(s->env, s->dir, "damaged");
     scrub_open(s);
     r = recovery_open(s);
     return r < 0 ? r : leader_open(s);
@@ -389,6 +390,7 @@ void storage_server_close(struct storage_server *s)
     durable_fini(&s->map_file);
     durable_fini(&s->joined_file);
     joined_fini(s);
+    s->aside = aside_keeper_free(s->aside);
     vfs_close(s->lock);
     free(s->dir);
     free(s->listen);

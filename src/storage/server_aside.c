@@ -2,7 +2,8 @@
 /*
  * A directory whose index or journal is damaged: everything in it is put aside, and the node starts as a new, empty
  * store in the same place, which is filled like one whose disk was lost (PROTOCOL 6.1). Nothing is deleted: what was
- * put aside lies in damaged-N until an operator removes it.
+ * put aside lies in damaged-N until an operator removes it (tercet clean); it may be the last copy of something. Of four
+ * such directories none is removed for a fifth: the node does not start until somebody has looked.
  *
  *   `damaged` (a mark, holds N) is written ─► names are moved to damaged-N/ ─► the mark goes
  *
@@ -11,6 +12,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "common/aside.h"
 #include "common/log.h"
 #include "storage/server_int.h"
 
@@ -20,25 +22,23 @@
 
 struct names {
     char *name[NAMES_MAX];
-    uint32_t n, n_aside;
+    uint32_t n;
 };
 
 static int see(void *arg, const char *name)
 {
     struct names *l = arg;
 
-    if (!strncmp(name, MARK "-", strlen(MARK "-")))
-        l->n_aside++;
-    else if (strcmp(name, "lock") && strcmp(name, MARK) && strcmp(name, "disk-error") && l->n < NAMES_MAX)
+    if (strncmp(name, MARK "-", strlen(MARK "-")) && strcmp(name, "lock") && strcmp(name, MARK) && l->n < NAMES_MAX)
         l->name[l->n++] = tc_strdup(name);
     return 0;
 }
 
 /* The number in the mark: 0 if it has none yet, -NOENT without a mark. */
-static int mark_read(struct storage_server *s, const char *path, unsigned *ret_n)
+static int mark_read(struct storage_server *s, const char *path, uint64_t *ret_n)
 {
     struct vfs_file *f = NULL;
-    char text[16] = "";
+    char text[24] = "";
     int64_t got = 0;
     int r = vfs_open(s->vfs, path, VFS_RDONLY, &f);
 
@@ -49,22 +49,17 @@ static int mark_read(struct storage_server *s, const char *path, unsigned *ret_n
     vfs_close(f);
     if (got < 0)
         return (int)got;
-    *ret_n = (unsigned)strtoul(text, NULL, 10);
+    *ret_n = strtoull(text, NULL, 10);
     return 0;
 }
 
-static int mark_write(struct storage_server *s, const char *path, unsigned n)
+static int mark_write(struct storage_server *s, uint64_t n)
 {
-    struct vfs_file *f = NULL;
-    char text[16];
-    int len = snprintf(text, sizeof text, "%u\n", n);
-    int r = vfs_open(s->vfs, path, VFS_RDWR | VFS_CREATE, &f);
+    char text[24];
+    int r;
 
-    if (r == 0)
-        r = vfs_pwrite(f, text, (size_t)len, 0);
-    if (r == 0)
-        r = vfs_sync(f);
-    vfs_close(f);
+    snprintf(text, sizeof text, "%llu\n", (unsigned long long)n);
+    r = vfs_write_text(s->vfs, s->dir, MARK, text);
     return r == 0 ? vfs_sync_dir(s->vfs, s->dir) : r;
 }
 
@@ -88,27 +83,29 @@ int aside_put(struct storage_server *s, bool damaged)
 {
     char *mark = tc_asprintf("%s/" MARK, s->dir), *to = NULL;
     struct names l = {0};
-    unsigned n = 0;
+    uint64_t n = 0, last = 0;
+    uint32_t n_aside = 0;
     int r = vfs_list(s->vfs, s->dir, see, &l);
 
     if (r == 0)
+        r = aside_count(s->vfs, s->dir, MARK, &n_aside, &last);
+    if (r == 0)
         r = mark_read(s, mark, &n);
-    s->n_aside = l.n_aside;
     if (r == -TC_E_NOENT && !damaged) {
         r = 0;
         goto out;
     }
     if (r < 0 && r != -TC_E_NOENT)
         goto out;
-    if (!n && l.n_aside >= ASIDE_MAX) {
-        LOG_ERR("storage", "damaged files were put aside too often: look at the disk, then remove them", "dir=%s",
+    if (!n && n_aside >= ASIDE_MAX) {
+        LOG_ERR("storage", "damaged files were put aside too often: look at the disk, then remove damaged-N", "dir=%s",
                 s->dir);
         r = -TC_E_DAMAGED;
         goto out;
     }
-    n = n ? n : l.n_aside + 1;
-    r = mark_write(s, mark, n);
-    to = tc_asprintf("%s/" MARK "-%u", s->dir, n);
+    n = n ? n : last + 1;
+    r = mark_write(s, n);
+    to = tc_asprintf("%s/" MARK "-%llu", s->dir, (unsigned long long)n);
     if (r == 0)
         r = move_all(s, &l, to);
     if (r == 0)
@@ -120,7 +117,6 @@ int aside_put(struct storage_server *s, bool damaged)
     } else {
         LOG_ERR("storage", "index or journal was damaged: all files are put aside, the node starts as an empty store",
                 "node=%u files=%s", s->cfg.node, to);
-        s->n_aside = n;
     }
 out:
     for (uint32_t i = 0; i < l.n; i++)
@@ -132,10 +128,7 @@ out:
 
 void server_damaged(struct storage_server *s, const char *why)
 {
-    char *mark = tc_asprintf("%s/" MARK, s->dir);
-
-    if (!s->fatal_told && mark_write(s, mark, 0) < 0) /* then the next start sees for itself, or the next scrub */
+    if (!s->fatal_told && mark_write(s, 0) < 0) /* then the next start sees for itself, or the next scrub */
         LOG_WARN("storage", "the damage cannot be marked", "dir=%s", s->dir);
-    free(mark);
     server_fatal(s, -TC_E_DAMAGED, why);
 }

@@ -17,6 +17,7 @@
 #include <uthash.h>
 #include <utlist.h>
 
+#include "common/aside.h"
 #include "common/map.h"
 #include "storage/chunk_store.h"
 #include "storage/durable.h"
@@ -149,7 +150,7 @@ struct storage_server {
     struct recovery *recovery;
     struct scrub *scrub;
     uint64_t time_off; /* leader's time less this machine's, as of the last beat; 0: not known */
-    uint32_t n_aside;  /* damaged directories that were put aside */
+    struct aside_keeper *aside; /* of damaged directories that were put aside */
     uint64_t foreground; /* time of the last request of a client */
     uint64_t read_blocks; /* asked for in answers being made */
 };
@@ -169,7 +170,7 @@ struct rpc_link *server_peer(struct storage_server *s, uint64_t store);
 bool map_is_c1(const struct map_pg *pg, uint64_t store);
 
 /* server_aside.c */
-/* If marked, or @damaged: all files out of the way. n_aside is set. */
+/* If marked, or @damaged: all files out of the way. */
 TC_MUST_CHECK int aside_put(struct storage_server *s, bool damaged);
 
 /* server_failing.c */

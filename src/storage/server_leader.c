@@ -649,7 +649,8 @@ static void send_beat(struct storage_server *s)
     if (st.disk_error || s->failing)
         req.flags |= STORE_DISK_ERROR;
     scrub_beat(s, &req);
-    req.aside = s->n_aside;
+    req.aside = aside_keeper_now(s->aside).n;
+    req.aside_bytes = aside_keeper_now(s->aside).bytes;
     req.ready.items = ready;
     req.ready.n = recovery_ready(s, ready, READY_MAX);
     s->leader_call.done = beat_on_reply;

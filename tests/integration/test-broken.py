@@ -3,7 +3,7 @@
 """Single files of a running store or metadata member fail (EIO) or rot while it runs: what programs read is right, what they
 write is kept, log and status name the damage, and it is repaired from the others.
 
-    test-broken.py [NAME...]        only these parts (index_*: behind journal_rots)
+    test-broken.py [NAME...]        only these parts (index_*: behind journal_rots; cleaned: behind all)
 """
 import glob, json, os, random, sys, time
 from cluster import Writer, need_fuse, wait_until
@@ -223,9 +223,9 @@ def log_fails(c, files, w):
 def member_rots(c, files, w):
     """Files of members rot, and are found when they are read again: what memory has is written anew, a store is filled by
     the others. Each has its vote at the next start."""
-    c.tercet('meta', 'checkpoint')
     leader = c.leader()
     a, b = [n for n in ('meta-1', 'meta-2', 'meta-3') if n != leader]
+    wait_until('a store with tables', lambda: [c.tercet('meta', 'checkpoint', check=False)] and glob.glob(c.data(b) + '/kv-*/*.sst'), 30)
     flip(sorted(glob.glob(c.data(leader) + '/log-*/*.seg'))[0], 4096 + 500)
     for name in ('state-a', 'state-b'):
         flip('%s/%s' % (c.data(a), name), 20, 8)
@@ -233,7 +233,7 @@ def member_rots(c, files, w):
         flip(p, os.path.getsize(p) // 3)
     r = json.loads(c.tercet('--json', 'scrub', check=False).stdout)
     assert len(r['members']) == 3 and len(r['stores']) == 3, r
-    wait_until('a member anew', lambda: 'found when it was read again' in (c.status_of(b) or {}).get('aside_why', ''), 60, 0.2)
+    wait_until('a member anew', lambda: 'the store (kv) is damaged' in (c.status_of(b) or {}).get('aside_why', ''), 60, 0.2)
     for name in (leader, a):
         assert c.status_of(name)['check']['found'] == 1, c.status_of(name)['check']
     assert log_has(c, leader, 'a record of the log is damaged') and log_has(c, a, 'written anew')
@@ -245,8 +245,24 @@ def member_rots(c, files, w):
         assert 'aside' not in c.status_of(n) and not log_has(c, n, 'set aside'), n
 
 
+def cleaned(c, files, w):
+    """What was put aside is named with its size and the command that removes it; another removes nothing."""
+    c.wait_healthy(60)
+    kept = [k for k in json.loads(c.tercet('--json', 'clean').stdout) if k['aside']]
+    assert {k['kind'] for k in kept} == {'node', 'member'} and all(k['bytes'] > 10000 for k in kept), kept
+    for k in kept:
+        words = 'tercet clean %s %d' % (k['kind'], k['id'])
+        assert [p for p in c.problems() if words in p['cure'] and 'iB' in p['what']], c.problems()
+        daemon = '%s-%d' % ('storage' if k['kind'] == 'node' else 'meta', k['id'])
+        assert [n for n in os.listdir(c.data(daemon)) if n.startswith(('damaged-', 'aside-'))]
+        c.tercet('clean', k['kind'], str(k['id']))
+        assert not [n for n in os.listdir(c.data(daemon)) if n.startswith(('damaged-', 'aside-'))]
+    wait_until('nothing aside in status', lambda: c.status() and not [p for p in c.problems() if 'clean' in p['cure']], 30, 0.2)
+    healthy_again(c, files, w)
+
+
 PARTS = (chunk_unreadable, chunk_unwritable, directories, journal_fails, journal_rots, index_unreadable, index_rots, log_fails,
-         member_rots)
+         member_rots, cleaned)
 
 
 def main():
