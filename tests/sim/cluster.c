@@ -135,6 +135,7 @@ void member_boot(struct member *m)
     struct meta_member all[MEMBERS_MAX];
     struct meta_server_config cfg = {.id = m->id, .members = all, .dir = "meta", .failed = member_on_failed, .arg = m,
                                      .keep_entries = c->opt.keep_entries,
+                                     .check_interval_ns = c->opt.faults & FAULT_DAMAGE ? 2 * NS_PER_S : 0,
                                      .kv_mem = true, .session_ttl_ms = c->opt.ttl_ms, .checkpoint_ms = 5000,
                                      .rules_off = (uint32_t)c->opt.rules_off[RULE_META],
                                      .raft_rules_off = (uint32_t)c->opt.rules_off[RULE_RAFT],
@@ -159,6 +160,7 @@ void member_boot(struct member *m)
         m->down = m->leaving;
         return;
     }
+    m->boots++;
     cluster_log(c, "member %u booted", m->id);
 }
 

@@ -47,6 +47,7 @@ struct member {
     bool in;                /* it is to be a member: of the first ones, or added since */
     bool leaving;           /* it is being removed: it may refuse to start */
     bool fatal;             /* it asked to be closed */
+    unsigned boots;
     uint64_t bad;           /* incarnation whose files were damaged so that it must vote no more; or 0 */
 };
 

@@ -15,7 +15,7 @@
     X("leaders elected", "msg=\"leads\"")                                                                  \
     X("snapshots installed", "msg=\"snapshot installed\"")                                             \
     X("snapshots refused", "msg=\"snapshot refused, retrying\"")                                       \
-    X("members damaged, without a vote", "msg=\"this member starts without a vote\"")                  \
+    X("members damaged, without a vote", "msg=\"this member starts without a vote")                  \
     X("sessions expired by the leader", "msg=\"a session expires\"")                                   \
     X("sessions suspended", "msg=\"suspended: ")                                                       \
     X("sessions valid again", "msg=\"session valid again\"")                                           \
@@ -41,6 +41,9 @@
     X("damaged: index of a store", ": its index is ")                                                  \
     X("damaged: identity of a store", "its identity ")                                                 \
     X("damaged: chunk files", ": a chunk file is cut short or gone")                                   \
+    X("damaged while it runs", ", while it runs: ")                                                    \
+    X("logs written anew", "msg=\"the entries of the log were written anew\"")                         \
+    X("term and vote, or base written anew", "msg=\"a file of this member is damaged on disk, written anew\"") \
     X("members' files set aside", "msg=\"damaged files were set aside\"")                              \
     X("members filled that vote again", "msg=\"this member is whole and votes again\"")                \
     X("stores emptied for damage", "the node starts as an empty store")                                \

@@ -84,7 +84,7 @@ static bool lose(struct sim_disk *d, const char *dir, const char *name)
 
 struct record {
     unsigned segment;
-    uint64_t pos, off, len;
+    uint64_t pos, off, len, synced;
 };
 
 struct records {
@@ -112,13 +112,14 @@ static void records_of(struct records *r, const uint8_t *bytes, uint64_t size, u
             r->cap = r->cap ? 2 * r->cap : 256;
             r->items = tc_realloc(r->items, r->cap * sizeof *r->items);
         }
-        r->items[r->n++] = (struct record){segment, h.segment * size + off, off, JOURNAL_FRAME_BYTES + f.len};
+        r->items[r->n++] = 
+            (struct record){segment, h.segment * size + off, off, JOURNAL_FRAME_BYTES + f.len, f.synced};
         off += JOURNAL_FRAME_BYTES + journal_align(f.len);
     }
 }
 
-/* A bit of a record that was synced, and of which something behind it says so. */
-static bool flip_record(struct sim_disk *d, struct sim_rng *rng, const char *dir)
+/* A bit of a record that was synced, and of which something behind it says so; @live: something that is synced itself. */
+static bool flip_record(struct sim_disk *d, struct sim_rng *rng, const char *dir, bool live)
 {
     struct names l = list(d, dir, "", ".seg");
     struct records r = {0};
@@ -135,6 +136,13 @@ static bool flip_record(struct sim_disk *d, struct sim_rng *rng, const char *dir
         if (p)
             records_of(&r, p, size, i);
         free(p);
+    }
+    if (live) {
+        uint64_t all = r.synced;
+
+        r.synced = 0;
+        for (unsigned i = 0; i < r.n; i++)
+            r.synced = r.items[i].pos < all ? MAX(r.synced, r.items[i].synced) : r.synced;
     }
     while (n < r.n && r.items[n].pos < r.synced)
         n++;
@@ -199,7 +207,7 @@ struct damage damage_member(struct sim_disk *d, struct sim_rng *rng)
     case 0:
     case 1:
     case 2:
-        if (flip_record(d, rng, log))
+        if (flip_record(d, rng, log, false))
             return (struct damage){.what = "a bit of its log flips", .votes_gone = true};
         break;
     case 3:
@@ -241,6 +249,35 @@ struct damage damage_member(struct sim_disk *d, struct sim_rng *rng)
     return (struct damage){0};
 }
 
+struct damage damage_live_member(struct sim_disk *d, struct sim_rng *rng)
+{
+    char log[PATH], kv[PATH];
+
+    if (!newest(d, "log-", log) || !newest(d, "kv-", kv))
+        return (struct damage){0};
+    strcat(kv, "/kv");
+    switch (sim_below(rng, 5)) {
+    case 0:
+    case 1:
+        if (flip_record(d, rng, log, true))
+            return (struct damage){.what = "a bit of its log flips"};
+        break;
+    case 2:
+        if (flip_any(d, rng, "meta/state-a") && (sim_below(rng, 2) || flip_any(d, rng, "meta/state-b")))
+            return (struct damage){.what = "bits of its term and vote flip"};
+        break;
+    case 3:
+        if (flip_any(d, rng, "meta/base"))
+            return (struct damage){.what = "its base is damaged"};
+        break;
+    default:
+        if (flip_any(d, rng, kv))
+            return (struct damage){.what = "its store is damaged"};
+        break;
+    }
+    return (struct damage){0};
+}
+
 /* ---- stores --------------------------------------------------------------------------------------- */
 
 static struct damage damage_data(struct sim_disk *d, struct sim_rng *rng)
@@ -271,7 +308,7 @@ struct damage damage_store(struct sim_disk *d, struct sim_rng *rng, bool data)
     switch (sim_below(rng, 9)) {
     case 0:
     case 1:
-        if (flip_record(d, rng, "store/journal"))
+        if (flip_record(d, rng, "store/journal", false))
             return (struct damage){.what = "a bit of its journal flips", .emptied = true};
         break;
     case 2:
@@ -304,6 +341,17 @@ struct damage damage_store(struct sim_disk *d, struct sim_rng *rng, bool data)
                               : flip_any(d, rng, sim_below(rng, 2) ? "store/joined.0" : "store/joined.1"))
             return (struct damage){.what = "one copy of a record is damaged"};
         break;
+    }
+    return (struct damage){0};
+}
+
+struct damage damage_live_store(struct sim_disk *d, struct sim_rng *rng)
+{
+    if (sim_below(rng, 2)) {
+        if (flip_record(d, rng, "store/journal", true))
+            return (struct damage){.what = "a bit of its journal flips"};
+    } else if (flip_any(d, rng, "store/kv/kv")) {
+        return (struct damage){.what = "its index is damaged"};
     }
     return (struct damage){0};
 }

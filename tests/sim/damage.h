@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Damage of one server's files while it is down, as disks and operators do it: a bit flipped, a file cut short or gone,
+ * Damage of one server's files, as disks and operators do it: a bit flipped, a file cut short or gone,
  * files of another cluster.
  *
  * What no program could tell from a crash is not done: a record that no synced mark covers yet is left alone
@@ -18,6 +18,9 @@ struct damage {
 };
 
 struct damage damage_member(struct sim_disk *d, struct sim_rng *rng);
+/* While it runs: bits flip, of what it finds by reading its files again. */
+struct damage damage_live_member(struct sim_disk *d, struct sim_rng *rng);
+struct damage damage_live_store(struct sim_disk *d, struct sim_rng *rng);
 /* @data: only of its chunk files; else only of its index, journal and records. */
 struct damage damage_store(struct sim_disk *d, struct sim_rng *rng, bool data);
 /* @from's directory @path takes the place of @to's. */

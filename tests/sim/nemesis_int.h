@@ -10,7 +10,9 @@ struct hurt { /* nemesis_hurt.c: one server at a time has files that are damaged
     struct sim_rng rng;
     struct member *member; /* not mended yet, or NULL */
     struct store *store;   /* so, too */
-    uint64_t since;        /* when the store was damaged */
+    unsigned boots, checks; /* of the member: as it was damaged; how often it read its files since */
+    uint64_t check_ended;
+    uint64_t whole_at;      /* the store, at the earliest */
     bool data;             /* chunk files: of one store for the whole run, for nobody says when all are repaired */
     unsigned emptied[STORES_MAX];
 };

@@ -117,14 +117,14 @@ static bool await_redundancy(struct cluster *c)
 {
     uint64_t until = sim_now(c->s) + opt.settle_ns;
 
+    if (opt.faults & (FAULT_DAMAGE | FAULT_ROT)) /* the scrub comes around */
+        cluster_run_until(c, sim_now(c->s) + 15 * NS_PER_S);
     if ((opt.faults & (FAULT_DAMAGE | FAULT_MEMBERS)) && !cluster_run(c, until, cluster_group_whole))
         cluster_fail(c, "the group is never whole again");
     if (opt.faults & (FAULT_NODES | FAULT_MOVE)) /* the last words about stores */
         cluster_run_until(c, sim_now(c->s) + 12 * NS_PER_S);
     if ((opt.faults & (FAULT_DAMAGE | FAULT_NODES | FAULT_MOVE)) && opt.n_store > opt.w && !cluster_run(c, until, cluster_placed))
         cluster_fail(c, "not all copies are there again");
-    if (opt.faults & (FAULT_DAMAGE | FAULT_ROT)) /* the scrub comes around */
-        cluster_run_until(c, sim_now(c->s) + 15 * NS_PER_S);
     return !c->failed;
 }
 

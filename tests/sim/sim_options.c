@@ -158,6 +158,7 @@ void options_print_replay(const char *program, const struct cluster_options *o, 
     } else {
         fprintf(stderr, " --metas=%u --stores=%u --clients=%u --actors=%u --ttl-ms=%" PRIu64 " --strike=%u", o->n_meta,
                 o->n_store, o->n_client, o->n_actor, o->ttl_ms, o->strike);
+        fprintf(stderr, " --hurt=%u --change=%u --move=%u --keep-entries=%u", o->hurt, o->change, o->move, o->keep_entries);
         bits_print(stderr, " --faults=", o->faults, fault_names, ARRAY_SIZE(fault_names));
         bits_print(stderr, " --work=", o->work, work_names, ARRAY_SIZE(work_names));
     }
@@ -168,7 +169,8 @@ void options_print_replay(const char *program, const struct cluster_options *o, 
 /* ---- the command line ----------------------------------------------------------------------------- */
 
 enum { O_SEED = 256, O_RUNS, O_MINUTES, O_TIME, O_METAS, O_STORES, O_CLIENTS, O_ACTORS, O_FAULTS, O_WORK, O_STRIKE,
-       O_RULES, O_LIST, O_SWARM, O_COVERAGE, O_REQUIRE, O_VERBOSE, O_MESSAGES, O_KEEP, O_EXPECT, O_TTL, O_HELP };
+       O_RULES, O_LIST, O_SWARM, O_COVERAGE, O_REQUIRE, O_VERBOSE, O_MESSAGES, O_KEEP, O_EXPECT, O_TTL, O_HURT,
+       O_CHANGE, O_MOVE, O_KEEP_ENTRIES, O_HELP };
 
 static const struct option options[] = {{"seed", 1, NULL, O_SEED},
                                         {"runs", 1, NULL, O_RUNS},
@@ -184,6 +186,10 @@ static const struct option options[] = {{"seed", 1, NULL, O_SEED},
                                         {"rules-off", 1, NULL, O_RULES},
                                         {"list-rules", 0, NULL, O_LIST},
                                         {"ttl-ms", 1, NULL, O_TTL},
+                                        {"hurt", 1, NULL, O_HURT},
+                                        {"change", 1, NULL, O_CHANGE},
+                                        {"move", 1, NULL, O_MOVE},
+                                        {"keep-entries", 1, NULL, O_KEEP_ENTRIES},
                                         {"swarm", 0, NULL, O_SWARM},
                                         {"coverage", 0, NULL, O_COVERAGE},
                                         {"require-coverage", 0, NULL, O_REQUIRE},
@@ -197,11 +203,12 @@ static const struct option options[] = {{"seed", 1, NULL, O_SEED},
 static const char usage[] =
     "Usage: sim [--seed=N] [--runs=K | --minutes=M] [--time=SECONDS] [--keep-going] [--verbose [--messages]]\n"
     "           [--swarm | [--metas=M] [--stores=S] [--clients=C] [--actors=A] [--faults=LIST] [--work=LIST]\n"
-    "           [--strike=N] [--ttl-ms=N]] [--coverage [--require-coverage]]\n"
+    "           [--strike=N] [--hurt=N] [--change=N] [--move=N] [--keep-entries=N] [--ttl-ms=N]] [--coverage [--require-coverage]]\n"
     "           [--rules-off=LIST [--expect-failure]]\n"
     "       sim --list-rules\n"
     "Simulate a cluster under faults, from seed N on, K seeds or as many as fit into M minutes. --time is simulated\n"
-    "time. LISTs: comma separated; a wrong name shows the right ones. --swarm: each seed draws sizes, faults and\n"
+    "time. LISTs: comma separated; a wrong name shows the right ones. --strike and those behind it: in one of so many\n"
+    "turns there is a fault, are files damaged, the group changed, stores moved. --swarm: each seed draws sizes, faults and\n"
     "rates. --coverage prints how often interesting states were reached, --require-coverage fails if one never was.\n"
     "With --expect-failure the exit status is 0 if some seed fails: a rule is off, and the checks must notice.\n";
 
@@ -224,6 +231,10 @@ static bool set(struct run_options *o, int option, const char *text)
     case O_STRIKE: b->strike = MAX((unsigned)v, 1); return true;
     case O_RULES: return rules_parse(text, b->rules_off);
     case O_TTL: b->ttl_ms = v; return true;
+    case O_HURT: b->hurt = MAX((unsigned)v, 1); return true;
+    case O_CHANGE: b->change = MAX((unsigned)v, 1); return true;
+    case O_MOVE: b->move = MAX((unsigned)v, 1); return true;
+    case O_KEEP_ENTRIES: b->keep_entries = (unsigned)v; return true;
     case O_SWARM: b->swarm = true; return true;
     case O_COVERAGE: o->coverage = true; return true;
     case O_REQUIRE: o->coverage = o->require_coverage = true; return true;
