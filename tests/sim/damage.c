@@ -112,7 +112,7 @@ static void records_of(struct records *r, const uint8_t *bytes, uint64_t size, u
             r->cap = r->cap ? 2 * r->cap : 256;
             r->items = tc_realloc(r->items, r->cap * sizeof *r->items);
         }
-        r->items[r->n++] = 
+        r->items[r->n++] =
             (struct record){segment, h.segment * size + off, off, JOURNAL_FRAME_BYTES + f.len, f.synced};
         off += JOURNAL_FRAME_BYTES + journal_align(f.len);
     }
