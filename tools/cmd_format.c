@@ -38,6 +38,9 @@ int format_check_members(const struct cli *cli, struct env *env, struct tool_mem
             status = cli_failed(cli, "members were formatted as different clusters (meta.%" PRIu32 " is of %s), and hold "
                                 "nothing yet; nothing was changed. Empty the data directories of all and begin anew",
                                 m->ids[i], json_text(s.docs[i], "cluster", "?"));
+        else if (json_is_true(json_object_get(s.docs[i], "loading")))
+            status = cli_failed(cli, "a dump is being loaded into the members; nothing was changed. Run `tercet meta load FILE` "
+                                "to its end; or, for a new and empty filesystem, empty the members' data directories first");
         else if (!json_is_false(formatted) && !begun)
             status = cli_failed(cli, "member meta.%" PRIu32 " (%s) is formatted already (cluster %s); "
                                 "nothing was changed",
@@ -95,8 +98,8 @@ int format_wait_leader(const struct cli *cli, struct env *env, struct tool_membe
     return 0;
 }
 
-/* What was begun goes on if the configuration is still the same. @g's strings are in @arena. */
-static int genesis_begun(const struct cli *cli, const struct tool_members *m, const char *hex, struct wire_arena *arena,
+/* The genesis that a member tells, which must be of the members of this configuration. @g's strings are in @arena. */
+int format_genesis_begun(const struct cli *cli, const struct tool_members *m, const char *hex, struct wire_arena *arena,
                          struct genesis *g)
 {
     size_t n = strlen(hex) / 2, len = 0;
@@ -155,7 +158,10 @@ static int format_cluster(const struct cli *cli, struct env *env, struct tool_me
     g.members.items = members;
     g.members.n = m->n;
     if (begun)
-        status = genesis_begun(cli, m, begun, &arena, &g);
+        status = format_genesis_begun(cli, m, begun, &arena, &g);
+    if (status == 0 && g.loading)
+        status = cli_failed(cli, "a `tercet meta load` was interrupted; nothing was changed. Run `tercet meta load FILE` again with "
+                            "the same file; or, for a new and empty filesystem, empty the members' data directories first");
     if (status == 0)
         status = format_send(cli, env, m, &g);
     if (status == 0)

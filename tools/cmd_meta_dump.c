@@ -338,6 +338,19 @@ static void in_fini(struct in *in)
 
 /* ---- load: the group ---- */
 
+/* A member has the genesis of loading this dump, and nothing else: the format before the load was interrupted. */
+static bool genesis_of_this(const struct cli *cli, const struct tool_members *m, const json_t *doc, const struct in *in)
+{
+    const char *begun = json_text(doc, "genesis", NULL);
+    struct wire_arena arena = {0};
+    struct genesis g;
+    bool same = begun && format_genesis_begun(cli, m, begun, &arena, &g) == 0 && g.loading &&
+                memcmp(g.cluster.p, in->genesis.cluster.p, 16) == 0;
+
+    wire_arena_fini(&arena);
+    return same;
+}
+
 /* *ret_begun: the members are formatted with this very dump, which is not whole yet. */
 static int group_check(const struct cli *cli, struct env *env, struct tool_members *m, const struct in *in,
                        bool *ret_begun)
@@ -357,7 +370,7 @@ static int group_check(const struct cli *cli, struct env *env, struct tool_membe
         if (!s.docs[i])
             status = cli_failed(cli, "member meta.%" PRIu32 " (%s) does not answer: %s; nothing was changed. Start it, "
                                 "then run this again", m->ids[i], m->endpoints[i], tc_strerror(s.answers[i].status));
-        else if (!json_is_false(json_object_get(s.docs[i], "formatted")))
+        else if (!json_is_false(json_object_get(s.docs[i], "formatted")) && !genesis_of_this(cli, m, s.docs[i], in))
             status = cli_failed(cli, "member meta.%" PRIu32 " (%s) is not empty (cluster %s); nothing was changed. A dump "
                                 "is loaded into members that were never formatted: give all of them empty directories",
                                 m->ids[i], m->endpoints[i], json_text(s.docs[i], "cluster", "?"));

@@ -64,6 +64,8 @@ int meta_recover(const struct cli *cli, struct env *env, struct tool_members *m,
 
 /* cmd_format.c: steps of making a group. Return 0 or an exit status; what is wrong is said. */
 int format_check_members(const struct cli *cli, struct env *env, struct tool_members *m, char **ret_begun);
+int format_genesis_begun(const struct cli *cli, const struct tool_members *m, const char *hex, struct wire_arena *arena,
+                         struct genesis *g);
 int format_send(const struct cli *cli, struct env *env, struct tool_members *m, const struct genesis *g);
 int format_wait_leader(const struct cli *cli, struct env *env, struct tool_members *m);
 

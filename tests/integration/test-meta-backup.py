@@ -97,6 +97,50 @@ def dump_and_load(c, m, tree):
     print('ok: dumped while in use, loaded into empty members', flush=True)
 
 
+def genesis_alone(c, dump):
+    """A load is cut short when one member has its genesis, before anybody led. False: somebody did."""
+    restart_empty(c)
+    log = os.path.join(c.dir, 'log', 'meta-1')
+    seen = os.path.getsize(log)
+    p = subprocess.Popen([program('tercet'), '--config=' + c.conf, 'meta', 'load', dump], stdout=subprocess.DEVNULL,
+                         stderr=subprocess.DEVNULL)
+    wait_until('formatted', lambda: 'msg="formatted"' in open(log).read()[seen:], 30, 0.01)
+    for n in METAS:
+        c.daemons[n].kill()
+    p.kill()
+    p.wait()
+    for n in METAS[1:]:
+        shutil.rmtree(c.data(n))
+        os.makedirs(c.data(n))
+    for n in METAS:
+        c.daemons[n].start()
+    wait_until('members', lambda: len([m for m in c.status()['members'] if m['answers']]) == 3)
+    return 'genesis' in c.status_of('meta-1')
+
+
+def interrupted_load(c, m, tree):
+    """A format does not go on with what a load began; the load does."""
+    dump = c.dir + '/dump-whole'
+    c.tercet('meta', 'dump', dump)
+    m.umount()
+    for _ in range(10):
+        if genesis_alone(c, dump):
+            break
+    else:
+        raise AssertionError('somebody always led before the members were killed')
+    refused(c, 'meta load', 'format')
+    assert 'genesis' in c.status_of('meta-1') and c.status()['leader'] is None
+    c.tercet('meta', 'load', dump)
+    refused(c, 'formatted already', 'format')
+    for n in ('storage-1', 'storage-2', 'storage-3'):
+        c.daemons[n].kill()
+        c.daemons[n].start()
+    c.wait_healthy(60)
+    m.mount()
+    same_tree(tree, m.path + '/tree')
+    print('ok: a load that was cut short at its beginning', flush=True)
+
+
 def lost_majority(c, m, tree):
     survivor, number = 'meta-2', '2'
     refused(c, 'leads', 'meta', 'recover', '--id=' + number, '--yes-i-lose-data')
@@ -144,6 +188,7 @@ def main():
         m = c.start().mount()
         shutil.copytree(tree, m.path + '/tree', symlinks=True)
         dump_and_load(c, m, tree)
+        interrupted_load(c, m, tree)
         lost_majority(c, m, tree)
     return 0
 
