@@ -10,16 +10,14 @@
  *
  * A PG's work: pages of manifests from a quorum of C1 (and from itself), LISTING; the chunks whose digests are not
  * equal everywhere are due, inodes that are gone are not (INO_CHECK), CHECKING; then one by one, HEALING. A few
- * PGs at a time, a few chunks at a time, fewer while clients are being served.
+ * PGs at a time, a few chunks at a time, fewer while clients are being served (pace.h). Groups that this store is to
+ * become a voter of come first, and of these such as have a voter that does not answer.
  */
 #include "common/log.h"
 #include "common/test_rules.h"
 #include "storage/server_int.h"
 
 #define PGS_AT_ONCE 16
-#define HEALS_AT_ONCE 16
-#define HEALS_BUSY 3                 /* while clients are served */
-#define BUSY_NS (100 * NS_PER_MS)
 #define PAGE 1024
 #define DUE_MAX 1000000              /* chunks of one PG */
 #define RETRY_NS (500 * NS_PER_MS)
@@ -27,6 +25,7 @@
 #define HURRY_NS (200 * NS_PER_MS)   /* for the last, when a quorum has answered */
 #define SWEEP_NS (600 * NS_PER_S)    /* every voter compares again so often: what a lost message left behind */
 #define INOS_MAX 512
+#define LOOK_NS (250 * NS_PER_MS)
 #define DROP_AFTER_NS (30 * NS_PER_S)
 
 enum work_kind { WORK_NONE, WORK_COMPARE, WORK_BACKFILL, WORK_DROP, WORK_SHED };
@@ -41,6 +40,7 @@ struct due {
     bool local;    /* this store has the chunk at all */
     bool differ;
     bool dead;
+    uint64_t begun;
     struct heal heal;
     struct chunk_drop_op drop;
     struct pg_work *w;
@@ -80,6 +80,7 @@ struct pg_state {
     uint64_t retry_at;
     uint8_t want;   /* enum work_kind */
     bool running;
+    bool endangered; /* a voter does not answer */
 };
 
 struct recovery {
@@ -88,7 +89,10 @@ struct recovery {
     uint32_t n_pgs, n_running, cursor, ready_cursor;
     uint64_t n_want, n_due; /* PGs to look at, chunks known to be due */
     uint64_t n_drop;        /* of n_want */
+    uint64_t n_fill;        /* of n_want: to become a voter */
     uint32_t healing;
+    uint64_t paused;        /* until then no chunk is begun */
+    uint64_t looked;        /* time when it was looked who is endangered */
     struct pg_work *works;
     struct env_timer timer;
     uint64_t sweep_at;
@@ -119,12 +123,19 @@ static void work_free(struct pg_work *w)
     free(w);
 }
 
+static bool fills(enum work_kind kind)
+{
+    return kind == WORK_BACKFILL || kind == WORK_SHED;
+}
+
 static void want(struct recovery *r, uint64_t pg, enum work_kind kind)
 {
     struct pg_state *p = &r->pgs[pg];
 
     r->n_want += kind != WORK_NONE;
     r->n_want -= p->want != WORK_NONE;
+    r->n_fill += fills(kind);
+    r->n_fill -= fills(p->want);
     r->n_drop += kind == WORK_DROP;
     r->n_drop -= p->want == WORK_DROP;
     if (kind == WORK_DROP && p->want != WORK_DROP)
@@ -369,6 +380,7 @@ static void due_end(struct due *d, int status)
 {
     struct pg_work *w = d->w;
     struct recovery *r = w->r;
+    uint64_t now = env_now(r->s->env);
 
     if (status < 0) {
         w->status = status;
@@ -379,6 +391,10 @@ static void due_end(struct due *d, int status)
     }
     w->healing--;
     r->healing--;
+    pace_copied(&r->s->pace, now);
+    r->paused = MAX(r->paused, now + pace_pause(&r->s->pace, now, now - d->begun));
+    if (r->paused > now && r->paused < r->timer.at)
+        env_timer_set(r->s->env, &r->timer, r->paused);
     work_step(w);
     run_more(r); /* another PG may have waited for this place */
 }
@@ -393,9 +409,12 @@ static void drop_done(struct chunk_drop_op *op, int status)
     due_end(op->owner, status);
 }
 
-static uint32_t heals_max(struct recovery *r)
+/* May one more chunk be begun? */
+static bool heal_turn(struct recovery *r)
 {
-    return env_now(r->s->env) < r->s->foreground + BUSY_NS ? HEALS_BUSY : HEALS_AT_ONCE;
+    uint64_t now = env_now(r->s->env);
+
+    return now >= r->paused && (!r->healing || (r->healing + 1) * PACE_ONE <= pace_window(&r->s->pace, now));
 }
 
 static bool heal_more(struct pg_work *w)
@@ -403,7 +422,7 @@ static bool heal_more(struct pg_work *w)
     struct recovery *r = w->r;
     struct storage_server *s = r->s;
 
-    while (w->next_due && r->healing < heals_max(r) && w->status == 0) {
+    while (w->next_due && heal_turn(r) && w->status == 0) {
         struct due *d = w->next_due;
 
         w->next_due = d->hh.next;
@@ -414,6 +433,8 @@ static bool heal_more(struct pg_work *w)
         }
         w->healing++;
         r->healing++;
+        d->begun = env_now(s->env);
+        pace_copied(&s->pace, d->begun);
         if (d->dead || w->kind == WORK_DROP || w->kind == WORK_SHED) {
             int status;
 
@@ -508,6 +529,31 @@ static void work_start(struct recovery *r, uint64_t pg, enum work_kind kind)
 
 /* ---- all of them --------------------------------------------------------------------------------------------------------------- */
 
+static int urgency_of(const struct pg_state *p)
+{
+    return fills(p->want) ? 1 + p->endangered : 0;
+}
+
+/* Of the groups to be filled from others: those with a voter that has not answered, and not been heard since. */
+static void look_for_endangered(struct recovery *r)
+{
+    struct storage_server *s = r->s;
+
+    if (!r->n_fill || env_now(s->env) < r->looked + LOOK_NS)
+        return;
+    r->looked = env_now(s->env);
+    for (uint32_t i = 0; i < r->n_pgs; i++) {
+        const struct map_pg *pg = &s->map->pgs[i];
+
+        r->pgs[i].endangered = false;
+        for (unsigned v = 0; v < pg->n && fills(r->pgs[i].want); v++) {
+            struct rpc_link *l = pg->voters[v] == s->id.store ? NULL : server_peer(s, pg->voters[v]);
+
+            r->pgs[i].endangered = r->pgs[i].endangered || (l && l->silent);
+        }
+    }
+}
+
 static void run_more(struct recovery *r)
 {
     struct storage_server *s = r->s;
@@ -517,16 +563,18 @@ static void run_more(struct recovery *r)
     if (!s->map || !s->map->pgs || !s->registered)
         return;
     DL_FOREACH_SAFE(r->works, w, tmp) {
-        if (w->state == HEALING && w->next_due && r->healing < heals_max(r)) {
+        if (w->state == HEALING && w->next_due && heal_turn(r)) {
             env_defer(s->env, &w->task);
         }
     }
-    for (uint32_t looked = 0; looked < r->n_pgs && r->n_running < PGS_AT_ONCE && r->n_want; looked++) {
-        uint64_t pg = r->cursor++ % r->n_pgs;
-        struct pg_state *p = &r->pgs[pg];
+    for (int urgency = r->n_fill ? 2 : 0; urgency >= 0; urgency--) {
+        for (uint32_t looked = 0; looked < r->n_pgs && r->n_running < PGS_AT_ONCE && r->n_want; looked++) {
+            uint64_t pg = r->cursor++ % r->n_pgs;
+            struct pg_state *p = &r->pgs[pg];
 
-        if (p->want != WORK_NONE && !p->running && now >= p->retry_at)
-            work_start(r, pg, p->want);
+            if (p->want != WORK_NONE && !p->running && now >= p->retry_at && urgency_of(p) >= urgency)
+                work_start(r, pg, p->want);
+        }
     }
 }
 
@@ -548,6 +596,7 @@ static void tick(struct env_timer *t)
 
     if (r->n_pgs && env_now(s->env) >= r->sweep_at)
         compare_all(r);
+    look_for_endangered(r);
     run_more(r);
     env_timer_set(s->env, t, env_now(s->env) + 50 * NS_PER_MS);
 }

@@ -11,7 +11,63 @@
 
 #include "common/log.h"
 
+#define GIVING_MIN 2 /* peers have deadlines */
 #define WAIT_SWEEP_NS (100 * NS_PER_MS)
+
+/* ---- what peers copy takes turns, behind clients --------------------------------------------------------------- */
+
+static bool may_give(const struct storage_server *s)
+{
+    return s->giving < GIVING_MIN || s->giving * PACE_ONE < pace_window(&s->pace, env_now(s->env));
+}
+
+bool request_turn(struct request *q)
+{
+    struct storage_server *s = q->s;
+
+    if (q->giving)
+        return true;
+    if (s->n_held || !may_give(s)) {
+        q->held = true;
+        s->n_held++;
+        return false;
+    }
+    q->giving = true;
+    s->giving++;
+    pace_copied(&s->pace, env_now(s->env));
+    return true;
+}
+
+static void held_run(struct env_task *t)
+{
+    struct storage_server *s = container_of(t, struct storage_server, held_task);
+    struct request *q, *tmp;
+
+    DL_FOREACH_SAFE(s->requests, q, tmp) {
+        if (!s->n_held || !may_give(s))
+            break;
+        if (!q->held)
+            continue;
+        q->held = false;
+        s->n_held--;
+        q->giving = true;
+        s->giving++;
+        request_dispatch(q);
+    }
+}
+
+static void turn_over(struct request *q)
+{
+    struct storage_server *s = q->s;
+
+    s->n_held -= q->held;
+    s->giving -= q->giving;
+    if (q->giving)
+        pace_copied(&s->pace, env_now(s->env));
+    q->held = q->giving = false;
+    if (s->n_held && !s->closing)
+        env_defer(s->env, &s->held_task);
+}
 
 /* ---- answering ------------------------------------------------------------------------------------------- */
 
@@ -27,6 +83,7 @@ static void request_free(struct request *q)
     DL_DELETE(s->requests, q);
     s->n_requests--;
     s->read_blocks -= q->read_blocks;
+    turn_over(q);
     buf_unref(q->head);
     buf_unref(q->payload);
     wire_arena_fini(&q->arena);
@@ -348,6 +405,8 @@ int storage_server_open(struct env *env, const struct storage_config *cfg, struc
     s->advertise = tc_strdup(cfg->advertise ? cfg->advertise : cfg->listen);
     s->zone = tc_strdup(cfg->zone ? cfg->zone : "");
     s->wait_timer.fn = wait_sweep;
+    s->held_task.fn = held_run;
+    pace_init(&s->pace);
     env_queue_init(env, &s->jobs, true);
     durable_init(&s->id_file, s->vfs, s->dir, "identity");
     durable_init(&s->map_file, s->vfs, s->dir, "map");
@@ -378,6 +437,7 @@ void storage_server_close(struct storage_server *s)
         rpc_link_close(s->peers[i]);
     env_port_close(s->port);
     env_timer_cancel(s->env, &s->wait_timer);
+    env_defer_cancel(s->env, &s->held_task);
     chunk_store_close(s->cs);
     DL_FOREACH_SAFE(s->requests, q, tmp) {
         request_free(q);

@@ -38,8 +38,10 @@ static int admit(struct request *q, uint64_t session, uint32_t incarnation, uint
         request_reply(q, -TC_E_FENCED, NULL, NULL, NULL);
         return 1;
     }
-    if (session)
-        s->foreground = env_now(s->env);
+    if (session) {
+        q->begun = q->begun ? q->begun : env_now(s->env);
+        pace_client(&s->pace, env_now(s->env));
+    }
     return 0;
 }
 
@@ -61,6 +63,15 @@ static int check_pg(struct storage_server *s, uint64_t pg, uint64_t epoch, bool 
     if (write || peer ? !map_is_voter(p, s->id.store) : !map_is_c1(p, s->id.store))
         return -TC_E_NOT_VOTER;
     return joined_not(s, pg) ? -TC_E_BUSY : 0; /* PROTOCOL 6.5 */
+}
+
+/* A client's request was done by the disk. */
+static void served(struct request *q, enum pace_kind kind)
+{
+    uint64_t now = env_now(q->s->env);
+
+    if (q->begun)
+        pace_served(&q->s->pace, kind, now, now - q->begun);
 }
 
 static bool pg_moved(struct storage_server *s, uint64_t pg, uint64_t epoch)
@@ -90,6 +101,7 @@ static void write_done(struct chunk_write_op *op)
         request_reply(q, -TC_E_FENCED, NULL, NULL, NULL);
         return;
     }
+    served(q, PACE_WRITE);
     for (uint32_t i = 0; i < op->n; i++) {
         const struct write_item *it = &q->u.write.items.items[q->slots[i]];
         struct write_result *r = &results[q->slots[i]];
@@ -252,6 +264,8 @@ static void read_done(struct chunk_read_op *op)
         r->status = tc_error_to_wire(op->items[i].status);
         ok = op->items[i].status < 0 || read_fill(q, &op->items[i], r);
     }
+    if (op->payload)
+        served(q, PACE_READ);
     res.items.items = results;
     res.items.n = q->u.read.items.n;
     {
@@ -314,6 +328,8 @@ static void handle_read(struct request *q)
         request_wait_map(q, s->map->epoch + 1);
         return;
     }
+    if (!req->session && blocks && !request_turn(q))
+        return;
     q->results = results;
     q->op.read = (struct chunk_read_op){.items = q->items, .n = k, .done = read_done};
     chunk_store_read(s->cs, &q->op.read);

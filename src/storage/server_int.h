@@ -8,6 +8,7 @@
  *   server_aside.c  a damaged directory put out of the way
  *   server_failing.c a disk that failed is remembered
  *   heal.c          one chunk brought up to date from its other voters, or all of them
+ *   pace.c          how fast what is copied goes behind what clients ask
  *   joined.c        since when this store is a voter of each placement group
  *   recovery.c      which chunks of which placement groups are due
  *   scrub*.c        damage found on disk and repaired; garbage that nobody removed
@@ -21,6 +22,7 @@
 #include "common/map.h"
 #include "storage/chunk_store.h"
 #include "storage/durable.h"
+#include "storage/pace.h"
 #include "storage/rpc.h"
 #include "storage/server.h"
 
@@ -72,6 +74,8 @@ struct request {
     void *results;     /* wire results, in the arena */
     struct env_task task;
     uint64_t read_blocks;
+    uint64_t begun;    /* a client's: when it came */
+    bool held, giving; /* a peer's read of data: waits for its turn, has it */
     uint32_t at;       /* SIZE_QUERY, RECONCILE: progress */
     uint32_t left;
     int status;
@@ -151,7 +155,10 @@ struct storage_server {
     struct scrub *scrub;
     uint64_t time_off; /* leader's time less this machine's, as of the last beat; 0: not known */
     struct aside_keeper *aside; /* of damaged directories that were put aside */
-    uint64_t foreground; /* time of the last request of a client */
+    struct pace pace;    /* of what is copied, behind clients */
+    uint32_t giving;     /* reads of data by peers under way ... */
+    uint32_t n_held;     /* ... and those that wait for their turn */
+    struct env_task held_task;
     uint64_t read_blocks; /* asked for in answers being made */
 };
 
@@ -161,6 +168,8 @@ void server_fatal(struct storage_server *s, int err, const char *why);
 void server_damaged(struct storage_server *s, const char *why);
 void request_reply(struct request *q, int status, const struct wire_schema *schema, const void *body, struct buf *payload);
 void request_dispatch(struct request *q);
+/* A peer's read of data: false: it waits for its turn, and is dispatched again. */
+bool request_turn(struct request *q);
 /* Waits until the map is at least @epoch, then is dispatched again; answered STALE_MAP if that takes too long. */
 void request_wait_map(struct request *q, uint64_t epoch);
 bool requests_waiting(const struct storage_server *s);
