@@ -88,7 +88,7 @@ void lease_end(struct fsm *f, struct inode *in)
 
     ASSERT(in->has_lease);
     if (!in->lease.ended) {
-        row_del(f, key_u64x2(TAB_XHELD, in->lease.session, in->ino));
+        row_del_once(f, key_u64x2(TAB_XHELD, in->lease.session, in->ino));
         if (s) {
             ASSERT(s->n_x > 0);
             s->n_x--;
@@ -239,7 +239,7 @@ static void commit_end(struct fsm *f, struct inode *in, struct session *s,
     }
     if (unclean) {
         /* The row stays, dead, until the size is recovered. */
-        row_del(f, key_u64x2(TAB_XHELD, s->id, in->ino));
+        row_del_once(f, key_u64x2(TAB_XHELD, s->id, in->ino));
         ASSERT(s->n_x > 0);
         s->n_x--;
         in->lease.ended = true;
