@@ -1,0 +1,173 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Scripted cases about data: what is flushed when, what truncation leaves, what a dead writer leaves. noticed.py runs
+ * them without the rules they are about.
+ */
+#include <string.h>
+
+#include "common/schema.h"
+#include "sim/scene.h"
+
+/* ---- flushes, 3.5, 4.5 ------------------------------------------------------------------------------ */
+
+static void first_writer(struct actor *a)
+{
+    (void)make_file(a, LEN);
+}
+
+static void syncing_writer(struct actor *a)
+{
+    struct scene *s = a->arg;
+
+    if (make_file(a, LEN) == 0 && a_fsync(a, s->f) == 0)
+        s->replaced = true;
+}
+
+/* How much of the file is 'a's: n. */
+static void counting_reader(struct actor *a)
+{
+    struct scene *s = a->arg;
+
+    s->n = 0;
+    s->status = read_file(a, LEN);
+    for (size_t i = 0; s->status == 0 && i < a->len; i++)
+        s->n += a->data[i] == 'a';
+    s->done = a->len;
+    s->ended = true;
+}
+
+/* Another's read sees what was written and not synced: the recall is acknowledged after the flush. */
+START_TEST(written_is_seen)
+{
+    struct scene s = {0};
+
+    ck_assert(scene_start(&s, 2, NULL));
+    actor_new(&s.c->clients[0], first_writer, &s);
+    ck_assert(scene_wait(&s, &s.written, 1000));
+    actor_new(&s.c->clients[1], counting_reader, &s);
+    ck_assert(scene_wait(&s, &s.ended, 10000));
+    ck_assert_int_eq(s.status, 0);
+    ck_assert_uint_eq(s.n, LEN);
+}
+END_TEST
+
+/* What was synced is there when the writer dies in the next moment. */
+START_TEST(synced_survives)
+{
+    struct scene s = {0};
+
+    ck_assert(scene_start(&s, 2, NULL));
+    actor_new(&s.c->clients[0], syncing_writer, &s);
+    ck_assert(scene_wait(&s, &s.replaced, 1000));
+    client_kill(&s.c->clients[0]);
+    actor_new(&s.c->clients[1], counting_reader, &s);
+    ck_assert(scene_wait(&s, &s.ended, 20000));
+    ck_assert_int_eq(s.status, 0);
+    ck_assert_uint_eq(s.n, LEN);
+}
+END_TEST
+
+/* ---- truncation, 4.8, 5.1 --------------------------------------------------------------------------- */
+
+/* Shorter by a truncate and longer by another: n bytes of 'a' of done. */
+static void shrinker(struct actor *a)
+{
+    struct scene *s = a->arg;
+
+    if (make_file(a, LEN) || (s->status && a_fsync(a, s->f)) || a_truncate(a, s->ino, s->n) || a_truncate(a, s->ino, LEN))
+        return;
+    s->replaced = true;
+}
+
+static void shrink(bool synced, uint64_t size)
+{
+    struct scene s = {.status = synced, .n = size};
+
+    ck_assert(scene_start(&s, 2, NULL));
+    actor_new(&s.c->clients[0], shrinker, &s);
+    ck_assert(scene_wait(&s, &s.replaced, 3000));
+    actor_new(&s.c->clients[1], counting_reader, &s);
+    ck_assert(scene_wait(&s, &s.ended, 10000));
+    ck_assert_int_eq(s.status, 0);
+    ck_assert_uint_eq(s.done, LEN);
+    ck_assert_uint_eq(s.n, size);
+}
+
+/* What was on the stores stays behind the horizon. */
+START_TEST(behind_the_horizon)
+{
+    shrink(true, 4096);
+    shrink(true, 100);
+}
+END_TEST
+
+/* What was in memory is cut in the middle of a block. */
+START_TEST(zeros_past_the_size)
+{
+    shrink(false, 5000);
+    shrink(false, 100);
+}
+END_TEST
+
+/* ---- a write that its writer did not finish, 3.6, 4.4 ----------------------------------------------- */
+
+static void unlucky_writer(struct actor *a)
+{
+    struct scene *s = a->arg;
+    uint8_t data[LEN];
+
+    if (make_file(a, LEN) || a_fsync(a, s->f))
+        return;
+    s->replaced = true;
+    actor_sleep(a, 200 * NS_PER_MS);
+    memset(data, 'b', sizeof data);
+    (void)a_write(a, s->f, data, LEN, 0, false);
+    (void)a_fsync(a, s->f);
+}
+
+/*
+ * It reaches one store of three, and the writer dies. Whoever reads it makes sure of it before: by writing what he shows
+ * under his own epoch, or at least that version to W. Each of the two does here; without both another reads the old.
+ */
+static bool half_written(struct scene *s, const uint64_t off[RULE_LAYERS])
+{
+    uint64_t first;
+
+    if (!scene_start(s, 3, off))
+        return true;
+    actor_new(&s->c->clients[0], unlucky_writer, s);
+    if (!scene_wait(s, &s->replaced, 1000))
+        return true;
+    scene_run(s, 100);
+    for (unsigned i = 1; i < 3; i++)
+        sim_net_cut(s->c->s, s->c->clients[0].node, s->c->stores[i].node, true);
+    scene_run(s, 1500);
+    client_kill(&s->c->clients[0]);
+    store_kill(&s->c->stores[2]); /* nobody reconciles without it */
+    actor_new(&s->c->clients[1], counting_reader, s);
+    if (!scene_wait(s, &s->ended, 20000) || s->status)
+        return true;
+    first = s->n;
+    store_kill(&s->c->stores[0]);
+    store_boot(&s->c->stores[2]);
+    client_kill(&s->c->clients[1]);
+    scene_run(s, 1000);
+    s->ended = false;
+    actor_new(&s->c->clients[2], counting_reader, s);
+    if (!scene_wait(s, &s->ended, 30000) || s->status)
+        return true;
+    return first != 0 || s->n != first;
+}
+
+START_TEST(unfinished)
+{
+    case_check(half_written, "MASK_UNCLEAN,WRITE_BACK", true);
+}
+END_TEST
+
+int main(void)
+{
+    const TTest *const tests[] = {written_is_seen, synced_survives, behind_the_horizon, zeros_past_the_size, unfinished};
+
+    return cases_run("data", tests, ARRAY_SIZE(tests));
+}
