@@ -14,6 +14,7 @@
 
 #define AT_ONCE 16       /* chunks of one request */
 #define REPAIR_TRIES 60  /* quarters of a second that a repair is waited for */
+#define SILENT_MAX 4     /* times that a store which does not answer is asked again */
 #define CHUNKS_TIMEOUT_MS 60000
 
 struct scrub {
@@ -89,6 +90,15 @@ static bool any_running(const struct scrub *c, json_t **docs)
     return any;
 }
 
+static bool any_silent(const struct scrub *c, const int *statuses)
+{
+    bool any = false;
+
+    for (unsigned i = 0; i < c->n_stores; i++)
+        any = any || statuses[i] < 0;
+    return any;
+}
+
 static void print_member(const struct scrub *c, unsigned i, const json_t *doc, int status)
 {
     char when[32];
@@ -157,11 +167,12 @@ static int scrub_stores(struct scrub *c)
 {
     json_t **docs = tc_calloc(c->n + 1, sizeof(json_t *));
     int *statuses = tc_calloc(c->n + 1, sizeof *statuses), status;
+    unsigned silent = 0;
     struct scrub_req req = {.action = c->stop ? SCRUB_STOP : SCRUB_START, .rate = c->rate};
 
     tool_scrub_ask(&c->d, c->endpoints, c->n, &req, TOOL_TIMEOUT_MS, docs, statuses);
     req = (struct scrub_req){.action = SCRUB_REPORT};
-    while (c->wait && !c->stop && any_running(c, docs)) {
+    while (c->wait && !c->stop && (any_running(c, docs) || (any_silent(c, statuses) && silent++ < SILENT_MAX))) {
         show_progress(c, docs, false);
         docs_free(c, docs);
         usleep(250000);

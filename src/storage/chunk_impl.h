@@ -107,6 +107,7 @@ struct unlink_work { /* a file that is no chunk's any more; gone before the kv's
 
 struct merge;
 struct sweep;
+enum { REMOVED_SLOTS = 32768 }; /* 256 KiB */
 
 struct chunk_store {
     struct env *env;
@@ -157,6 +158,7 @@ struct chunk_store {
     uint64_t flushed; /* position of the last flush */
 
     struct sweep *sweep;
+    uint64_t removed[REMOVED_SLOTS]; /* inodes by hash; 0: none */
     struct env_timer space_timer;
     struct env_job space_job;
     uint64_t space_total, space_free, space_new_total, space_new_free;
@@ -244,5 +246,6 @@ void sweep_open(struct chunk_store *cs);
 void sweep_close(struct chunk_store *cs);
 
 /* chunk_trim.c */
+bool was_removed(const struct chunk_store *cs, uint64_t ino);
 int trim_apply(struct chunk_store *cs, const struct chunk_trim_op *op);
 int trim_parse(const uint8_t *p, size_t n, struct chunk_trim_op *ret_op);

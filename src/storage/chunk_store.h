@@ -147,6 +147,9 @@ struct chunk_trim_op {
 /* An error at once: done() is not called. */
 TC_MUST_CHECK int chunk_store_trim(struct chunk_store *cs, struct chunk_trim_op *op);
 uint64_t chunk_store_gc_cursor(const struct chunk_store *cs);
+/* The inode is gone for good, and its trim follows: what is written to it from now on comes too late, from a writer that
+ * gave up or a copy that was under way, and is FENCED. Remembered for the newest some ten thousands, and in this life. */
+void chunk_store_removed(struct chunk_store *cs, uint64_t ino);
 
 /* Forget a chunk wholly: its inode is gone, or this store is no voter of it any more. */
 struct chunk_drop_op {

@@ -47,6 +47,21 @@ int trim_apply(struct chunk_store *cs, const struct chunk_trim_op *op)
 
 /* ---- operations -------------------------------------------------------------------------------------------- */
 
+static uint32_t removed_slot(uint64_t ino)
+{
+    return (uint32_t)(ino * UINT64_C(0x9e3779b97f4a7c15) >> 49); /* neighbours take different ones */
+}
+
+void chunk_store_removed(struct chunk_store *cs, uint64_t ino)
+{
+    cs->removed[removed_slot(ino)] = ino;
+}
+
+bool was_removed(const struct chunk_store *cs, uint64_t ino)
+{
+    return cs->removed[removed_slot(ino)] == ino;
+}
+
 static void trim_done(struct journal_req *req, int status)
 {
     struct chunk_trim_op *op = container_of(req, struct chunk_trim_op, req);

@@ -182,6 +182,11 @@ static void classify(struct chunk_store *cs, struct chunk_write *w)
         w->status = cs->failed ? -TC_E_IO : -TC_E_INVAL;
         return;
     }
+    if (was_removed(cs, w->key.ino)) {
+        w->status = -TC_E_FENCED;
+        w->epoch = w->vepoch + 1;
+        return;
+    }
     r = chunk_get(cs, &w->key, true, &w->chunk);
     if (r == 0)
         r = check_blocks(cs, w);
@@ -426,6 +431,10 @@ static void direct_on_sync(struct sync_req *r)
         cs->disk_error = true;
         LOG_ERR("storage", "sync of a chunk file failed", "err=%s", tc_error_name(status));
         direct_finish(d, status);
+        return;
+    }
+    if (was_removed(cs, w->key.ino)) { /* meanwhile: the record would come behind that of its trim */
+        direct_finish(d, -TC_E_FENCED);
         return;
     }
     if (w->chunk->file == w->file)

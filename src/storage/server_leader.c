@@ -408,6 +408,8 @@ static void gc_step(struct storage_server *s)
         uint64_t from = MAX(g->next, it->size / CHUNK_SIZE), to = MIN(gc_chunks(it), from + TRIM_CHUNKS_MAX);
         struct chunk_trim_op op = {.ino = it->ino, .size = it->size, .epoch = it->epoch, .from = from, .to = to};
 
+        if (it->size == 0 && it->epoch == UINT64_MAX)
+            chunk_store_removed(s->cs, it->ino);
         if (from < to)
             gc_submit(s, &op);
         g->next = to;

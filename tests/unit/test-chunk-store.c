@@ -504,7 +504,10 @@ START_TEST(trims)
     read_chunk(l, 0, &r);
     ck_assert_uint_eq(r.item.n_data, 256);
     chunk_read_op_fini(&r.op);
+    chunk_store_removed(l->cs, 100); /* now it is gone: a late write is refused, small or large, whatever it bears */
     trim(l, 100, 0, UINT64_MAX, 9);
+    ck_assert_int_eq(write_one(l, 0, 0, 256, 10, 1, 0), -TC_E_FENCED);
+    ck_assert_int_eq(write_one(l, 0, 3, 1, 11, 1, WRITE_REPAIR), -TC_E_FENCED);
     chunk_store_checkpoint(l->cs);
     sim_run_until(l->sim, sim_now(l->sim) + 10 * NS_PER_S);
     chunk_store_stats(l->cs, &st);
