@@ -10,7 +10,7 @@
 #include "common/base.h"
 
 #define PACE_ONE 256u                   /* a chunk at a time */
-#define PACE_MAX (16 * PACE_ONE)
+#define PACE_MAX (32 * PACE_ONE)
 #define PACE_MIN (PACE_ONE / 4)
 
 enum pace_kind { PACE_WRITE, PACE_READ, PACE_KINDS };

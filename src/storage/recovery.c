@@ -17,7 +17,7 @@
 #include "common/test_rules.h"
 #include "storage/server_int.h"
 
-#define PGS_AT_ONCE 16
+#define PGS_AT_ONCE 64 /* most have few chunks, and a moment of questions before the first is copied */
 #define PAGE 1024
 #define DUE_MAX 1000000              /* chunks of one PG */
 #define RETRY_NS (500 * NS_PER_MS)

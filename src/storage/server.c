@@ -30,6 +30,8 @@ bool request_turn(struct request *q)
     if (s->n_held || !may_give(s)) {
         q->held = true;
         s->n_held++;
+        s->read_blocks -= q->read_blocks; /* it takes no memory yet */
+        q->read_blocks = 0;
         return false;
     }
     q->giving = true;

@@ -29,7 +29,8 @@ static int see(void *arg, const char *name)
 {
     struct names *l = arg;
 
-    if (strncmp(name, MARK "-", strlen(MARK "-")) && strcmp(name, "lock") && strcmp(name, MARK) && l->n < NAMES_MAX)
+    if (strncmp(name, MARK "-", strlen(MARK "-")) && strcmp(name, "lock") && strcmp(name, MARK) && strcmp(name, DISK_ERROR_MARK) &&
+        l->n < NAMES_MAX)
         l->name[l->n++] = tc_strdup(name);
     return 0;
 }

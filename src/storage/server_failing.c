@@ -9,7 +9,7 @@
 #include "common/log.h"
 #include "storage/server_int.h"
 
-#define MARK "disk-error"
+#define MARK DISK_ERROR_MARK
 
 int failing_load(struct storage_server *s)
 {

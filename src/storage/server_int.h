@@ -183,6 +183,7 @@ bool map_is_c1(const struct map_pg *pg, uint64_t store);
 TC_MUST_CHECK int aside_put(struct storage_server *s, bool damaged);
 
 /* server_failing.c */
+#define DISK_ERROR_MARK "disk-error" /* name of a file in the directory */
 TC_MUST_CHECK int failing_load(struct storage_server *s);
 void failing_mark(struct storage_server *s, const char *why); /* blocking: the process ends */
 
