@@ -73,6 +73,8 @@ struct meta_op {
     uint64_t asked_x; /* that X's gcount */
     uint64_t inos[LEASE_OP_INOS]; /* what its names resolved to */
     unsigned n_inos;
+    uint64_t resolved_at; /* the state as of this entry */
+    uint64_t named[2];    /* UNLINK, RENAME: the inode behind each name, 0: none */
     /* OP_INTERNAL */
     void (*applied)(struct meta_server *s, struct meta_op *op, int status);
     void *arg;

@@ -105,17 +105,19 @@ static uint64_t name_ino(struct meta_server *s, uint64_t parent, struct wire_str
     return fsm_dentry(s->fsm, parent, name, &ino, &mode) == 0 ? ino : 0;
 }
 
-static void resolve_name(struct meta_op *op, uint64_t parent, struct wire_str name)
+static void resolve_name(struct meta_op *op, unsigned i, uint64_t parent, struct wire_str name)
 {
-    uint64_t ino = name_ino(op->s, parent, name);
-
+    op->named[i] = name_ino(op->s, parent, name);
     resolve_add(op, parent);
-    if (ino)
-        resolve_add(op, ino);
+    if (op->named[i])
+        resolve_add(op, op->named[i]);
 }
 
 static void op_resolve(struct meta_op *op)
 {
+    if (op->resolved_at == fsm_applied(op->s->fsm))
+        return; /* nothing has changed since */
+    op->resolved_at = fsm_applied(op->s->fsm);
     op->n_inos = 0;
     switch (op->type) {
     case MSG_MAKE:
@@ -126,11 +128,11 @@ static void op_resolve(struct meta_op *op)
         resolve_add(op, ((struct link_req *)op->msg)->parent);
         break;
     case MSG_UNLINK:
-        resolve_name(op, ((struct unlink_req *)op->msg)->parent, ((struct unlink_req *)op->msg)->name);
+        resolve_name(op, 0, ((struct unlink_req *)op->msg)->parent, ((struct unlink_req *)op->msg)->name);
         break;
     case MSG_RENAME:
-        resolve_name(op, ((struct rename_req *)op->msg)->parent, ((struct rename_req *)op->msg)->name);
-        resolve_name(op, ((struct rename_req *)op->msg)->new_parent, ((struct rename_req *)op->msg)->new_name);
+        resolve_name(op, 0, ((struct rename_req *)op->msg)->parent, ((struct rename_req *)op->msg)->name);
+        resolve_name(op, 1, ((struct rename_req *)op->msg)->new_parent, ((struct rename_req *)op->msg)->new_name);
         break;
     case MSG_SETATTR:
         resolve_add(op, ((struct setattr_req *)op->msg)->ino);
@@ -293,7 +295,7 @@ static void tell_entry(struct meta_op *op, uint64_t dir, struct wire_str name)
     lease_recall_s(op->s->lead->leases, &op->lease, dir, op->session, RECALL_ENTRY, name, env_now(op->s->env));
 }
 
-/* Recalls that keep the grant: once per operation, since nothing new is granted while it goes on. */
+/* Just resolved. Recalls that keep the grant: once per operation, since nothing new is granted while it goes on. */
 static void conflicts_once(struct meta_op *op)
 {
     struct meta_server *s = op->s;
@@ -319,7 +321,7 @@ static void conflicts_once(struct meta_op *op)
         const struct unlink_req *m = op->msg;
 
         tell_entry(op, m->parent, m->name);
-        tell_attr(op, name_ino(s, m->parent, m->name));
+        tell_attr(op, op->named[0]);
         break;
     }
     case MSG_RENAME: {
@@ -327,8 +329,8 @@ static void conflicts_once(struct meta_op *op)
 
         tell_entry(op, m->parent, m->name);
         tell_entry(op, m->new_parent, m->new_name);
-        tell_attr(op, name_ino(s, m->parent, m->name));
-        tell_attr(op, name_ino(s, m->new_parent, m->new_name));
+        tell_attr(op, op->named[0]);
+        tell_attr(op, op->named[1]);
         break;
     }
     default:

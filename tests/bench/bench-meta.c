@@ -240,18 +240,12 @@ static uint64_t wall_ns(void)
 /* CPU time of @pid in microseconds, 0 if it cannot be told. */
 static double cpu_us(uint64_t pid)
 {
-    char path[64], line[1024];
-    unsigned long user = 0, sys = 0;
-    FILE *f;
+    struct timespec ts = {0};
+    clockid_t clock;
 
-    snprintf(path, sizeof path, "/proc/%llu/stat", (unsigned long long)pid);
-    f = pid ? fopen(path, "re") : NULL;
-    if (!f)
-        return 0;
-    if (fgets(line, sizeof line, f) && strrchr(line, ')'))
-        (void)sscanf(strrchr(line, ')') + 1, " %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %lu %lu", &user, &sys);
-    fclose(f);
-    return (double)(user + sys) * 1e6 / (double)sysconf(_SC_CLK_TCK);
+    if (pid && clock_getcpuclockid((pid_t)pid, &clock) == 0)
+        (void)clock_gettime(clock, &ts);
+    return (double)ts.tv_sec * 1e6 + (double)ts.tv_nsec / 1e3;
 }
 
 static int by_value(const void *a, const void *b)
