@@ -28,6 +28,7 @@
     X("blocks rotten on disk", "msg=\"stored block does not match its checksum")                       \
     X("power losses", "power loss everywhere")                                                         \
     X("leaders handed over", "hands leadership over")                                                  \
+    X("clients cut off", " is cut off from ")                                                          \
     X("slow disks", ": disk stalls")                                                                   \
     X("planned stops", "stopped as planned")                                                           \
     X("damaged: a bit of a log", ": a bit of its log flips")                                           \
@@ -60,7 +61,6 @@
     X("recalls", MSG_RECALL, WIRE_NOTICE, 0)                                                           \
     X("fates asked", MSG_FATE, WIRE_REPLY, 0)                                                          \
     X("writes of the dead refused", MSG_WRITE, WIRE_REPLY, TC_E_FENCED)                                \
-    X("requests below a PG's epoch refused", MSG_WRITE, WIRE_REPLY, TC_E_STALE_EPOCH)                  \
     X("sizes asked of stores", MSG_SIZE_QUERY, WIRE_REPLY, 0)                                          \
     X("reconciled by a store", MSG_RECONCILE, WIRE_REPLY, 0)                                           \
     X("manifests compared", MSG_MANIFEST, WIRE_REPLY, 0)                                               \
@@ -87,7 +87,8 @@
     X(REWRITTEN, "horizon entries rewritten")                                                          \
     X(HORIZON_FULL, "horizons of 16")                                                                  \
     X(DISOWNED, "commits of a lease that had ended")                                                   \
-    X(BACKFILL, "blocks copied to a newcomer")
+    X(BACKFILL, "blocks copied to a newcomer")                                                         \
+    X(PG_EPOCH, "writes below a PG's epoch refused")
 
 enum {
 #define X(id, text) SEEN_##id,
@@ -178,6 +179,17 @@ static void look_write(const struct sim_node *from, struct slice body)
             saw(sim_node_host(from)[0] == 's' ? SEEN_BACKFILL : SEEN_REPAIR);
 }
 
+static void look_write_reply(struct slice body)
+{
+    struct write_res res;
+
+    if (wire_decode(body, &write_res_schema, &arena, &res) < 0)
+        return;
+    for (uint32_t i = 0; i < res.items.n; i++)
+        if (res.items.items[i].status == tc_error_to_wire(-TC_E_STALE_EPOCH))
+            saw(SEEN_PG_EPOCH);
+}
+
 static void look_commit_reply(struct slice body)
 {
     struct commit_res res;
@@ -226,6 +238,8 @@ void coverage_message(const struct sim_node *from, const struct wire_header *h, 
         look_mutation_reply(h);
     if (h->kind == WIRE_REQUEST && h->type == MSG_WRITE)
         look_write(from, body);
+    if (h->kind == WIRE_REPLY && h->status == 0 && h->type == MSG_WRITE)
+        look_write_reply(body);
     if (h->kind == WIRE_REQUEST && h->type == MSG_COMMIT)
         look_commit(body);
     if (h->kind == WIRE_REPLY && h->status == 0 && h->type == MSG_COMMIT)

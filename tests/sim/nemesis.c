@@ -18,6 +18,7 @@ struct nemesis *nemesis_new(struct cluster *c)
     n->hurt.rng = sim_stream(c->opt.seed, 0xfa04, 0);
     n->group.rng = sim_stream(c->opt.seed, 0xfa05, 0);
     n->group.next_id = 100;
+    n->cut.rng = sim_stream(c->opt.seed, 0xfa07, 0);
     n->nodes.rng = sim_stream(c->opt.seed, 0xfa06, 0);
     n->nodes.next_id = 100;
     n->hurt.data = (c->opt.faults & FAULT_ROT) || sim_below(&n->hurt.rng, 2);
@@ -153,9 +154,17 @@ static void disturb_clients(struct nemesis *n, bool on, const bool *side)
     for (unsigned i = 0; i < n->c->opt.n_client; i++) {
         unsigned at = n->c->opt.n_meta + n->c->opt.n_store + i;
 
-        if (!n->resume_at[at])
+        if (!n->resume_at[at] && !cut_has(n, &n->c->clients[i]))
             client_disturb(&n->c->clients[i], on && side);
     }
+}
+
+void nemesis_disturbed_no_more(struct nemesis *n, struct client *cl)
+{
+    unsigned at = n->c->opt.n_meta + n->c->opt.n_store + cl->index;
+
+    if (!n->heal_at && !n->resume_at[at] && !cut_has(n, cl))
+        client_disturb(cl, false);
 }
 
 static void fault_partition(struct nemesis *n)
@@ -291,8 +300,8 @@ static void nemesis_mend(struct nemesis *n, bool all)
         if (n->resume_at[i] && (all || n->resume_at[i] <= now)) {
             n->resume_at[i] = 0;
             sim_node_pause(node, false);
-            if (client_at(n, i) && !n->heal_at)
-                client_disturb(client_at(n, i), false);
+            if (client_at(n, i))
+                nemesis_disturbed_no_more(n, client_at(n, i));
             cluster_log(n->c, "%s goes on", sim_node_host(node));
         }
         if (member_at(n, i) && member_at(n, i)->stopped && sim_node_alive(node)) {
@@ -433,6 +442,7 @@ static void nemesis_tick(void *arg)
     nemesis_mend(n, false); /* to the end of the run: a server that gives up is started again */
     if (n->until && sim_below(&n->rng, n->c->opt.strike) == 0)
         nemesis_strike(n);
+    cut_tick(n);
     move_tick(n);
     rot_tick(n);
     nodes_tick(n);

@@ -25,6 +25,7 @@ enum fault {
     FAULT_DAMAGE = 1 << 15,     /* files of one member and of one store are damaged, cut short, lost, of another cluster */
     FAULT_MEMBERS = 1 << 16,    /* members are added, promoted, removed, replaced when dead, one at a time */
     FAULT_NODES = 1 << 17,      /* stores are drained, removed, and others come: one at a time */
+    FAULT_CUT = 1 << 18,        /* one client is cut off for about as long as its session lives */
     FAULTS_DRAWN = 12,
     FAULT_ALL = (1 << FAULTS_DRAWN) - 1,
 };

@@ -34,12 +34,20 @@ struct nodes { /* nemesis_move.c: one store is taken out, and comes again as ano
     uint32_t next_id;
 };
 
+struct cut { /* nemesis_cut.c */
+    struct sim_rng rng;
+    struct client *client; /* that is cut off, or NULL */
+    bool stores, from, to; /* from these, too; what it sends, what it is sent */
+    uint64_t until;
+};
+
 struct nemesis {
     struct cluster *c;
     struct sim_rng rng, move_rng, rot_rng;
     struct hurt hurt;
     struct group group;
     struct nodes nodes;
+    struct cut cut;
     uint64_t take_back_until; /* all stores are told to take part */
     uint64_t until;
     uint64_t back_at[NODES];   /* a killed node boots then; 0: it lives */
@@ -54,6 +62,11 @@ struct nemesis {
 void nemesis_kill(struct nemesis *n, unsigned i);
 unsigned nemesis_node_of(struct nemesis *n, const struct member *m);
 
+/* @cl is cut off or stopped no more by the one that says so; perhaps by another. */
+void nemesis_disturbed_no_more(struct nemesis *n, struct client *cl);
+
+void cut_tick(struct nemesis *n);
+bool cut_has(const struct nemesis *n, const struct client *cl);
 void hurt_tick(struct nemesis *n);
 bool hurt_idle(const struct nemesis *n); /* no member is damaged */
 void members_tick(struct nemesis *n);

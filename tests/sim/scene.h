@@ -26,6 +26,9 @@ struct hold {
 struct scene {
     struct cluster *c;
     uint64_t ttl_ms; /* of sessions; 0: 2000 */
+    unsigned metas;  /* 0: 3 */
+    uint32_t faults; /* what these need is there (spare members, another cluster); none happens by itself */
+    unsigned keep_entries;
     uint64_t ino;
     struct tc_file *f;
     struct hold holds[HOLDS_MAX];
@@ -35,7 +38,7 @@ struct scene {
     uint64_t n;    /* what a reader has done */
 };
 
-/* Three members, three stores. NULL: it does not come up. */
+/* Members, three stores. NULL: it does not come up. */
 struct cluster *scene_start(struct scene *s, unsigned clients, const uint64_t off[RULE_LAYERS]);
 void scene_run(struct scene *s, uint64_t ms);
 /* Until *@flag, @ms at most; *@flag. */

@@ -27,6 +27,7 @@ static const struct cluster_options defaults = {
     .hurt = 40,
     .change = 40,
     .move = 16,
+    .cut = 40,
 };
 
 struct name {
@@ -41,7 +42,7 @@ static const struct name fault_names[] = {
     {"reset", FAULT_RESET},         {"transfer", FAULT_TRANSFER},     {"slow", FAULT_SLOW},
     {"erase", FAULT_ERASE},         {"move", FAULT_MOVE},             {"rot", FAULT_ROT},
     {"damage", FAULT_DAMAGE},       {"members", FAULT_MEMBERS},       {"nodes", FAULT_NODES},
-    {"all", FAULT_ALL},               {"none", 0}};
+    {"cut", FAULT_CUT},             {"all", FAULT_ALL},               {"none", 0}};
 static const struct name work_names[] = {{"shared", WORK_SHARED}, {"turns", WORK_TURNS}, {"names", WORK_NAMES},
                                          {"fight", WORK_FIGHT},   {"all", WORK_ALL},     {"none", 0}};
 
@@ -95,7 +96,7 @@ static void swarm_changes(struct cluster_options *o, struct sim_rng *rng)
     static const struct {
         uint32_t fault;
         unsigned one_in;
-    } drawn[] = {{FAULT_DAMAGE, 3}, {FAULT_MEMBERS, 3}, {FAULT_NODES, 4}, {FAULT_MOVE, 3}, {FAULT_ROT, 5}};
+    } drawn[] = {{FAULT_DAMAGE, 3}, {FAULT_MEMBERS, 3}, {FAULT_NODES, 4}, {FAULT_MOVE, 3}, {FAULT_ROT, 5}, {FAULT_CUT, 3}};
 
     for (size_t i = 0; i < ARRAY_SIZE(drawn); i++)
         if (sim_below(rng, drawn[i].one_in) == 0)
@@ -104,6 +105,7 @@ static void swarm_changes(struct cluster_options *o, struct sim_rng *rng)
     o->change = rates[sim_below(rng, ARRAY_SIZE(rates))];
     o->move = rates[sim_below(rng, ARRAY_SIZE(rates))];
     o->keep_entries = keeps[sim_below(rng, ARRAY_SIZE(keeps))];
+    o->cut = rates[sim_below(rng, ARRAY_SIZE(rates))];
 }
 
 /*
@@ -140,9 +142,9 @@ void options_swarm(struct cluster_options *o)
 void options_print_swarm(const struct cluster_options *o, FILE *f)
 {
     fprintf(f, "seed=%" PRIu64 " swarm metas=%u stores=%u clients=%u actors=%u pgs=%u ttl-ms=%" PRIu64
-               " strike=%u hurt=%u change=%u move=%u keep=%u ",
+               " strike=%u hurt=%u change=%u move=%u cut=%u keep=%u ",
             o->seed, o->n_meta, o->n_store, o->n_client, o->n_actor, o->pg_count, o->ttl_ms, o->strike, o->hurt, o->change,
-            o->move, o->keep_entries);
+            o->move, o->cut, o->keep_entries);
     bits_print(f, "faults=", o->faults, fault_names, ARRAY_SIZE(fault_names));
     bits_print(f, " work=", o->work, work_names, ARRAY_SIZE(work_names));
     fprintf(f, "\n");
@@ -158,7 +160,8 @@ void options_print_replay(const char *program, const struct cluster_options *o, 
     } else {
         fprintf(stderr, " --metas=%u --stores=%u --clients=%u --actors=%u --ttl-ms=%" PRIu64 " --strike=%u", o->n_meta,
                 o->n_store, o->n_client, o->n_actor, o->ttl_ms, o->strike);
-        fprintf(stderr, " --hurt=%u --change=%u --move=%u --keep-entries=%u", o->hurt, o->change, o->move, o->keep_entries);
+        fprintf(stderr, " --hurt=%u --change=%u --move=%u --cut=%u --keep-entries=%u", o->hurt, o->change, o->move,
+                o->cut, o->keep_entries);
         bits_print(stderr, " --faults=", o->faults, fault_names, ARRAY_SIZE(fault_names));
         bits_print(stderr, " --work=", o->work, work_names, ARRAY_SIZE(work_names));
     }
@@ -170,7 +173,7 @@ void options_print_replay(const char *program, const struct cluster_options *o, 
 
 enum { O_SEED = 256, O_RUNS, O_MINUTES, O_TIME, O_METAS, O_STORES, O_CLIENTS, O_ACTORS, O_FAULTS, O_WORK, O_STRIKE,
        O_RULES, O_LIST, O_SWARM, O_COVERAGE, O_REQUIRE, O_VERBOSE, O_MESSAGES, O_KEEP, O_EXPECT, O_TTL, O_HURT,
-       O_CHANGE, O_MOVE, O_KEEP_ENTRIES, O_HELP };
+       O_CHANGE, O_MOVE, O_CUT, O_KEEP_ENTRIES, O_HELP };
 
 static const struct option options[] = {{"seed", 1, NULL, O_SEED},
                                         {"runs", 1, NULL, O_RUNS},
@@ -189,6 +192,7 @@ static const struct option options[] = {{"seed", 1, NULL, O_SEED},
                                         {"hurt", 1, NULL, O_HURT},
                                         {"change", 1, NULL, O_CHANGE},
                                         {"move", 1, NULL, O_MOVE},
+                                        {"cut", 1, NULL, O_CUT},
                                         {"keep-entries", 1, NULL, O_KEEP_ENTRIES},
                                         {"swarm", 0, NULL, O_SWARM},
                                         {"coverage", 0, NULL, O_COVERAGE},
@@ -203,12 +207,13 @@ static const struct option options[] = {{"seed", 1, NULL, O_SEED},
 static const char usage[] =
     "Usage: sim [--seed=N] [--runs=K | --minutes=M] [--time=SECONDS] [--keep-going] [--verbose [--messages]]\n"
     "           [--swarm | [--metas=M] [--stores=S] [--clients=C] [--actors=A] [--faults=LIST] [--work=LIST]\n"
-    "           [--strike=N] [--hurt=N] [--change=N] [--move=N] [--keep-entries=N] [--ttl-ms=N]] [--coverage [--require-coverage]]\n"
+    "           [--strike=N] [--hurt=N] [--change=N] [--move=N] [--cut=N] [--keep-entries=N]\n"
+    "           [--ttl-ms=N]] [--coverage [--require-coverage]]\n"
     "           [--rules-off=LIST [--expect-failure]]\n"
     "       sim --list-rules\n"
     "Simulate a cluster under faults, from seed N on, K seeds or as many as fit into M minutes. --time is simulated\n"
     "time. LISTs: comma separated; a wrong name shows the right ones. --strike and those behind it: in one of so many\n"
-    "turns there is a fault, are files damaged, the group changed, stores moved. --swarm: each seed draws sizes, faults and\n"
+    "turns there is a fault, are files damaged, the group changed, stores moved, clients cut off. --swarm: each seed draws sizes, faults and\n"
     "rates. --coverage prints how often interesting states were reached, --require-coverage fails if one never was.\n"
     "With --expect-failure the exit status is 0 if some seed fails: a rule is off, and the checks must notice.\n";
 
@@ -234,6 +239,7 @@ static bool set(struct run_options *o, int option, const char *text)
     case O_HURT: b->hurt = MAX((unsigned)v, 1); return true;
     case O_CHANGE: b->change = MAX((unsigned)v, 1); return true;
     case O_MOVE: b->move = MAX((unsigned)v, 1); return true;
+    case O_CUT: b->cut = MAX((unsigned)v, 1); return true;
     case O_KEEP_ENTRIES: b->keep_entries = (unsigned)v; return true;
     case O_SWARM: b->swarm = true; return true;
     case O_COVERAGE: o->coverage = true; return true;

@@ -187,38 +187,9 @@ START_TEST(slow_disk_of_the_leader)
 }
 END_TEST
 
-/* ---- files of a store are gone, 1.5 ------------------------------------------------------------------ */
-
-/* The journal, before the index was ever written: nothing is left that says that anything was there. */
-static bool lost_journal(struct scene *s, const uint64_t off[RULE_LAYERS])
-{
-    struct store *st;
-    uint64_t before;
-
-    if (!scene_start(s, 1, off))
-        return true;
-    st = &s->c->stores[0];
-    before = cluster_store_of(s->c, st->id);
-    actor_new(&s->c->clients[0], holder, s);
-    scene_run(s, 100);
-    store_kill(st);
-    sim_disk_reopen(sim_node_disk(st->node));
-    if (vfs_unlink(sim_disk_vfs(sim_node_disk(st->node)), "store/journal/0000000000000001.seg") < 0)
-        return true;
-    store_boot(st);
-    scene_run(s, 5000);
-    return cluster_store_of(s->c, st->id) == before || !cluster_placed(s->c); /* another in its place, and filled */
-}
-
-START_TEST(lost_journal_of_a_store)
-{
-    case_check(lost_journal, NULL, false);
-}
-END_TEST
-
 int main(void)
 {
-    const TTest *const tests[] = {expiry, fate, clocks, slow_disk_of_a_follower, slow_disk_of_the_leader, lost_journal_of_a_store};
+    const TTest *const tests[] = {expiry, fate, clocks, slow_disk_of_a_follower, slow_disk_of_the_leader};
 
     return cases_run("cases", tests, ARRAY_SIZE(tests));
 }

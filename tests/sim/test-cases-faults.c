@@ -1,0 +1,254 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Scripted cases: files that are gone or of another cluster, and changes of the group (PROTOCOL 1.5, 1.6). */
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "meta/fsm.h"
+#include "meta/replica.h"
+#include "sim/damage.h"
+#include "sim/nemesis.h"
+#include "sim/scene.h"
+
+static void toucher_main(struct actor *a)
+{
+    struct scene *s = a->arg;
+
+    if (!actor_ready(a) || a_make(a, tc_client_root(a->cl->tc), "f", S_IFREG | 0644, true))
+        return;
+    s->ino = a->ino;
+    for (uint64_t n = 1; n < 10000; n++) {
+        if (a_truncate(a, s->ino, n))
+            return;
+        actor_sleep(a, 20 * NS_PER_MS);
+    }
+}
+
+/* ---- files of a store are gone, 1.5 ------------------------------------------------------------------ */
+
+static void writer_main(struct actor *a)
+{
+    struct scene *s = a->arg;
+    uint8_t data[LEN] = {1};
+    struct tc_file *f;
+
+    if (!actor_ready(a) || a_make(a, tc_client_root(a->cl->tc), "f", S_IFREG | 0644, true) ||
+        a_open(a, a->ino, TC_OPEN_READ | TC_OPEN_WRITE, &f) || a_write(a, f, data, LEN, 0, false))
+        return;
+    s->written = a_fsync(a, f) == 0;
+}
+
+/* The journal, before the index was ever written: nothing is left that says that anything was there. */
+static bool lost_journal(struct scene *s, const uint64_t off[RULE_LAYERS])
+{
+    struct store *st;
+    struct vfs *v;
+    uint64_t before;
+
+    if (!scene_start(s, 1, off))
+        return true;
+    st = &s->c->stores[0];
+    before = cluster_store_of(s->c, st->id);
+    actor_new(&s->c->clients[0], writer_main, s);
+    (void)scene_wait(s, &s->written, 1000);
+    store_kill(st);
+    sim_disk_reopen(sim_node_disk(st->node));
+    v = sim_disk_vfs(sim_node_disk(st->node));
+    if (vfs_unlink(v, "store/journal/0000000000000001.seg") < 0 || vfs_unlink(v, "store/journal/0000000000000002.seg") < 0)
+        return true; /* the one in use, and the one that was to be next */
+    store_boot(st);
+    scene_run(s, 5000);
+    return !s->written || cluster_store_of(s->c, st->id) == before || !cluster_placed(s->c); /* another in its place, and filled */
+}
+
+START_TEST(lost_journal_of_a_store)
+{
+    check_case(lost_journal, NULL, false);
+}
+END_TEST
+
+/* ---- the group changes ------------------------------------------------------------------------------ */
+
+static bool names(struct meta_server *server, uint32_t id)
+{
+    struct replica_status st;
+
+    meta_server_group(server, &st);
+    for (unsigned i = 0; i < st.n_peers; i++)
+        if (st.peers[i].id == id)
+            return true;
+    return false;
+}
+
+static bool knows(struct meta_server *server, uint32_t id)
+{
+    const struct member_info *list;
+    uint32_t n;
+
+    list = fsm_members(meta_server_fsm(server), &n);
+    for (uint32_t i = 0; i < n; i++)
+        if (list[i].id == id)
+            return true;
+    return false;
+}
+
+static bool add_member(struct scene *s, struct member *m)
+{
+    m->in = true;
+    m->down = false;
+    member_boot(m);
+    for (int n = 0; n < 100 && cluster_leader(s->c) && !names(cluster_leader(s->c)->server, m->id); n++) {
+        cluster_say_member(s->c, m->id, META_ADD, m->endpoint);
+        scene_run(s, 100);
+    }
+    return cluster_leader(s->c) && names(cluster_leader(s->c)->server, m->id);
+}
+
+static bool promote_member(struct scene *s)
+{
+    for (int n = 0; n < 100 && !cluster_group_whole(s->c); n++) {
+        for (unsigned i = 3; i < s->c->n_members; i++)
+            if (s->c->members[i].in)
+                cluster_say_member(s->c, s->c->members[i].id, META_PROMOTE, NULL);
+        scene_run(s, 100);
+    }
+    return cluster_group_whole(s->c);
+}
+
+/* Filled by a snapshot of before it was added, and killed then: what it has does not say that it is a member. */
+static bool added_and_killed(struct scene *s, const uint64_t off[RULE_LAYERS])
+{
+    struct member *m, *lead;
+    bool before = false;
+
+    s->faults = FAULT_MEMBERS;
+    s->keep_entries = 20;
+    if (!scene_start(s, 1, off))
+        return true;
+    m = &s->c->members[3];
+    actor_new(&s->c->clients[0], toucher_main, s);
+    scene_run(s, 6000); /* a checkpoint, and the log before it is dropped */
+    lead = cluster_leader(s->c);
+    for (unsigned i = 0; i < 3; i++)
+        if (&s->c->members[i] != lead) /* they answer, but what adds it is not committed for a while */
+            sim_node_stall(s->c->members[i].node, 2 * NS_PER_S);
+    m->in = true;
+    m->down = false;
+    member_boot(m);
+    cluster_say_member(s->c, m->id, META_ADD, m->endpoint);
+    for (int n = 0; n < 20000 && !before; n++) {
+        cluster_run_until(s->c, sim_now(s->c->s) + 50 * NS_PER_US);
+        before = meta_server_fsm(m->server) && !knows(m->server, m->id);
+        if (meta_server_fsm(m->server) && !before)
+            return true; /* too late to see anything */
+    }
+    member_kill(m);
+    member_boot(m);
+    return !before || s->c->failed || !promote_member(s);
+}
+
+START_TEST(member_killed_while_it_is_filled)
+{
+    check_case(added_and_killed, NULL, false);
+}
+END_TEST
+
+/* One member has the files of another cluster: who mounts meanwhile is not misled. */
+static bool mount_beside_foreign(struct scene *s, const uint64_t off[RULE_LAYERS])
+{
+    struct member *m;
+    struct client *cl;
+
+    s->faults = FAULT_DAMAGE;
+    if (!scene_start(s, 1, off))
+        return true;
+    cl = &s->c->clients[0];
+    m = &s->c->members[cluster_leader(s->c) == s->c->members];
+    member_kill(m);
+    sim_disk_reopen(sim_node_disk(s->c->foreign[m->id - 1]));
+    sim_disk_erase(sim_node_disk(m->node));
+    sim_disk_reopen(sim_node_disk(m->node));
+    if (!damage_copy(sim_node_disk(m->node), sim_node_disk(s->c->foreign[m->id - 1]), "meta"))
+        return true;
+    member_boot(m);
+    for (int n = 0; n < 12 && !s->c->failed; n++) { /* each begins with a member of its own choice */
+        client_kill(cl);
+        client_boot(cl);
+        scene_run(s, 300);
+        if (!cl->ready)
+            return true;
+    }
+    return s->c->failed;
+}
+
+START_TEST(mount_beside_files_of_another_cluster)
+{
+    check_case(mount_beside_foreign, NULL, false);
+}
+END_TEST
+
+/* A client that hears of nobody else sees the leader go, and then the next one of its list. */
+static bool leaders_removed(struct scene *s, const uint64_t off[RULE_LAYERS])
+{
+    struct member *old, *a, *b;
+    uint64_t done;
+
+    s->faults = FAULT_MEMBERS;
+    s->metas = 1;
+    if (!scene_start(s, 1, off))
+        return true;
+    old = &s->c->members[0];
+    a = &s->c->members[1];
+    b = &s->c->members[2];
+    actor_new(&s->c->clients[0], toucher_main, s);
+    if (!add_member(s, a) || !add_member(s, b))
+        return true;
+    for (int n = 0; n < 100 && !cluster_group_whole(s->c); n++) {
+        cluster_say_member(s->c, a->id, META_PROMOTE, NULL);
+        cluster_say_member(s->c, b->id, META_PROMOTE, NULL);
+        scene_run(s, 100);
+    }
+    for (int n = 0; n < 100 && cluster_leader(s->c) != a; n++) {
+        cluster_say_member(s->c, a->id, META_TRANSFER, NULL);
+        scene_run(s, 200);
+    }
+    scene_run(s, 1000);
+    sim_net_cut(s->c->s, old->node, s->c->clients[0].node, true);
+    sim_net_cut(s->c->s, b->node, s->c->clients[0].node, true);
+    for (int n = 0; n < 100 && cluster_leader(s->c) != old; n++) { /* the one of the two that does not go yet */
+        if (cluster_leader(s->c) == b)
+            cluster_say_member(s->c, old->id, META_TRANSFER, NULL);
+        else
+            cluster_say_member(s->c, a->id, META_REMOVE, NULL);
+        scene_run(s, 200);
+    }
+    a->in = false;
+    a->leaving = b->leaving = true;
+    scene_run(s, 500);
+    member_kill(a);
+    for (int n = 0; n < 100 && names(old->server, b->id); n++) {
+        cluster_say_member(s->c, b->id, META_REMOVE, NULL);
+        scene_run(s, 100);
+    }
+    b->in = false;
+    member_kill(b);
+    sim_net_heal(s->c->s);
+    scene_run(s, 1000);
+    done = s->c->n_ops;
+    scene_run(s, 10000);
+    return s->c->n_ops == done;
+}
+
+START_TEST(leader_and_the_next_one_removed)
+{
+    check_case(leaders_removed, NULL, false);
+}
+END_TEST
+
+int main(void)
+{
+    const TTest *const tests[] = {lost_journal_of_a_store, member_killed_while_it_is_filled,
+                                  mount_beside_files_of_another_cluster, leader_and_the_next_one_removed};
+
+    return cases_run("cases-faults", tests, ARRAY_SIZE(tests));
+}
