@@ -63,7 +63,7 @@ static bool lost_journal(struct scene *s, const uint64_t off[RULE_LAYERS])
 
 START_TEST(lost_journal_of_a_store)
 {
-    check_case(lost_journal, NULL, false);
+    case_check(lost_journal, NULL, false);
 }
 END_TEST
 
@@ -149,7 +149,7 @@ static bool added_and_killed(struct scene *s, const uint64_t off[RULE_LAYERS])
 
 START_TEST(member_killed_while_it_is_filled)
 {
-    check_case(added_and_killed, NULL, false);
+    case_check(added_and_killed, NULL, false);
 }
 END_TEST
 
@@ -183,7 +183,7 @@ static bool mount_beside_foreign(struct scene *s, const uint64_t off[RULE_LAYERS
 
 START_TEST(mount_beside_files_of_another_cluster)
 {
-    check_case(mount_beside_foreign, NULL, false);
+    case_check(mount_beside_foreign, NULL, false);
 }
 END_TEST
 
@@ -241,7 +241,7 @@ static bool leaders_removed(struct scene *s, const uint64_t off[RULE_LAYERS])
 
 START_TEST(leader_and_the_next_one_removed)
 {
-    check_case(leaders_removed, NULL, false);
+    case_check(leaders_removed, NULL, false);
 }
 END_TEST
 
