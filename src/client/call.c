@@ -274,10 +274,13 @@ void calls_suspended(struct tc_client *c)
 
     DL_FOREACH_SAFE(c->calls, call, tmp)
     {
-        bool root = call->tick == getattr_tick && call->ino->ino == c->root && call->ino->attr_known;
         struct tc_call *herald;
+        bool root;
 
-        if (call->finished || call->answered || !call->busy || !(root || call->tick == statfs_tick))
+        if (call->finished || call->answered || !call->busy) /* a finished one has no inode any more */
+            continue;
+        root = call->tick == getattr_tick && call->ino->ino == c->root && call->ino->attr_known;
+        if (!root && call->tick != statfs_tick)
             continue;
         herald = call_new(c, call->result, call->tick, call->arg);
         herald->fn = call->fn;
