@@ -52,6 +52,7 @@ struct tc_mount {
     bool init_done;
 
     struct looked_up looked_up[LOOKED_UP_MAX]; /* by thread */
+    int told_gone[LOOKED_UP_MAX];              /* the thread there was told ESTALE, and since then only looked up names */
     struct fop *ops; /* in flight */
     struct env_timer interrupt_timer;
     struct fuse_inode_io *io; /* reads, writes and invalidations by inode */
@@ -74,6 +75,8 @@ struct fop {
     size_t len;
     struct tc_file *file;
     struct looked_up before, now; /* lookups */
+    int tid;
+    bool told_gone; /* by its thread's last request but for lookups */
     uint32_t flags;
     size_t size;   /* readdir: room; xattr: size asked */
     bool plus;

@@ -20,12 +20,17 @@ struct fop *fop_new(fuse_req_t req, uint64_t nodeid)
 {
     struct tc_mount *m = mount_of(req);
     struct fop *op = tc_calloc(1, sizeof(*op));
+    int *told;
 
     op->m = m;
     op->req = req;
     op->ino = ino_of(m, nodeid);
     DL_APPEND(m->ops, op);
-    m->looked_up[(unsigned)fuse_req_ctx(req)->pid % LOOKED_UP_MAX].tid = 0; /* its last request is another now */
+    op->tid = (int)fuse_req_ctx(req)->pid;
+    m->looked_up[(unsigned)op->tid % LOOKED_UP_MAX].tid = 0; /* its last request is another now */
+    told = &m->told_gone[(unsigned)op->tid % LOOKED_UP_MAX];
+    op->told_gone = *told == op->tid;
+    *told = 0;
     fuse_req_interrupt_func(req, fop_on_interrupt, op);
     return op;
 }

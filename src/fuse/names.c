@@ -5,7 +5,12 @@
  */
 #include "fuse/fuse_internal.h"
 
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 static void reply_status(void *arg, int status)
 {
@@ -13,6 +18,21 @@ static void reply_status(void *arg, int status)
 
     fuse_reply_err(op->req, tc_error_to_errno(status));
     fop_end(op);
+}
+
+/*
+ * An inode that the kernel walked to a moment ago, and that is gone: another mount removed its last name. On ESTALE the
+ * VFS walks again, once; if that leads to one that goes as well, the thread is told ENOENT, as link() does where it
+ * meets a file without names.
+ */
+static int errno_of(struct fop *op, int status)
+{
+    if (status != -TC_E_STALE)
+        return tc_error_to_errno(status);
+    if (op->told_gone)
+        return ENOENT;
+    op->m->told_gone[(unsigned)op->tid % LOOKED_UP_MAX] = op->tid;
+    return ESTALE;
 }
 
 /* An entry with a reference counted by the kernel: given back if the reply does not arrive. @cacheable: its attributes. */
@@ -25,7 +45,7 @@ static void answer_entry(struct fop *op, int status, const struct tc_entry *e, b
         ep.entry_timeout = mount_timeout(m, e->entry_until); /* a negative entry that may be cached */
         fuse_reply_entry(op->req, &ep);
     } else if (status < 0) {
-        fuse_reply_err(op->req, tc_error_to_errno(status));
+        fuse_reply_err(op->req, errno_of(op, status));
     } else {
         mount_entry(m, e, &ep);
         if (!cacheable)
@@ -53,7 +73,7 @@ static void answer_attr(struct fop *op, int status, const struct tc_entry *e, bo
     struct stat st;
 
     if (status < 0) {
-        fuse_reply_err(op->req, tc_error_to_errno(status));
+        fuse_reply_err(op->req, errno_of(op, status));
     } else {
         mount_attr(op->m, &e->attr, &st);
         fuse_reply_attr(op->req, &st, cacheable ? mount_timeout(op->m, e->attr_until) : 0.0);
@@ -80,12 +100,42 @@ static struct tc_cred cred_of(fuse_req_t req)
 }
 
 /*
- * rename() and link() look up both names, one after the other; if both are one inode, the kernel takes it for two
+ * rename() looks up both names, one after the other; if both are one inode, the kernel takes it for two
  * links of one file and does nothing, successfully. When another mount has moved the file in between, that is
  * wrong: the first name is gone. So a thread that finds in two requests that follow each other an inode that can
  * have but one name under two is told ESTALE, on which the VFS begins the call anew. (Twice for a second name that
- * the kernel revalidates and then looks up.)
+ * the kernel revalidates and then looks up. Of a file with several names it cannot be known.) Calls that make a name
+ * fail with whatever its lookup says, and need no such care: what the thread does is asked of the kernel.
  */
+static bool in_rename(int tid)
+{
+    static const long calls[] = {
+#ifdef SYS_rename
+        SYS_rename,
+#endif
+#ifdef SYS_renameat
+        SYS_renameat,
+#endif
+        SYS_renameat2};
+    char path[48], text[32] = "";
+    int fd;
+
+    snprintf(path, sizeof(path), "/proc/%d/syscall", tid);
+    fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0)
+        return true; /* not to be known: perhaps */
+    if (read(fd, text, sizeof(text) - 1) <= 0 || text[0] < '0' || text[0] > '9') {
+        close(fd);
+        return true;
+    }
+    close(fd);
+    for (size_t i = 0; i < ARRAY_SIZE(calls); i++) {
+        if (strtol(text, NULL, 10) == calls[i])
+            return true;
+    }
+    return false;
+}
+
 static bool has_moved(const struct fop *op, const struct tc_entry *e)
 {
     const struct looked_up *b = &op->before;
@@ -94,7 +144,7 @@ static bool has_moved(const struct fop *op, const struct tc_entry *e)
         return false;
     if (b->parent == op->now.parent && b->hash == op->now.hash)
         return false;
-    return (S_ISDIR(e->attr.mode) || e->attr.nlink == 1) && env_now(op->m->env) < b->at + NS_PER_S;
+    return (S_ISDIR(e->attr.mode) || e->attr.nlink == 1) && env_now(op->m->env) < b->at + NS_PER_S && in_rename(b->tid);
 }
 
 static void reply_lookup(void *arg, int status, const struct tc_entry *e)
@@ -130,6 +180,8 @@ static void op_lookup(fuse_req_t req, fuse_ino_t parent, const char *name)
 
     for (const char *p = name; *p; p++)
         hash = (hash ^ (uint8_t)*p) * 0x100000001b3;
+    if (op->told_gone)
+        op->m->told_gone[(unsigned)tid % LOOKED_UP_MAX] = tid;
     op->before = before;
     op->now = (struct looked_up){.tid = tid, .parent = op->ino, .hash = hash};
     op->call = tc_lookup(op->m->client, op->ino, name, reply_lookup, op);

@@ -105,14 +105,15 @@ class ChaosCluster(Cluster):
             raise Wrong('%s: %s' % (e, self.last_problems))
 
     def until(self, *args, timeout=180):
-        """A command that may be refused for the moment."""
-        end = time.monotonic() + timeout
+        """A command that may be refused for the moment, or whose answer may be lost: then the next try says that it is done."""
+        begin, again = time.monotonic(), False
         while True:
             p = self.tercet(*args, check=False, timeout=timeout)
-            if p.returncode == 0:
+            if p.returncode == 0 or again and any(s in p.stdout for s in ('already', 'is one', 'no member', 'no storage node')):
                 return
-            if time.monotonic() > end:
+            if time.monotonic() > begin + timeout:
                 raise Wrong('tercet %s: %s' % (' '.join(args), p.stdout))
+            again = True
             time.sleep(0.5)
 
     def begin(self, *args):

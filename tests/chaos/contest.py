@@ -60,10 +60,16 @@ class Op:
 
     step_rmdir = step_unlink
 
-    def step_rename(self, s, progress, r, old, new):
+    def step_rename(self, s, ino, r, old, new):
+        if ino:     # the VFS looked up old a while ago; one of the inode's names is new: nothing to do (FUSE.md)
+            if r == 'ok' and at(s, new) == ino and s[0].count(ino) > 1:
+                yield s, DONE
+            return
         if bool(at(s, old)) == (r == 'ok'):
             nothing = at(s, old) in (0, at(s, new))     # two names of one inode stay both
             yield s if nothing else put(put(s, new, at(s, old)), old, 0), DONE
+        if at(s, old) and s[0].count(at(s, old)) > 1:
+            yield s, at(s, old)
 
     def walk(self, s, r, name):
         if at(s, name):
@@ -102,9 +108,12 @@ class Op:
         elif r[0] == ino and r[1] == s[0].count(ino) and (ino not in s[0] or (ino, r[2]) in s[1]):
             yield s, DONE
 
-    def step_list(self, s, progress, r, d):
-        if r == tuple(sorted(n[2:] for n in NAMES if n.startswith(d) and at(s, n))):
-            yield s, DONE
+    def step_list(self, s, seen, r, d):
+        """Each name was there or not at some moment of the call: a directory that changes meanwhile is not read in one moment (readdir(3))."""
+        seen = seen or frozenset()
+        more = seen | {n for n in NAMES if n.startswith(d) and bool(at(s, n)) == (n[2:] in r)}
+        if more != seen:
+            yield s, DONE if len(more) == sum(n.startswith(d) for n in NAMES) else more
 
 
 class Checker:
@@ -141,20 +150,24 @@ class Checker:
 class Group:
     def __init__(self, name):
         self.name, self.lock = name, threading.Lock()
-        self.events, self.taken, self.number = [], 0, 0
+        self.events, self.when, self.taken, self.number = [], [], 0, 0
         self.checker = Checker()
+
+    def note(self, op, ended):
+        self.events.append((op, ended))
+        self.when.append(time.monotonic())
 
     def begin(self, who, kind, *args):
         with self.lock:
             self.number += 1
             op = Op(self.number, who, kind, *args)
-            self.events.append((op, False))
+            self.note(op, False)
         return op
 
     def end(self, op, result):
         with self.lock:
             op.result = result
-            self.events.append((op, True))
+            self.note(op, True)
 
     def check(self):
         """As far as is known how every call that had begun has ended."""
@@ -172,13 +185,18 @@ class Group:
         if self.taken > 400:        # some are kept for the explanation
             with self.lock:
                 del self.events[:self.taken - 200]
+                del self.when[:self.taken - 200]
             self.taken = 200
 
+    def last(self, end):
+        """What happened up to event @end, for a human."""
+        return '\n'.join('%9.3f %s %s' % (when, 'end  ' if ended else 'begin', o)
+                         for (o, ended), when in list(zip(self.events, self.when))[max(0, end - 60):end])
+
     def explain(self, op, before):
-        lines = ['%s %s' % ('end  ' if ended else 'begin', o) for o, ended in self.events[max(0, self.taken - 60):self.taken + 1]]
         states = ['%s, under way: %s' % ({n: i for n, i in zip(NAMES, s[0]) if i}, ['%s at %s' % (o.number, p) for o, p in pending])
                   for s, pending in list(before)[:8]]
-        raise Wrong('no order explains %s of %s:\n%s\nbefore it:\n%s' % (op, self.name, '\n'.join(lines), '\n'.join(states)))
+        raise Wrong('no order explains %s of %s:\n%s\nbefore it:\n%s' % (op, self.name, self.last(self.taken + 1), '\n'.join(states)))
 
 
 KINDS = {'create': 4, 'unlink': 3, 'rename': 4, 'link': 3, 'chmod': 2, 'stat': 5, 'list': 2, 'mkdir': 2, 'rmdir': 2}
@@ -225,7 +243,7 @@ class Contender(threading.Thread):
         except OSError as e:
             result = errno.errorcode.get(e.errno, e.errno)
             if result not in ('ENOENT', 'EEXIST'):
-                raise Wrong('%s in %s: %r' % (op, group.name, e))
+                raise Wrong('%9.3f %s in %s: %r\n%s' % (time.monotonic(), op, group.name, e, group.last(len(group.events))))
         group.end(op, 'ok' if result is None else result)
 
     def do_create(self, top, name):

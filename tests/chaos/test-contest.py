@@ -49,6 +49,8 @@ def scripted():
     assert not right(('b', 1, 'create', a, 7), ('stat', a, (7, 1, 0o644)), ('stat', a, 'ENOENT'), ('e', 1))
     assert not right(('create', a, 7), ('b', 1, 'unlink', a, 'ok'), ('b', 2, 'unlink', a, 'ok'), ('e', 1), ('e', 2))
     assert right(('create', a, 7), ('b', 1, 'unlink', a, 'ok'), ('b', 2, 'unlink', a, 'ENOENT'), ('e', 2), ('e', 1))
+    assert right(('create', a, 7), ('b', 1, 'list', 'x', ('f0', 'f1')), ('rename', a, FILES[1], 'ok'), ('e', 1))
+    assert not right(('create', a, 7), ('rename', a, FILES[1], 'ok'), ('b', 1, 'list', 'x', ('f0', 'f1')), ('e', 1))
     # link walks first: the name may lead elsewhere when it acts, the inode counts.
     assert right(('create', a, 7), ('b', 1, 'link', a, b, 'ok'), ('rename', a, FILES[1], 'ok'), ('create', a, 8), ('e', 1),
                  ('stat', b, (7, 2, 0o644)))
