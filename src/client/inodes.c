@@ -60,7 +60,7 @@ static void inodes_evict(struct tc_client *c)
 
     for (; i && c->n_inodes > c->inodes_max && looked < 64; i = next, looked++) {
         next = i->lru_next;
-        if (!inode_idle(i) || i->lookups > 0) {
+        if (!inode_idle(i) || i->lookups > 0 || i->ino == c->root) {
             /* Stays; go on behind the younger ones. */
             DL_DELETE2(c->lru, i, lru_prev, lru_next);
             DL_APPEND2(c->lru, i, lru_prev, lru_next);

@@ -43,6 +43,7 @@
 #define CLEAN_WAIT_NS (3 * NS_PER_S) /* an unasked release waits so long for the last of N */
 #define COMMIT_ITEMS_MAX 256
 #define LEASE_ITEMS_MAX 1024
+#define ASSERTED_MAX (4 * LEASE_ITEMS_MAX)
 #define INODES_MAX_DEFAULT 65536
 #define COPY_BELOW (512u << 10)    /* smaller writes are gathered by copying, larger ones referenced */
 #define CLEAN_KEEP_BLOCKS 16       /* flushed extents up to this size stay readable here */
@@ -283,9 +284,11 @@ struct inode {
     uint32_t held;       /* bits of enum lease_kind */
     uint64_t gterm, gcount, barrier;
     uint64_t gen_term, gen_n;             /* generation S belongs to */
+    bool asserted; /* S goes on, with nothing kept under it here, into the generation being entered: names are outside */
     uint64_t recall_term, recall_seen;    /* highest recall counter acknowledged or under way, of that term */
     struct grant_id refused[2]; /* grants up to this id are dead: [0] made by entries, [1] in a leader's memory */
     uint64_t breaks;      /* times the lease ended: what began under it is begun again */
+    uint64_t kept;        /* of them, those that were no end: S was asserted to the next leader */
     uint32_t getting;     /* LEASE_S or LEASE_X: request under way */
     struct waitq wq;      /* calls that wait for the lease */
     struct waitq io_wq;   /* calls that wait for flights or commits */
@@ -424,6 +427,7 @@ struct tc_client {
     uint64_t caching_sent; /* the same, of those that prolonged the caching right */
     uint64_t gen_term, gen_n; /* the caching generation we are in; 0: none */
     uint64_t want_gen_term, want_gen_n; /* being entered */
+    uint64_t held_term; /* of the last generation entered: S held is of it */
     bool listing;
     uint64_t term_seen;
     struct ka_sent ka[KA_RING];
@@ -476,7 +480,8 @@ struct tc_client {
 
     /* what may be cached outside */
     uint64_t outside_until;
-    struct env_timer outside_timer;
+    struct env_timer outside_timer, moved_timer;
+    struct waitq moved_wq; /* renames: until a name moved with its time has run out */
 
     /* data */
     struct quorum *quorum;
@@ -542,6 +547,7 @@ void session_start(struct tc_client *c);
 void session_stop(struct tc_client *c);
 bool session_valid(struct tc_client *c); /* by our own clock, now */
 bool session_caching(struct tc_client *c); /* the caching right of our generation runs */
+bool session_right(const struct tc_client *c); /* the same, be it that of a generation being left */
 uint64_t session_time(struct tc_client *c); /* leader time, never backwards */
 void session_on_keepalive(struct tc_client *c, uint64_t id, int status, const struct keepalive_res *res);
 /* Another member leads now. */
@@ -574,6 +580,8 @@ void outside_give_entry(struct tc_client *c, struct inode *i, struct tc_entry *e
 uint64_t outside_give_name(struct tc_client *c, struct inode *d, const char *name, uint64_t ino);
 /* The kernel moves the entry it has, with its time, to the other directory (an exchange: both). */
 void outside_renamed(struct inode *from, struct inode *to);
+/* True: the call waits until the names given of @from have run out. */
+bool outside_wait_moved(struct tc_call *call, const struct inode *from);
 /* Data of @call leaves, and may be cached outside unless its file passes that by. */
 void outside_data(const struct tc_call *call);
 /* May a size be given out only under the lease; note that it is; is one still on its way. */
@@ -581,13 +589,14 @@ bool outside_told(const struct tc_client *c, const struct inode *i);
 void outside_tell(struct tc_client *c, struct inode *i, uint64_t size);
 bool outside_settling(struct tc_client *c, const struct inode *i, uint64_t *ret_until);
 bool outside_attr(struct tc_client *c, const struct inode *i); /* may somebody have them? */
+bool outside_names(struct tc_client *c, const struct inode *d);
 /* They, and pages if @pages, are dropped. Returns how often @done will be called. */
 unsigned outside_drop(struct tc_client *c, struct inode *i, bool pages, void (*done)(void *arg), void *arg);
 /* The recalled name: rc->pending counts one more until it is gone outside. */
 void outside_recall_name(struct tc_client *c, struct recall *rc, void (*done)(void *arg));
 /* All names given of a directory: true and @fn is called when they have run out. */
 bool outside_wait_names(struct tc_client *c, struct inode *d, void (*fn)(struct env_timer *t));
-/* Something given out under a generation that has ended may still be cached: true, and the list is sent then. */
+/* Something that no S to be asserted covers may still be cached: true, and the list is sent when it has run out. */
 bool outside_wait_all(struct tc_client *c);
 void outside_recall_forget(struct tc_client *c, struct recall *rc); /* @rc is freed */
 void outside_fini(struct tc_client *c);
@@ -620,11 +629,14 @@ bool lease_need_x(struct tc_call *call, struct inode *i);
 bool lease_counter_ok(const struct inode *i, const struct grant *g);
 bool lease_take_grant(struct tc_client *c, struct inode *i, const struct grant *g, const struct rpc *r, const struct attr *a);
 void lease_on_recall(struct tc_client *c, const struct recall_msg *m); /* recall.c */
-void lease_drop_all_s(struct tc_client *c);
+/* @keep_names: but for S under which names are outside, to be asserted. */
+void lease_drop_all_s(struct tc_client *c, bool keep_names);
+void lease_asserted(struct tc_client *c); /* the generation being entered has what was asserted */
 void lease_purged(void *arg); /* one invalidation of c->purges is done */
 void lease_lost(struct tc_client *c, struct inode *i, int error); /* X is gone with its dirty data */
 void lease_release(struct tc_client *c, struct inode *i); /* eviction, last close: give back what is held */
 void lease_queue_release(struct tc_client *c, uint64_t ino, uint64_t gterm, uint64_t gcount, uint32_t kind, uint32_t keep);
+void lease_refuse(struct inode *i, uint64_t gterm, uint64_t gcount); /* grants up to this one are not taken any more */
 void lease_end_unasked(struct tc_client *c, struct inode *i); /* give X back: downgrade or release */
 void lease_x_used(struct tc_client *c, struct inode *i);
 void lease_commit(struct tc_client *c, struct inode *i); /* queue a COMMIT of what is to be said */

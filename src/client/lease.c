@@ -188,6 +188,14 @@ static void lease_get(struct tc_client *c, struct inode *i, uint32_t kind)
         RPC(c, MSG_LEASE_GET_READ, RPC_READ, lease_get_req, &req, entry_res, lease_get_done, i);
 }
 
+void lease_refuse(struct inode *i, uint64_t gterm, uint64_t gcount)
+{
+    struct grant_id id = {gterm, gcount}, *mark = &i->refused[gcount >> 63];
+
+    if (grant_id_less(mark, &id))
+        *mark = id;
+}
+
 static bool is_refused(const struct inode *i, uint64_t gterm, uint64_t gcount)
 {
     struct grant_id id = {gterm, gcount};
@@ -207,11 +215,18 @@ static void x_decline(struct tc_client *c, const struct grant *g)
 }
 
 /* An S that comes while a new generation is being entered cannot be used. The leader has it in place of what we had;
- * unless it is given back, it keeps a removed file until the session ends (or the leader asks). */
+ * unless it is given back, it keeps a removed file until the session ends (or the leader asks). What is given back
+ * may be named once more, by an answer that grants nothing new; it must not be taken then. */
 static void s_decline(struct tc_client *c, struct inode *i, const struct grant *g)
 {
     uint32_t keep = i->opens > 0 ? LEASE_O : 0;
 
+    if (i->asserted && (i->held & LEASE_S)) { /* that S goes on, under this id */
+        i->gterm = g->gterm;
+        i->gcount = g->gcount;
+        return;
+    }
+    lease_refuse(i, g->gterm, g->gcount);
     lease_queue_release(c, i->ino, g->gterm, g->gcount, g->kind, keep);
     if (i->held & LEASE_S)
         lease_ended(c, i, keep);
@@ -274,7 +289,7 @@ bool lease_take_grant(struct tc_client *c, struct inode *i, const struct grant *
         lease_queue_release(c, i->ino, i->gterm, i->gcount, i->held, 0);
     if (!(i->held & LEASE_S))
         i->breaks++;
-    i->held = g->kind;
+    i->held = g->kind | (i->asserted ? i->held & LEASE_S : 0);
     i->gterm = g->gterm;
     i->gcount = g->gcount;
     i->barrier = g->barrier;
@@ -331,6 +346,7 @@ void lease_ended(struct tc_client *c, struct inode *i, uint32_t keep)
     inode_drop_attr(i);
     if (keep & LEASE_S)
         return;
+    i->asserted = false;
     dir_drop(c, i);
     clean_drop(c, i);
     readahead_drop(c, i);
@@ -341,6 +357,7 @@ void lease_release(struct tc_client *c, struct inode *i)
     ASSERT(!i->x);
     if (!i->held)
         return;
+    lease_refuse(i, i->gterm, i->gcount);
     lease_queue_release(c, i->ino, i->gterm, i->gcount, i->held, 0);
     lease_ended(c, i, 0);
 }
@@ -445,9 +462,20 @@ void lease_purged(void *arg)
         lease_list(c);
 }
 
-void lease_drop_all_s(struct tc_client *c)
+/* Names outside: their S goes on alone. What we know under it ourselves goes, as if it had ended. */
+static void s_keep(struct tc_client *c, struct inode *i)
+{
+    i->asserted = true;
+    i->breaks++;
+    i->kept++;
+    inode_drop_attr(i);
+    dir_drop(c, i);
+}
+
+void lease_drop_all_s(struct tc_client *c, bool keep_names)
 {
     struct inode *i, *tmp;
+    unsigned kept = 0;
 
     HASH_ITER(hh, c->inodes, i, tmp)
     {
@@ -456,10 +484,45 @@ void lease_drop_all_s(struct tc_client *c)
             i->breaks++;
             pages_purge(c, i);
         }
-        if (!(i->held & LEASE_S))
+        i->asserted = false;
+        if (!(i->held & LEASE_S)) {
+            if (!i->x && outside_attr(c, i))
+                c->purges += outside_drop(c, i, false, lease_purged, c);
             continue;
-        lease_ended(c, i, i->opens > 0 ? LEASE_O : 0);
+        }
+        if (keep_names && kept < ASSERTED_MAX && outside_names(c, i)) {
+            s_keep(c, i);
+            kept++;
+        } else {
+            lease_ended(c, i, i->opens > 0 ? LEASE_O : 0);
+        }
         pages_purge(c, i);
+    }
+}
+
+void lease_asserted(struct tc_client *c)
+{
+    struct inode *i, *tmp;
+
+    HASH_ITER(hh, c->inodes, i, tmp)
+    {
+        if (i->asserted) {
+            i->gen_term = c->gen_term;
+            i->gen_n = c->gen_n;
+        }
+        i->asserted = false;
+    }
+}
+
+/* The right has run out before the list was sent: names outside may be old from now on. */
+static void asserted_drop(struct tc_client *c)
+{
+    struct inode *i, *tmp;
+
+    HASH_ITER(hh, c->inodes, i, tmp)
+    {
+        if (i->asserted)
+            lease_ended(c, i, i->opens > 0 ? LEASE_O : 0);
     }
 }
 
@@ -506,6 +569,8 @@ void lease_list(struct tc_client *c)
     struct list_op *p;
 
     env_timer_cancel(c->env, &c->outside_timer);
+    if (!session_right(c))
+        asserted_drop(c);
     if (c->purges || outside_wait_all(c))
         return; /* when the last is done */
     p = tc_calloc(1, sizeof(*p) + c->n_inodes * sizeof(p->items[0]));
@@ -513,7 +578,7 @@ void lease_list(struct tc_client *c)
     p->req.gen_n = c->want_gen_n;
     HASH_ITER(hh, c->inodes, i, tmp)
     {
-        if (i->held && (i->x || i->opens > 0))
+        if (i->held && (i->x || i->opens > 0 || i->asserted))
             p->items[p->n++] = (struct lease_item){.ino = i->ino, .gterm = i->gterm, .gcount = i->gcount, .kind = i->held};
     }
     list_page_send(c, p);

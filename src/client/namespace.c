@@ -371,6 +371,25 @@ struct tc_call *tc_unlink(struct tc_client *c, uint64_t parent, const char *name
     return call_start(call);
 }
 
+static void rename_tick(struct tc_call *call);
+
+/* The same, but for S that goes on under another leader. */
+static uint64_t cover_stamp(const struct inode *d)
+{
+    return name_stamp(d) - d->kept;
+}
+
+/* The answer lets the kernel keep what it has under the new name, for the time it was given under the old one. Others
+ * may have changed the new name already if our S there was not whole from the asking on. */
+static bool rename_covered(const struct tc_call *call)
+{
+    const struct inode *from = call->ino, *to = call->ino2;
+
+    if (!(to->held & LEASE_S) || to->phase != RECALL_IDLE || cover_stamp(to) != call->off)
+        return false;
+    return !(call->flags & 2) || ((from->held & LEASE_S) && from->phase == RECALL_IDLE && cover_stamp(from) == call->cookie);
+}
+
 static void rename_done(struct rpc *r, int status, const void *res)
 {
     struct tc_call *call = r->arg;
@@ -405,6 +424,9 @@ static void rename_done(struct rpc *r, int status, const void *res)
             dir_drop_pages(c, from);
         dir_drop_pages(c, to);
         outside_renamed(from, to);
+        call->stage = 1;
+        rename_tick(call);
+        return;
     }
     call_finish(call, status);
 }
@@ -414,8 +436,17 @@ static void rename_tick(struct tc_call *call)
     struct rename_req req = {.parent = call->ino->ino, .name = wire_str_of(call->name), .new_parent = call->ino2->ino,
                              .new_name = wire_str_of(call->name2), .flags = call->flags};
 
+    if (call->stage == 1) {
+        if (!rename_covered(call) && outside_wait_moved(call, call->ino))
+            return;
+        call_finish(call, 0);
+        return;
+    }
     call->target_seq = name_stamp(call->ino);
     call->target_epoch = name_stamp(call->ino2);
+    call->off = cover_stamp(call->ino2);
+    call->cookie = cover_stamp(call->ino);
+    outside_renamed(call->ino, call->ino2); /* from now on, and should the leader change */
     call->busy = true;
     RPC(call->c, MSG_RENAME, RPC_MUTATION, rename_req, &req, entry_res, rename_done, call);
 }

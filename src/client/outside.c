@@ -13,7 +13,9 @@
  *  - A name is taken back by invalidate_entry, which may have to wait for the directory's lock in the kernel, held by
  *    a request of our own that may itself wait for this very recall. So its time running out counts as well,
  *    whichever is first; and for a while the directory gives out no more, so that a contended one pays once.
- *  - All of a directory's names, and all that a past generation gave out, run out.
+ *  - All of a directory's names run out.
+ *  - When a generation ends, attributes are taken back, and names are covered by the S that a new leader is told of
+ *    (session.c; model caching: outside-list), or run out.
  *
  * A reply under way when something is taken back: the kernel discards attributes older than the notification,
  * and holds the directory's lock over a lookup, or has the entry unhashed (docs/FUSE.md).
@@ -37,6 +39,11 @@ static uint64_t give(struct tc_client *c, uint64_t *given)
     *given = MAX(*given, until);
     c->outside_until = MAX(c->outside_until, until);
     return until;
+}
+
+static bool running(struct tc_client *c, uint64_t given)
+{
+    return given && env_now(c->env) < given + OUTSIDE_MARGIN_NS;
 }
 
 void outside_give_entry(struct tc_client *c, struct inode *i, struct tc_entry *e)
@@ -64,6 +71,24 @@ uint64_t outside_give_name(struct tc_client *c, struct inode *d, const char *nam
 void outside_renamed(struct inode *from, struct inode *to)
 {
     from->names_given = to->names_given = MAX(from->names_given, to->names_given);
+}
+
+static void moved_ran_out(struct env_timer *t)
+{
+    waitq_wake(&container_of(t, struct tc_client, moved_timer)->moved_wq);
+}
+
+bool outside_wait_moved(struct tc_call *call, const struct inode *from)
+{
+    struct tc_client *c = call->c;
+
+    if (!running(c, from->names_given))
+        return false;
+    c->moved_timer.fn = moved_ran_out;
+    if (!env_timer_armed(&c->moved_timer)) /* whoever waits longer waits again */
+        env_timer_set(c->env, &c->moved_timer, from->names_given + OUTSIDE_MARGIN_NS);
+    call_wait(call, &c->moved_wq);
+    return true;
 }
 
 /*
@@ -100,14 +125,14 @@ void outside_data(const struct tc_call *call)
         call->ino->kernel_pages = true;
 }
 
-static bool running(struct tc_client *c, uint64_t given)
-{
-    return given && env_now(c->env) < given + OUTSIDE_MARGIN_NS;
-}
-
 bool outside_attr(struct tc_client *c, const struct inode *i)
 {
     return running(c, i->attr_given) && (i->lookups > 0 || i->ino == c->root);
+}
+
+bool outside_names(struct tc_client *c, const struct inode *d)
+{
+    return running(c, d->names_given) && (d->lookups > 0 || d->ino == c->root);
 }
 
 /* Attributes being taken back. */
@@ -225,14 +250,27 @@ static void all_ran_out(struct env_timer *t)
 
 bool outside_wait_all(struct tc_client *c)
 {
+    struct inode *i, *tmp;
+    uint64_t until = 0;
+
     if (!running(c, c->outside_until))
         return false;
+    HASH_ITER(hh, c->inodes, i, tmp)
+    {
+        if (outside_names(c, i) && !i->asserted)
+            until = MAX(until, i->names_given);
+        if (outside_attr(c, i) && !i->x && !i->asserted)
+            until = MAX(until, i->attr_given);
+    }
+    if (!until)
+        return false;
     c->outside_timer.fn = all_ran_out;
-    env_timer_set(c->env, &c->outside_timer, c->outside_until + OUTSIDE_MARGIN_NS);
+    env_timer_set(c->env, &c->outside_timer, until + OUTSIDE_MARGIN_NS);
     return true;
 }
 
 void outside_fini(struct tc_client *c)
 {
     env_timer_cancel(c->env, &c->outside_timer);
+    env_timer_cancel(c->env, &c->moved_timer);
 }

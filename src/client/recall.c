@@ -106,14 +106,6 @@ static void recall_simple(struct tc_client *c, struct recall *rc)
 #define CONTENDED_NS (10 * NS_PER_S)
 #define TRUNCATE_WAIT_NS (200 * NS_PER_MS)
 
-static void refuse_grants(struct inode *i, uint64_t gterm, uint64_t gcount)
-{
-    struct grant_id id = {gterm, gcount}, *mark = &i->refused[gcount >> 63];
-
-    if (grant_id_less(mark, &id))
-        *mark = id;
-}
-
 /* ---- the machine ---------------------------------------------------------------------------------------------------- */
 
 static void purge_done(void *arg)
@@ -331,7 +323,7 @@ static bool machine_step(struct tc_client *c, struct inode *i)
         }
         /* A recall said again after its end: the leader does not learn of this by the ack. */
         if ((i->held & LEASE_S) && !held_is_named(i)) {
-            refuse_grants(i, i->gterm, i->gcount);
+            lease_refuse(i, i->gterm, i->gcount);
             lease_queue_release(c, i->ino, i->gterm, i->gcount, i->held, i->opens > 0 ? LEASE_O : 0);
         }
         if (i->held)
@@ -404,10 +396,10 @@ void recall_item(struct tc_client *c, uint64_t term, const struct recall_item *i
     }
     i->recall_seen = MAX(i->recall_seen, it->recall);
     if (!held) {
-        refuse_grants(i, it->gterm, it->gcount);
+        lease_refuse(i, it->gterm, it->gcount);
         kind = kind == RECALL_DOWNGRADE && i->x ? kind : RECALL_ALL;
     } else if (kind == RECALL_ALL) {
-        refuse_grants(i, it->gterm, it->gcount);
+        lease_refuse(i, it->gterm, it->gcount);
     }
     rc = tc_calloc(1, sizeof(*rc));
     *rc = (struct recall){.ino = i, .gterm = it->gterm, .gcount = it->gcount, .counter = it->recall, .kind = kind, .term = term,

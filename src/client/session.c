@@ -11,7 +11,8 @@
  * another, to the next member too.
  *
  * A new caching generation (PROTOCOL 3.1) shows in a keepalive's answer. We enter it by dropping all S, outside
- * caches included, and then sending the complete list; until that is answered nothing is cached.
+ * caches included, and then sending the complete list; until that is answered nothing is cached. Names outside cannot
+ * be dropped, they run out. A new leader need not wait for that: while our right runs, the list asserts the S that covers them.
  */
 #include "client/internal.h"
 
@@ -33,6 +34,11 @@ bool session_caching(struct tc_client *c)
 {
     return c->state == SESSION_VALID && c->gen_term && !c->listing &&
            (env_now(c->env) < c->caching_sent + CACHING_NS || !TC_RULE(CACHING_RIGHT));
+}
+
+bool session_right(const struct tc_client *c)
+{
+    return c->state == SESSION_VALID && env_now(c->env) < c->caching_sent + CACHING_NS;
 }
 
 uint64_t session_time(struct tc_client *c)
@@ -121,7 +127,7 @@ static void session_open_done(struct rpc *r, int status, const void *res)
     c->alive_sent = c->open_sent;
     if (s->time)
         c->time_offset = (int64_t)s->time - (int64_t)now;
-    c->gen_term = c->gen_n = c->want_gen_term = c->want_gen_n = 0;
+    c->gen_term = c->gen_n = c->want_gen_term = c->want_gen_n = c->held_term = 0;
     c->listing = false;
     c->caching_sent = 0;
     LOG_INFO("client", "session open", "session=%lu", (unsigned long)c->session);
@@ -229,7 +235,7 @@ static void check_right(struct tc_client *c)
     if (c->right_was && !right && !c->listing && c->gen_term) {
         /* Outside caches must not outlive the right. S is asked for again when there is one. */
         LOG_INFO("client", "caching right ran out", "session=%lu", (unsigned long)c->session);
-        lease_drop_all_s(c);
+        lease_drop_all_s(c, false);
     }
     c->right_was = right;
 }
@@ -260,8 +266,10 @@ static void session_tick(struct env_timer *t)
         env_timer_set(c->env, t, MIN(now + RPC_RESEND_NS, c->ka_last_sent + KEEPALIVE_NS));
 }
 
-static void generation_enter(struct tc_client *c, uint64_t term, uint64_t n)
+static void generation_enter(struct tc_client *c, const struct keepalive_res *res)
 {
+    uint64_t term = res->gen_term, n = res->gen_n;
+
     LOG_DEBUG("client", "entering caching generation", "term=%lu n=%lu", (unsigned long)term, (unsigned long)n);
     c->stats.generations++;
     c->want_gen_term = term;
@@ -270,7 +278,7 @@ static void generation_enter(struct tc_client *c, uint64_t term, uint64_t n)
     c->gen_term = c->gen_n = 0;
     c->right_was = false;
     session_see_term(c, term);
-    lease_drop_all_s(c);
+    lease_drop_all_s(c, res->takes_s && n == 1 && term != c->held_term && session_right(c));
     lease_list(c);
 }
 
@@ -281,8 +289,9 @@ void session_listed(struct tc_client *c, int status)
         c->want_gen_term = c->want_gen_n = 0; /* the next keepalive tells again */
         return;
     }
-    c->gen_term = c->want_gen_term;
+    c->gen_term = c->held_term = c->want_gen_term;
     c->gen_n = c->want_gen_n;
+    lease_asserted(c);
     keepalive_send(c, false);
 }
 
@@ -324,9 +333,9 @@ void session_on_keepalive(struct tc_client *c, uint64_t id, int status, const st
     }
     newer = res->gen_term > c->want_gen_term || (res->gen_term == c->want_gen_term && res->gen_n > c->want_gen_n);
     if (newer && res->gen_term)
-        generation_enter(c, res->gen_term, res->gen_n);
+        generation_enter(c, res);
     else if (res->want_list && !c->listing && res->gen_term == c->want_gen_term && res->gen_n == c->want_gen_n)
-        generation_enter(c, res->gen_term, res->gen_n);
+        generation_enter(c, res);
     else if (res->caching && k->caching && !c->listing && res->gen_term == c->gen_term && res->gen_n == c->gen_n &&
              k->gen_term == c->gen_term && k->gen_n == c->gen_n)
         c->caching_sent = MAX(c->caching_sent, k->sent_at);

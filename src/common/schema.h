@@ -206,7 +206,8 @@ WIRE_DECLARE(keepalive_req, KEEPALIVE_REQ)
     F(u64, time, 5, false)                                                                     \
     F(u64, map_epoch, 6, false)                                                                \
     F(u32, incarnation, 7, false)                                                              \
-    F(boolean, tight, 30, false) /* a store is nearly full: close waits for what it wrote */
+    F(boolean, tight, 30, false) /* a store is nearly full: close waits for what it wrote */ \
+    F(boolean, takes_s, 31, false) /* the list may bear S (PROTOCOL 3.1) */
 WIRE_DECLARE(keepalive_res, KEEPALIVE_RES)
 
 #define LEASE_ITEM(F, S, L)                                                                    \

@@ -315,6 +315,38 @@ void lease_session_drop_s(struct leases *l, struct lease_session *s)
     }
 }
 
+/* One item of a list. False: it asserts an S that cannot be had. */
+static bool list_item(struct leases *l, struct lease_session *s, const struct lease_item *it)
+{
+    uint32_t kinds = it->kind & (LEASE_O | LEASE_S);
+    struct lease_inode *i;
+    struct lease_ref *r;
+
+    if (it->kind & LEASE_X)
+        kinds |= LEASE_O;
+    if (s->gen_n != 1 && (kinds & LEASE_S))
+        kinds = LEASE_O; /* S only on the first list of a term: later ones keep what they hold as O */
+    if (!kinds)
+        return true;
+    if ((kinds & LEASE_S) && lease_changing(l, it->ino, NULL))
+        return false;
+    i = lease_inode_get(l, it->ino);
+    r = ref_of(i, s);
+    if (!r) {
+        if (l->n_refs >= LEASE_REFS_MAX || (i->reaping && TC_RULE(REAP_GRANT))) {
+            lease_inode_put(l, i);
+            return !(kinds & LEASE_S);
+        }
+        r = ref_new(l, i, s);
+        r->gterm = it->gterm;
+        r->gcount = it->gcount;
+    }
+    r->kinds |= kinds;
+    r->listed = true;
+    r->gen_n = s->gen_n;
+    return true;
+}
+
 bool lease_session_list(struct leases *l, struct lease_session *s, const struct lease_list_req *req)
 {
     struct lease_ref *r, *tmp;
@@ -330,29 +362,10 @@ bool lease_session_list(struct leases *l, struct lease_session *s, const struct 
         return false;
     s->list_page++;
     for (uint32_t n = 0; n < req->items.n; n++) {
-        const struct lease_item *it = &req->items.items[n];
-        uint32_t kinds = it->kind & (LEASE_O | LEASE_S);
-        struct lease_inode *i;
-
-        if (it->kind & LEASE_X)
-            kinds |= LEASE_O;
-        if (!kinds)
-            continue;
-        i = lease_inode_get(l, it->ino);
-        r = ref_of(i, s);
-        if (!r) {
-            if (l->n_refs >= LEASE_REFS_MAX || (i->reaping && TC_RULE(REAP_GRANT))) {
-                lease_inode_put(l, i);
-                continue;
-            }
-            r = ref_new(l, i, s);
-            r->gterm = it->gterm;
-            r->gcount = it->gcount;
+        if (!list_item(l, s, &req->items.items[n])) {
+            lease_session_drop_s(l, s);
+            return false;
         }
-        /* S only on the first list of a term: later ones keep what they hold as O. */
-        r->kinds |= s->gen_n == 1 && !lease_changing(l, it->ino, NULL) ? kinds : LEASE_O;
-        r->listed = true;
-        r->gen_n = s->gen_n;
     }
     if (!req->last)
         return false;

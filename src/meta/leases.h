@@ -128,7 +128,8 @@ void lease_session_end(struct leases *l, struct lease_session *s);
 void lease_session_drop_s(struct leases *l, struct lease_session *s);
 /*
  * A page of its list. Counts only for the current generation, in order of pages from 0. Returns true
- * when the list is complete: what was not on it and is older than the generation is dropped.
+ * when the list is complete: what was not on it and is older than the generation is dropped. An S on the first list
+ * of a term is taken, or the generation ends: the session must not believe that it holds one.
  */
 bool lease_session_list(struct leases *l, struct lease_session *s, const struct lease_list_req *req);
 

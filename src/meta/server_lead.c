@@ -254,6 +254,7 @@ void keepalive(struct meta_server *s, const struct request *q)
         .map_epoch = fsm_map_epoch(s->fsm),
         .incarnation = x->incarnation,
         .tight = stores_tight(s),
+        .takes_s = true,
     };
     if (res.caching)
         x->lease.caching_until = x->heard_at + caching_ns(s);
@@ -264,17 +265,18 @@ void leases_list(struct meta_server *s, const struct request *q)
 {
     const struct lease_list_req *req = q->msg;
     struct meta_session *x = session_of(s, q);
-    bool current;
+    bool complete, current;
 
     if (!x)
         return;
+    complete = lease_session_list(s->lead->leases, &x->lease, req);
     current = req->gen_term == s->lead->term && req->gen_n == x->lease.gen_n;
-    if (current && lease_session_list(s->lead->leases, &x->lease, req)) {
+    if (current && x->lease.asserted) /* before anything goes on: the S that it asserts has to be recalled */
+        x->lease.caching_until = env_now(s->env) + caching_ns(s);
+    if (complete) {
         session_asserted(s, x);
         server_turn(s);
     }
-    if (current && x->lease.asserted)
-        x->lease.caching_until = env_now(s->env) + caching_ns(s);
     server_reply(s, q->peer, q->id, q->type, current ? 0 : -TC_E_CROSSED, NULL, NULL);
 }
 

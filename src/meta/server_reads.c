@@ -88,7 +88,7 @@ bool grant_fill(struct meta_server *s, struct meta_session *x, uint64_t ino, uin
     if (fsm_lease(s->fsm, ino, &f)) {
         if (f.session == x->lease.id && !f.dead)
             return false; /* holds X, which is more */
-    } else if ((want & LEASE_S) && !changing) {
+    } else if ((want & LEASE_S) && !changing && x->lease.asserted) { /* else it could not use it */
         kinds |= LEASE_S;
     }
     if (kinds) {

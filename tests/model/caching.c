@@ -13,25 +13,35 @@
  * client no longer waits for is as good as lost. X does not expire here (model quorum has fencing);
  * its flush is part of the acknowledgement. Clocks run at one rate.
  *
- * Checked after every step: what a client may serve from its cache under S is the newest value;
- * beside an X nobody else may cache, and there is one X.
+ * Some runs have somebody outside (the kernel) to whom a client gives what it caches, for a tick and
+ * never past its right (src/client/outside.c). Taking it back may last until that time is over. There
+ * a client that enters the generation of a new leader may drop its S or not, send its list again,
+ * and meet the next leader with the list still under way; a leader may be unable to take an S that
+ * is asserted, and gives every grant a new id.
+ *
+ * Checked after every step: what a client may serve from its cache under S is the newest value, and
+ * so is what is outside; beside an X nobody else may cache, and there is one X.
  */
 #include <string.h>
 
 #include "common/base.h"
 #include "model/explore.h"
 
-enum { CLIENTS = 2, RIGHT = 2, NO_COUNTER = 255 };
+enum { CLIENTS = 2, RIGHT = 2, OUTSIDE = 1, NO_COUNTER = 255 };
 
 /* How much happens in one run; each is searched whole. Client 1 stands by if clients is 1. */
 static const struct {
     uint8_t clients, terms, values, grants, x_grants;
     bool clocks; /* false: no tick, every right runs all the time */
+    bool outside;
 } bounds[] = {{0},
-              {1, 2, 1, 2, 0, true},
-              {1, 1, 2, 2, 0, true},
-              {2, 1, 2, 3, 2, false},
-              {2, 2, 1, 3, 1, false}};
+              {1, 2, 1, 2, 0, true, false},
+              {1, 1, 2, 2, 0, true, false},
+              {2, 1, 2, 3, 2, false, false},
+              {2, 2, 1, 3, 1, false, false},
+              {1, 2, 1, 2, 0, true, true},
+              {1, 3, 1, 1, 0, true, true},
+              {1, 2, 2, 1, 0, true, true}};
 
 enum {
     OFF_GENERATION = 1 << 0,
@@ -45,6 +55,11 @@ enum {
     OFF_RECALL_S = 1 << 8,
     OFF_RECALL_X = 1 << 9,
     OFF_ACK = 1 << 10,
+    OFF_OUTSIDE_RECALL = 1 << 11,
+    OFF_OUTSIDE_LIST = 1 << 12,
+    OFF_ADOPT = 1 << 13,
+    OFF_REFUSE = 1 << 14,
+    OFF_DECLINE = 1 << 15,
 };
 
 static const struct model_rule rules[] = {
@@ -59,6 +74,11 @@ static const struct model_rule rules[] = {
     {"recall-s", "a change waits for those who hold S"},
     {"recall-x", "a grant waits for the holder of X"},
     {"ack", "an acknowledgement counts for the recall it names alone (3.2)"},
+    {"outside-recall", "a recall is acknowledged when nothing is outside any more (8)"},
+    {"outside-list", "a list leaves out no S under which something is outside (3.1)"},
+    {"adopt", "a grant that comes beside the list replaces the id of an S asserted (3.1)"},
+    {"refuse", "a leader that does not take an S asserted ends the generation (3.1)"},
+    {"decline", "a grant that is given back unused is ignored from then on (3.2)"},
 };
 
 enum hold { NONE, S, X };
@@ -72,8 +92,11 @@ struct client {
     uint8_t acked;  /* highest recall counter acknowledged */
     uint8_t ignore; /* no grant up to this one is taken: its recall was here */
     uint8_t wait;   /* enum hold: what it asks for */
+    uint8_t out, out_value; /* outside: ticks left */
+    uint8_t taking;         /* a recall is here, and waits for what is outside */
+    uint8_t release;        /* grant given back unused, 0: none */
     struct {
-        uint8_t phase, age, term, gen, list, has_s; /* phase 1: under way, 2: its answer is */
+        uint8_t phase, age, term, gen, list, has_s, gid; /* phase 1: under way, 2: its answer is */
     } keepalive;
     struct {
         uint8_t term, gen, gid, hold, value, counter;
@@ -104,6 +127,9 @@ static void emit(const struct state *n, struct explorer *x, const char *what, un
         if (caches && c->cache != n->value)
             model_violation(x, "%s (%u): client %u serves value %u, not %u", what, i, k, c->cache,
                             n->value);
+        if (c->out && c->out_value != n->value)
+            model_violation(x, "%s (%u): value %u is outside client %u, not %u", what, i,
+                            c->out_value, k, n->value);
         for (unsigned j = 0; j < CLIENTS; j++)
             if (j != k && c->hold == X &&
                 (n->client[j].hold == X || (n->client[j].hold == S && n->client[j].right)))
@@ -188,14 +214,36 @@ static void grant_s(const struct state *s, unsigned i, struct explorer *x)
 {
     struct state n = *s;
 
-    if (!n.session[i].s) {
-        if (s->gids >= bounds[s->bounds].grants)
+    if (n.session[i].s) {
+        answer(&n, i, S, n.session[i].gid);
+        emit(&n, x, "the value is read again under S", i);
+        if (!bounds[s->bounds].outside)
             return;
-        n.session[i].s = 1;
-        n.session[i].gid = ++n.gids;
     }
+    if (s->gids >= bounds[s->bounds].grants)
+        return;
+    n.session[i].s = 1;
+    n.session[i].gid = ++n.gids;
     answer(&n, i, S, n.session[i].gid);
-    emit(&n, x, "S is granted, or its value is read again", i);
+    emit(&n, x, "S is granted", i);
+}
+
+/* It asserts an S that the leader cannot take. */
+static void list_refused(const struct state *s, unsigned i, unsigned off, struct explorer *x)
+{
+    struct state n = *s;
+    struct client *c = &n.client[i];
+
+    if (off & OFF_REFUSE) {
+        n.session[i].known = 1;
+        n.session[i].right = RIGHT;
+        n.pending &= ~(1u << i);
+        c->keepalive.phase = 2;
+    } else {
+        n.session[i].gen++;
+        memset(&c->keepalive, 0, sizeof c->keepalive);
+    }
+    emit(&n, x, "list is not taken", i);
 }
 
 static void keepalive_arrives(const struct state *s, unsigned i, unsigned off, struct explorer *x)
@@ -209,9 +257,11 @@ static void keepalive_arrives(const struct state *s, unsigned i, unsigned off, s
     if (!current || (!c->keepalive.list && !s->session[i].known))
         return;
     if (c->keepalive.list && !s->session[i].known) {
+        if (bounds[s->bounds].outside && c->keepalive.has_s && !s->session[i].gen)
+            list_refused(s, i, off, x);
         n.session[i].known = 1;
         n.session[i].s = c->keepalive.has_s;
-        n.session[i].gid = c->keepalive.has_s ? c->gid : 0;
+        n.session[i].gid = c->keepalive.has_s ? c->keepalive.gid : 0;
         if (n.pending & (1u << i)) {
             if (n.session[i].s)
                 send_recall(&n, i);
@@ -250,6 +300,13 @@ static void leader_steps(const struct state *s, unsigned off, struct explorer *x
             change_begins(s, FOR_X, i + 1, off, x);
         if (c->keepalive.phase == 1)
             keepalive_arrives(s, i, off, x);
+        if (c->release) {
+            n = *s;
+            if (n.session[i].gid == c->release)
+                n.session[i].s = n.session[i].gid = 0;
+            n.client[i].release = 0;
+            emit(&n, x, "release arrives", i);
+        }
         if (c->ack.gid) {
             bool named = c->ack.counter == s->counter || (off & OFF_ACK);
 
@@ -300,11 +357,23 @@ static void takes_answer(struct state n, unsigned i, unsigned off, struct explor
     bool mine = c->answer.term == c->term && c->answer.gen == c->gen &&
                 !(c->keepalive.list && c->keepalive.phase);
     bool takes = c->answer.hold == X ? c->answer.term == c->term : mine;
+    bool beside = bounds[n.bounds].outside && c->keepalive.list && c->keepalive.phase &&
+                  c->answer.term == c->keepalive.term && c->answer.gen == c->keepalive.gen;
 
     if (off & OFF_OLD_ANSWER)
         takes = true;
     if (c->answer.gid <= c->ignore && !(off & OFF_IGNORE))
-        takes = false;
+        takes = beside = false;
+    if (c->taking)
+        takes = beside = false;
+    if (beside && c->hold == S && !(off & OFF_ADOPT)) {
+        c->gid = MAX(c->gid, c->answer.gid);
+    } else if (beside) {
+        client_drop(c);
+        c->release = c->answer.gid;
+        if (!(off & OFF_DECLINE))
+            c->ignore = MAX(c->ignore, c->release);
+    }
     if (takes) {
         c->hold = c->answer.hold;
         c->gid = c->answer.gid;
@@ -318,18 +387,24 @@ static void takes_answer(struct state n, unsigned i, unsigned off, struct explor
     emit(&n, x, takes ? "takes the answer" : "uses the answer uncached", i);
 }
 
-static void recall_arrives(struct state n, unsigned i, struct explorer *x)
+static void recall_arrives(struct state n, unsigned i, unsigned off, struct explorer *x)
 {
     struct client *c = &n.client[i];
+    bool keeps = c->gid == c->recall.gid && c->recall.keeps;
     struct state again;
 
-    if (c->gid == c->recall.gid && c->recall.keeps) {
-        c->cached = c->cache = 0;
-    } else {
+    if (!keeps)
         c->ignore = MAX(c->ignore, c->recall.gid); /* held or not: an answer may be under way */
-        client_drop(c);
-    }
     c->acked = MAX(c->acked, c->recall.counter);
+    c->cached = c->cache = 0;
+    if (c->out && !(off & OFF_OUTSIDE_RECALL)) {
+        c->taking = 1;
+        emit(&n, x, "recall arrives; something is outside", i);
+        return;
+    }
+    c->taking = 0;
+    if (!keeps)
+        client_drop(c);
     c->ack.gid = c->recall.gid;
     c->ack.counter = c->recall.counter;
     again = n; /* the message may come once more */
@@ -367,15 +442,47 @@ static void client_sends(const struct state *s, unsigned i, unsigned off, struct
         return;
     }
     /* It was told of a new term or generation: a list, with its S only if the rule allows it. */
-    bool may = c->term != s->term && c->right;
+    bool may = c->term != s->term && c->right &&
+               (!bounds[s->bounds].outside || s->session[i].gen == 0);
 
-    if (c->hold == S && !may && !(off & OFF_FIRST_LIST))
-        client_drop(c);
+    if (off & OFF_FIRST_LIST)
+        may = true;
+
     c->keepalive.list = 1;
     c->keepalive.term = s->term;
     c->keepalive.gen = s->session[i].gen;
-    c->keepalive.has_s = c->hold == S;
-    emit(&n, x, "sends a list", i);
+    if (c->hold == S && may) {
+        c->keepalive.has_s = 1;
+        c->keepalive.gid = c->gid;
+        emit(&n, x, "sends a list with its S", i);
+        if (!bounds[s->bounds].outside)
+            return;
+    }
+    if (c->hold == S)
+        client_drop(c);
+    c->keepalive.has_s = c->keepalive.gid = 0;
+    if (c->out && !(off & OFF_OUTSIDE_LIST))
+        memset(&c->keepalive, 0, sizeof c->keepalive); /* later */
+    emit(&n, x, c->keepalive.phase ? "sends a list without S" : "drops its S", i);
+}
+
+/* What is cached goes outside, and comes back. */
+static void outside_steps(const struct state *s, unsigned i, struct explorer *x)
+{
+    const struct client *c = &s->client[i];
+    struct state n = *s;
+
+    if (c->hold == S && c->right && c->cached && !c->taking &&
+        !(c->keepalive.list && c->keepalive.phase)) {
+        n.client[i].out = MIN(c->right, (uint8_t)OUTSIDE);
+        n.client[i].out_value = c->cache;
+        emit(&n, x, "lets somebody outside keep the value", i);
+    }
+    if (c->out && c->taking) {
+        n = *s;
+        n.client[i].out = n.client[i].out_value = 0;
+        emit(&n, x, "what is outside is taken back", i);
+    }
 }
 
 static void client_steps(const struct state *s, unsigned i, unsigned off, struct explorer *x)
@@ -401,11 +508,15 @@ static void client_steps(const struct state *s, unsigned i, unsigned off, struct
     if (c->answer.hold)
         takes_answer(*s, i, off, x);
     if (c->recall.gid)
-        recall_arrives(*s, i, x);
+        recall_arrives(*s, i, off, x);
     if (c->keepalive.phase == 2)
         keepalive_answered(*s, i, off, x);
-    if (bounds[s->bounds].clocks && (!c->keepalive.phase || c->keepalive.age >= RIGHT))
+    if (bounds[s->bounds].clocks &&
+        (!c->keepalive.phase || c->keepalive.age >= RIGHT ||
+         (bounds[s->bounds].outside && c->keepalive.list && c->keepalive.term != s->term)))
         client_sends(s, i, off, x);
+    if (bounds[s->bounds].outside)
+        outside_steps(s, i, x);
     if ((s->pending & (1u << i)) && !c->recall.gid && !c->ack.gid &&
         (s->session[i].s || s->x == i + 1)) {
         n = *s;
@@ -429,6 +540,8 @@ static void tick(const struct state *s, struct explorer *x)
 
         n.session[i].right -= n.session[i].right ? 1 : 0;
         c->right -= c->right ? 1 : 0;
+        c->out -= c->out ? 1 : 0;
+        c->out_value = c->out ? c->out_value : 0;
         if (c->keepalive.phase)
             c->keepalive.age = MIN(c->keepalive.age + 1, RIGHT);
     }

@@ -286,6 +286,33 @@ START_TEST(lists)
 }
 END_TEST
 
+/* A session must not believe that it holds an S that was not taken: its generation ends with the list, and in the next
+ * one it asserts none. */
+START_TEST(list_with_s_refused)
+{
+    struct lease_item items[] = {{.ino = 10, .gterm = 1, .gcount = 5, .kind = LEASE_S},
+                                 {.ino = 11, .gterm = 1, .gcount = 6, .kind = LEASE_S}};
+    struct lease_list_req req = {.gen_term = TERM, .gen_n = 1, .last = true, .items = {items, 2}};
+    struct lease_session c = {.id = 3};
+    struct lease_op op;
+
+    lease_session_init(l, &c, false);
+    op_on(&op, 1, 11, LEASE_MODE_CHANGE);
+    ENTER(op);
+    ck_assert(!lease_session_list(l, &c, &req));
+    ck_assert(!c.asserted);
+    ck_assert_uint_eq(c.gen_n, 2);
+    ck_assert_uint_eq(lease_find(l, &c, 10)->kinds, LEASE_O);
+    ck_assert_ptr_null(lease_find(l, &c, 11));
+    ck_assert(!lease_session_list(l, &c, &req));
+    req.gen_n = 2;
+    ck_assert(lease_session_list(l, &c, &req));
+    ck_assert_uint_eq(lease_find(l, &c, 11)->kinds, LEASE_O);
+    lease_op_finish(l, &op);
+    lease_session_end(l, &c);
+}
+END_TEST
+
 /* Who may hold an inode without a name is asked, after a while and ever more seldom; what it says remains. */
 START_TEST(orphans_are_asked_for)
 {
@@ -376,6 +403,7 @@ int main(void)
     tcase_add_test(c, bypass_blocks);
     tcase_add_test(c, queue_no_deadlock);
     tcase_add_test(c, lists);
+    tcase_add_test(c, list_with_s_refused);
     tcase_add_test(c, orphans_are_asked_for);
     tcase_add_test(c, flushing_is_progress);
     tcase_add_test(c, session_ends);

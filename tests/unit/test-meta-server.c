@@ -559,6 +559,32 @@ START_TEST(grace)
 }
 END_TEST
 
+/* An S asserted in the list that ends a new leader's waiting is recalled before what waited goes on; the next term's
+ * leader knows it in the same way. */
+START_TEST(grace_with_s)
+{
+    struct make_req req = {.parent = INO_ROOT, .name = wire_str_of("g"), .mode = S_IFDIR | 0755, .excl = true};
+    struct lease_item s_of_root = {.ino = INO_ROOT, .gterm = 1, .gcount = UINT64_C(1) << 63 | 5, .kind = LEASE_S};
+    struct entry_res res;
+    struct recall_item r;
+
+    member_kill((unsigned)leader());
+    ck_assert(sim_run(s, in_ms(3000), has_leader, NULL));
+    ck_assert_int_eq(list(B, NULL, 0), 0);
+    expect(B, post(B, MSG_MAKE, &make_req_schema, &req));
+    sim_run_until(s, in_ms(500));
+    ck_assert(!B->answered);
+    ck_assert_int_eq(list(A, &s_of_root, 1), 0);
+    r = next_recall(A);
+    ck_assert_uint_eq(r.kind, RECALL_ENTRY);
+    ck_assert_uint_eq(r.gcount, s_of_root.gcount);
+    sim_run_until(s, in_ms(300));
+    ck_assert(!B->answered);
+    ck_assert_int_eq(ack(A, &r, LEASE_S), 0);
+    ck_assert_int_eq(answer(B, &entry_res_schema, &res, 1000), 0);
+}
+END_TEST
+
 /* An unlinked file lives as long as somebody has it open. */
 START_TEST(reaping)
 {
@@ -819,6 +845,7 @@ int main(void)
     tcase_add_test(c, name_under_way);
     tcase_add_test(c, silent_holder);
     tcase_add_test(c, grace);
+    tcase_add_test(c, grace_with_s);
     tcase_add_test(c, reaping);
     tcase_add_test(c, reaping_grants_nothing);
     tcase_add_test(c, restart);
