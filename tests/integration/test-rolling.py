@@ -12,16 +12,14 @@ from cluster import Cluster, need_fuse, wait_until
 MEMBERS = ('meta-1', 'meta-2', 'meta-3')
 
 
-def term(c):
-    s = c.status()
-    return next(m['status']['term'] for m in s['members'] if m.get('status', {}).get('role') == 'leader')
-
-
 def steady(c):
     """Leader and term, when all three follow: what an election costs has been paid."""
-    wait_until('three members', lambda: sorted(m['status']['role'] for m in c.status()['members']) ==
-               ['follower', 'follower', 'leader'], 60)
-    return c.leader(), term(c)
+    def all_three():
+        members = [m['status'] for m in c.status()['members']]
+        if sorted(m['role'] for m in members) == ['follower', 'follower', 'leader']:
+            return next(('meta-%d' % m['leader'], m['term']) for m in members if m['role'] == 'leader')
+        return None
+    return wait_until('three members', all_three, 60)
 
 
 def stopped_followers(c, w):
