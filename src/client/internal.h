@@ -235,8 +235,7 @@ struct recall {
     uint64_t term;
     int pending; /* invalidations under way */
     bool acked;
-    bool orphan; /* the inode has no name any more, */
-    bool news;   /* which we did not know */
+    bool orphan; /* the inode has no name any more */
     char *name;
     struct outside_wait *outside; /* a name's end outside, awaited; the other end of outside_wait.rc */
 };
@@ -310,6 +309,7 @@ struct inode {
     struct recall *recalls;
     uint64_t recall_count; /* that have come */
     uint64_t contended_until; /* env_now(): others wrote what we read, or read what we wrote, not long ago */
+    bool removed_elsewhere; /* its last name: we were told when we did not know */
     uint64_t get_stamp;    /* of them when X was asked for: none may be crossed */
     bool unasked; /* the machine runs for a release of our own */
     bool stepping; /* inside recall_progress() */

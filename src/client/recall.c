@@ -75,7 +75,7 @@ static void simple_done(void *arg)
 static bool last_name_goes(const struct inode *i, const struct recall *rc)
 {
     if (rc->orphan)
-        return (i->attr.mode & S_IFMT) != S_IFDIR || i->lookups == 0 || rc->news;
+        return (i->attr.mode & S_IFMT) != S_IFDIR || i->lookups == 0 || i->removed_elsewhere;
     return (i->attr.mode & S_IFMT) == S_IFREG && i->attr.nlink <= 1;
 }
 
@@ -405,7 +405,7 @@ void recall_item(struct tc_client *c, uint64_t term, const struct recall_item *i
     *rc = (struct recall){.ino = i, .gterm = it->gterm, .gcount = it->gcount, .counter = it->recall, .kind = kind, .term = term,
                           .orphan = it->orphan};
     if (it->orphan) {
-        rc->news = i->attr.nlink > 0;
+        i->removed_elsewhere = i->removed_elsewhere || i->attr.nlink > 0; /* also when it is asked for again */
         i->attr.nlink = 0; /* for good */
     }
     inode_pin(i);
