@@ -9,6 +9,7 @@
  * The watermark is in every kept reply's row, so it costs no row of its own: the reply that bore
  * the highest one is never below it, hence still kept.
  */
+#include "common/test_rules.h"
 #include "meta/fsm_int.h"
 
 struct session *session_find(const struct fsm *f, uint64_t id)
@@ -116,6 +117,8 @@ void reply_save(struct fsm *f, struct session *s, uint64_t seq, uint64_t waterma
         s->watermark = watermark;
     }
     ASSERT(seq > s->watermark && seq - s->watermark <= FSM_SEQ_WINDOW);
+    /* row_del_once() relies on it. */
+    ASSERT(!reply_kept(s, seq) || (f->rules_off & (FSM_RULE_ONCE | FSM_RULE_WATERMARK)) || !TC_RULE(EXACTLY_ONCE));
     put_u8(&b, FSM_FORMAT_VERSION);
     put_u8(&b, (uint8_t)res->type);
     put_u32(&b, tc_error_to_wire(res->status));
