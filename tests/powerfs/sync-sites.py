@@ -32,7 +32,7 @@ def sites_in_source():
                     continue
                 if function == 'kv_destroy_rocks': # for tests
                     continue
-                call = re.search(r'\b(vfs_sync(?:_dir)?\(.*?\))(?:;| <| =|\))', line)
+                call = re.search(r'\b(vfs_sync(?:_dir)?\(.*?\))(?:;| <| =| :|\))', line)
                 if call:
                     yield '%s:%s:%s' % (name, function, call.group(1))
 

@@ -60,6 +60,8 @@ static void on_beat(struct fake_leader *f, uint64_t peer, const struct wire_head
 
     f->beats++;
     f->found = req->found;
+    f->aside = req->aside;
+    f->aside_bytes = req->aside_bytes;
     res.unknown = true;
     for (int i = 1; i <= STORES; i++) {
         if (f->stores[i] != req->store)

@@ -37,7 +37,7 @@ struct fake_leader { /* runs on any env */
     struct ino_trim trims[4]; /* said of the first inode that is asked for */
     uint32_t n_trims;
     uint32_t beats;
-    uint64_t found; /* damaged blocks, as the last beat said */
+    uint64_t found, aside, aside_bytes; /* damaged blocks, directories put aside, as the last beat said */
 };
 
 int fake_leader_open(struct fake_leader *f, struct env *env, const char *endpoint);

@@ -12,6 +12,7 @@
 #include "common/log.h"
 #include "common/schema.h"
 #include "meta/replica.h"
+#include "meta/replica_disk.h"
 #include "sim/sim.h"
 
 enum { MEMBERS = 3, INDEX_MAX = 20000 };
@@ -756,6 +757,55 @@ START_TEST(damaged_store)
 }
 END_TEST
 
+/* What was put aside, and that it is to be, is so through a loss of power at once. */
+START_TEST(aside_through_power_loss)
+{
+    struct replica_status s;
+    struct member *m;
+    struct sim_disk *d;
+
+    world_new(21, true);
+    (void)propose(50);
+    run_ms(200);
+    m = &members[leader()->id % MEMBERS];
+    d = sim_node_disk(m->node);
+    kill_member(m);
+    sim_disk_reopen(d);
+    ck_assert_int_eq(replica_mark_damaged(sim_disk_vfs(d), "meta", REPLICA_DAMAGE_ALL, "a test"), 0);
+    for (int life = 0; life < 2; life++) {
+        sim_disk_power_loss(d, SIM_LOSS_ALL);
+        damage_expected = true;
+        boot(m);
+        ck_assert(aside_has(m, "log-1") && aside_has(m, "kv-1"));
+        replica_get_status(m->r, &s);
+        ck_assert(!s.voter);
+        kill_member(m);
+    }
+    boot(m);
+    settle();
+    world_end();
+}
+END_TEST
+
+/* Of the base as of the whole record: the new one, once it was written. */
+START_TEST(base_through_power_loss)
+{
+    struct replica_base base = {.kv_gen = 1, .log_gen = 1, .config = {.n = 1, .members = {{1, 0, RAFT_VOTER}}}}, got;
+    struct sim_disk *d = sim_disk_new(22);
+
+    ck_assert_int_eq(vfs_make_dir(sim_disk_vfs(d), "meta"), 0);
+    for (uint64_t gen = 1; gen < 5; gen++) {
+        base.kv_gen = gen;
+        ck_assert_int_eq(replica_base_write(sim_disk_vfs(d), "meta", &base), 0);
+        sim_disk_power_loss(d, SIM_LOSS_ALL);
+        sim_disk_reopen(d);
+        ck_assert_int_eq(replica_base_read(sim_disk_vfs(d), "meta", &got), 0);
+        ck_assert_uint_eq(got.kv_gen, gen);
+    }
+    sim_disk_free(d);
+}
+END_TEST
+
 /* The leader's disk is full: it goes on when there is room, and nothing is lost. */
 START_TEST(full_disk)
 {
@@ -896,6 +946,7 @@ int main(void)
 {
     Suite *s = suite_create("replica");
     TCase *tc = tcase_create("sim");
+    TCase *loss = tcase_create("loss");
     TCase *random = tcase_create("random");
     SRunner *sr;
 
@@ -910,13 +961,18 @@ int main(void)
     tcase_add_loop_test(tc, damage, 0, (int)ARRAY_SIZE(damages));
     tcase_add_test(tc, damaged_log);
     tcase_add_loop_test(tc, reads_itself, 0, 5);
+    tcase_add_test(tc, aside_through_power_loss);
+    tcase_add_test(tc, base_through_power_loss);
     tcase_add_test(tc, wrong_directory);
     tcase_add_loop_test(tc, damaged_store, 0, 2);
     tcase_add_test(tc, full_disk);
     tcase_add_test(tc, failed_disk);
     tcase_add_test(random, random_runs);
     tcase_set_timeout(random, 120);
+    tcase_add_test(loss, aside_through_power_loss);
+    tcase_add_test(loss, base_through_power_loss);
     suite_add_tcase(s, tc);
+    suite_add_tcase(s, loss);
     suite_add_tcase(s, random);
     sr = srunner_create(s);
     srunner_run_all(sr, CK_ENV);

@@ -7,6 +7,7 @@
 #include <unistd.h>
 #include <xxhash.h>
 
+#include "common/aside.h"
 #include "common/log.h"
 #include "common/os_env.h"
 #include "storage-world.h"
@@ -144,6 +145,56 @@ START_TEST(wrong_directory)
     world_start(w, 2);
     world_run(w, 2000);
     ck_assert(w->fatal[2]);
+    world_free(w);
+}
+END_TEST
+
+static int see_name(void *arg, const char *name)
+{
+    return strcmp(arg, name) == 0;
+}
+
+static bool has_name(struct world *w, const char *dir, const char *name)
+{
+    return vfs_list(sim_disk_vfs(sim_node_disk(w->s[1])), dir, see_name, (void *)(uintptr_t)name) == 1;
+}
+
+/* A damaged journal: all files go aside, and stay there through a loss of power at once; the store is another. Removed
+ * when that is said, and only then. */
+START_TEST(aside_through_power_loss)
+{
+    struct world *w = world_new(6, 3);
+    struct sim_disk *d = sim_node_disk(w->s[1]);
+    struct scrub_req req = {.action = SCRUB_CLEAN};
+    struct storage_status st, now;
+    struct answer a;
+
+    ck_assert_int_eq(world_write(w, 1, 10, 0, 0, 256, 1, 1, 0), 0);
+    storage_server_status(w->server[1], &st);
+    world_kill(w, 1);
+    sim_disk_power_loss(d, SIM_LOSS_ALL);
+    sim_disk_reopen(d);
+    ck_assert_int_eq(vfs_write_text(sim_disk_vfs(d), "d", "damaged", "0\n"), 0);
+    ck_assert_int_eq(vfs_sync_dir(sim_disk_vfs(d), "d"), 0);
+    for (int life = 0; life < 2; life++) {
+        world_start(w, 1);
+        ck_assert(has_name(w, "d/damaged-1", "journal") && has_name(w, "d/damaged-1", "identity.0"));
+        ck_assert(!has_name(w, "d", "damaged") && !has_name(w, "d", "damaged-2"));
+        storage_server_status(w->server[1], &now);
+        ck_assert_uint_ne(now.store, st.store);
+        world_kill(w, 1);
+        sim_disk_power_loss(d, SIM_LOSS_ALL);
+    }
+    world_start(w, 1);
+    world_run(w, 3000);
+    ck_assert_uint_eq(w->leader.aside, 1);
+    ck_assert_uint_ge(w->leader.aside_bytes, 1 << 20);
+    world_ask(w, 1, MSG_SCRUB, &req, NULL, &a);
+    ck_assert_int_eq(a.status, 0);
+    answer_free(&a);
+    world_run(w, 3000);
+    ck_assert_uint_eq(w->leader.aside, 0);
+    ck_assert(!has_name(w, "d", "damaged-1"));
     world_free(w);
 }
 END_TEST
@@ -290,6 +341,7 @@ int main(void)
     tcase_add_test(t, gc);
     tcase_add_test(t, sizes);
     tcase_add_test(t, wrong_directory);
+    tcase_add_test(t, aside_through_power_loss);
     tcase_add_test(t, real_node);
     suite_add_tcase(s, t);
     sr = srunner_create(s);
