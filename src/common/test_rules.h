@@ -52,7 +52,9 @@
     X(START_COUNTER,  40, "6.1: a store that comes with a lower start counter is a newcomer (off: taken as it is)") \
     X(MAP_DURABLE,    41, "6.2: a map is durable before anything is answered under it (off: at once)") \
     X(BACKFILL_QUORUM, 42, "6.3: a newcomer copies from a quorum of C1 (off: from one)")       \
-    X(CLEAN,          43, "7: clean is claimed when all voters acknowledged (off: whenever W did)")
+    X(CLEAN,          43, "7: clean is claimed when all voters acknowledged (off: whenever W did)") \
+    X(OLDEST_EPOCH,   44, "3.6: the mark of an unclean inode is of the oldest epoch (off: the newest)") \
+    X(HORIZON_COVER,  45, "5.1: an entry goes when a later one covers it (off: an earlier does)")
 /* clang-format on */
 
 enum tc_test_rule { /* bits of the mask */

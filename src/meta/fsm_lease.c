@@ -123,7 +123,7 @@ uint32_t horizon_after(const struct inode *in, uint64_t size)
 {
     uint32_t n = in->n_horizon;
 
-    while (n > 0 && in->horizon[n - 1].size >= size)
+    while (n > 0 && (in->horizon[n - 1].size >= size) == TC_RULE(HORIZON_COVER))
         n--;
     return n;
 }
@@ -152,7 +152,7 @@ static void horizon_rewritten(struct inode *in, uint64_t epoch)
 
 static void mark_unclean(struct fsm *f, struct inode *in, uint64_t epoch)
 {
-    if (!in->unclean_from || epoch < in->unclean_from)
+    if (!in->unclean_from || epoch < in->unclean_from || !TC_RULE(OLDEST_EPOCH))
         in->unclean_from = epoch;
     in->clean = false;
     row_put(f, key_u64(TAB_UNCLEAN, in->ino), "", 0);

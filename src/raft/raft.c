@@ -156,7 +156,7 @@ static void step_time(struct raft *r, uint64_t now)
 {
     now = MAX(now, r->last_step);
     r->now = now;
-    if (now - r->last_step > r->cfg.election_min / 2) {
+    if (now - r->last_step > r->cfg.election_min / 2 && raft_rule(r, RAFT_RULE_STOOD_STILL)) {
         if (r->role == RAFT_LEADER)
             r->quorum_since = now;
         else

@@ -251,6 +251,8 @@ enum raft_rule {
     RAFT_RULE_LEARNERS = 1u << 16,     /* who learns only counts for nothing */
     RAFT_RULE_ONE_CHANGE = 1u << 17,   /* no change before the last, and an entry of the term, is committed */
     RAFT_RULE_SNAPSHOT_ID = 1u << 18,  /* pieces of two snapshots never mix */
+    RAFT_RULE_STOOD_STILL = 1u << 19,  /* whose loop stood still waits again before it judges others */
+    RAFT_RULE_TRANSFER_ENDS = 1u << 20, /* a transfer that fails ends with the leader stepping down */
 };
 
 struct raft_cfg {

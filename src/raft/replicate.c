@@ -415,7 +415,7 @@ void leader_tick(struct raft *r)
         become_follower(r, r->term, 0); /* check-quorum: others may have elected long ago */
         return;
     }
-    if (r->transferring && r->now >= r->transfer_deadline) {
+    if (r->transferring && r->now >= r->transfer_deadline && raft_rule(r, RAFT_RULE_TRANSFER_ENDS)) {
         become_follower(r, r->term, 0); /* it has no lease any more, so it is no leader */
         return;
     }

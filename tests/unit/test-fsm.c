@@ -970,6 +970,22 @@ START_TEST(test_dead_holder)
 }
 END_TEST
 
+/* The mark is of the oldest epoch that ended so: what the first writer left may still be on one store. */
+START_TEST(test_oldest_epoch)
+{
+    uint64_t ino = file_x("f");
+
+    ck_assert_int_eq(release(ino, 100, DATA_UNCLEAN), 0);
+    ck_assert_int_eq(recovered(ino, 1, false, 0), 0);
+    ck_assert_uint_eq(w_attr(&w, ino).unclean_from, 1);
+    w.session = 2;
+    ck_assert_int_eq(w_get_x(&w, ino), 0);
+    ck_assert_int_eq(release(ino, 200, DATA_UNCLEAN), 0);
+    ck_assert_int_eq(recovered(ino, 3, false, 0), 0);
+    ck_assert_uint_eq(w_attr(&w, ino).unclean_from, 1);
+}
+END_TEST
+
 START_TEST(test_gave_up)
 {
     uint64_t ino = file_x("f"), other = file_x("g"), epoch = fsm_map_epoch(w.f), inos[4];
@@ -1343,6 +1359,7 @@ int main(void)
     tcase_add_test(tc, test_commit);
     tcase_add_test(tc, test_disowned);
     tcase_add_test(tc, test_dead_holder);
+    tcase_add_test(tc, test_oldest_epoch);
     tcase_add_test(tc, test_gave_up);
     tcase_add_test(tc, test_reap);
     tcase_add_test(tc, test_stores);
