@@ -47,18 +47,18 @@ void chunk_store_forget_unknown(struct chunk_store *cs, const struct chunk_key *
 void chunk_store_absent(struct chunk_store *cs, const struct chunk_key *key, const bool *absent)
 {
     struct chunk *c;
+    bool was_empty;
 
     if (chunk_get(cs, key, false, &c) < 0)
         return;
+    was_empty = chunk_is_empty(c); /* as one that is being written for the first time */
     for (uint32_t b = 0; b < c->n; b++) {
         if (!absent[b] || c->blocks[b].kind != RUN_UNKNOWN || c->blocks[b].vepoch)
             continue;
         c->blocks[b] = (struct block){0};
         cs->repaired++;
     }
-    chunk_mark_dirty(cs, c);
-    if (chunk_is_empty(c)) /* it was counted when it was more than that */
-        cs->n_chunks -= cs->n_chunks > 0;
+    chunk_changed(cs, c, was_empty);
     chunk_put(cs, c);
 }
 

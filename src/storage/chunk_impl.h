@@ -233,6 +233,8 @@ size_t rec_put_trim(uint8_t *p, const struct chunk_trim_op *op);
 size_t rec_put_drop(uint8_t *p, const struct chunk_key *key);
 void chunk_trim_one(struct chunk_store *cs, struct chunk *c, uint64_t size, uint64_t epoch);
 void chunk_drop_one(struct chunk_store *cs, struct chunk *c);
+/* Some of it was taken away; @was_empty: it had nothing before. Counts, and drops a file without data. */
+void chunk_changed(struct chunk_store *cs, struct chunk *c, bool was_empty);
 int rec_replay(void *arg, uint64_t pos, struct slice rec);
 
 /* chunk_merge.c */

@@ -168,7 +168,7 @@ uint32_t rec_apply(struct chunk_store *cs, struct chunk *c, const struct rec_ite
 
 /* ---- removing ---------------------------------------------------------------------------------------- */
 
-static void emptied(struct chunk_store *cs, struct chunk *c, bool was_empty)
+void chunk_changed(struct chunk_store *cs, struct chunk *c, bool was_empty)
 {
     chunk_mark_dirty(cs, c);
     if (!was_empty && chunk_is_empty(c))
@@ -200,7 +200,7 @@ void chunk_trim_one(struct chunk_store *cs, struct chunk *c, uint64_t size, uint
         any = any || c->blocks[b].kind != RUN_NONE;
     if (!any && start >= size && c->pair.vepoch < epoch)
         c->pair = (struct chunk_pair){0};
-    emptied(cs, c, was_empty);
+    chunk_changed(cs, c, was_empty);
 }
 
 void chunk_drop_one(struct chunk_store *cs, struct chunk *c)
@@ -210,7 +210,7 @@ void chunk_drop_one(struct chunk_store *cs, struct chunk *c)
     for (uint32_t b = 0; b < c->n; b++)
         block_clear(cs, c, b);
     c->pair = (struct chunk_pair){0};
-    emptied(cs, c, was_empty);
+    chunk_changed(cs, c, was_empty);
 }
 
 size_t rec_put_trim(uint8_t *p, const struct chunk_trim_op *op)

@@ -104,8 +104,8 @@ def garbage(c, rnd):
     for name in os.listdir(m.path):
         os.unlink(m.path + '/' + name)
     # What the writer that gave up had on its way, or a store was just given by another, is refused after the removal
-    # (chunk_store_removed). Still now and then something is left, for a scrub to find.
-    wait_until('nothing there', lambda: all(chunks(c, n) == 0 for n in (1, 2, 3)) or c.tercet('scrub', check=False) is None, 90, 1)
+    # (chunk_store_removed).
+    wait_until('nothing there', lambda: all(chunks(c, n) == 0 for n in (1, 2, 3)), 60, 0.2)
     put(m.path + '/kept', rnd.randbytes(2 * MIB))
     for i in range(5):
         put(m.path + '/doomed%d' % i, rnd.randbytes(2 * MIB))

@@ -627,6 +627,35 @@ START_TEST(manifests)
 }
 END_TEST
 
+/* What a quorum knows nothing of is compared while its first write is under way: it is counted once all the same. */
+START_TEST(compared_while_written)
+{
+    struct life *l = life_new(6);
+    struct wop *w = calloc(1, sizeof *w);
+    struct chunk_key key = key_of(0);
+    struct chunk_store_stats st;
+    bool absent[BLOCKS_PER_CHUNK];
+
+    memset(absent, true, sizeof absent);
+    ck_assert_int_eq(start_store(l, 0), 0);
+    ck_assert_int_eq(write_one(l, 1, 0, 1, 1, 1, 0), 0);
+    w->l = l;
+    wop_item(w, 0, 0, 0, 32, 1, false); /* direct: into a file, then the record */
+    wop_start(w, 1);
+    while (!w->done) {
+        chunk_store_absent(l->cs, &key, absent);
+        sim_run_until(l->sim, sim_now(l->sim) + NS_PER_US);
+    }
+    chunk_store_absent(l->cs, &key, absent);
+    ck_assert_int_eq(w->items[0].status, 0);
+    chunk_store_stats(l->cs, &st);
+    ck_assert_uint_eq(st.chunks, 2);
+    wop_end(w);
+    free(w);
+    life_free(l);
+}
+END_TEST
+
 static bool file_exists(struct life *l, const char *path)
 {
     struct vfs_file *f = NULL;
@@ -722,6 +751,7 @@ int main(void)
     tcase_add_test(t, damage);
     tcase_add_test(t, full_disk);
     tcase_add_test(t, manifests);
+    tcase_add_test(t, compared_while_written);
     tcase_add_test(t, orphans);
     tcase_add_test(t, disk_errors);
     tcase_add_loop_test(t, crash_anywhere, 0, 8); /* the later half with removals */
