@@ -280,19 +280,31 @@ struct request {
 
 /* ---- server.c ---- */
 uint64_t server_time(struct meta_server *s); /* leader time, ns: what a command would bear now */
+bool server_ready(struct meta_server *s); /* leads, has its lease, and lead */
+/* Propose a command; @cookie comes back with its entry. */
+TC_MUST_CHECK int server_propose(struct meta_server *s, uint32_t type, struct slice body, void *cookie);
+void server_turn(struct meta_server *s); /* run the end-of-turn task */
+void server_fail(struct meta_server *s, int err, const char *what);
+
+/* ---- server_dispatch.c ---- */
 void server_reply(struct meta_server *s, uint64_t peer, uint64_t id, uint16_t type, int status,
                   const struct wire_schema *schema, const void *body);
 void server_reply_body(struct meta_server *s, uint64_t peer, uint64_t id, uint16_t type, int status, struct slice body);
 void server_reply_not_leader(struct meta_server *s, uint64_t peer, uint64_t id, uint16_t type);
 void server_leader_msg(struct meta_server *s, struct leader_msg *m);
 void server_announce(struct meta_server *s);
-bool server_ready(struct meta_server *s); /* leads, has its lease, and lead */
-/* Propose a command; @cookie comes back with its entry. */
-TC_MUST_CHECK int server_propose(struct meta_server *s, uint32_t type, struct slice body, void *cookie);
-void server_turn(struct meta_server *s); /* run the end-of-turn task */
+void server_on_msg(void *arg, uint64_t peer, struct buf *head, struct buf *payload); /* of the port */
 void server_dispatch(struct meta_server *s, uint64_t peer, struct buf *head, struct buf *payload);
 void server_hold(struct meta_server *s, uint64_t peer, struct buf *head, struct buf *payload);
+void server_held_release(struct meta_server *s, bool drop); /* those held are dispatched anew, or dropped */
+
+/* ---- server_store.c ---- */
+extern const struct replica_ops server_replica_ops;
+TC_MUST_CHECK int server_store_open(struct meta_server *s, const char *path);
+void server_formatted(struct meta_server *s); /* the genesis is there: this member is one of a cluster */
+void server_store_close(struct meta_server *s);
 void server_checkpoint_tick(struct meta_server *s);
+void server_space_tick(struct meta_server *s);
 
 /* ---- server_lead.c ---- */
 void lead_begin(struct meta_server *s);
@@ -382,12 +394,13 @@ void members_change(struct meta_server *s, const struct request *q);
  * arrived yet. It takes no part (the core sees to that) and hears whatever is sent to it. */
 bool members_outside(const struct meta_server *s);
 
-/* ---- server_backup.c ---- */
-void server_fail(struct meta_server *s, int err, const char *what);
+/* ---- server_check.c ---- */
 void check_begin(struct meta_server *s);
 void check_tick(struct meta_server *s);
 void check_store_done(struct meta_server *s, int status);
 void check_request(struct meta_server *s, const struct request *q);
+
+/* ---- server_backup.c ---- */
 void checkpoint_request(struct meta_server *s, const struct request *q);
 void checkpoint_done(struct meta_server *s, int status); /* answers who waits for it */
 void dump_request(struct meta_server *s, const struct request *q);
