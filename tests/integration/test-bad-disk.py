@@ -58,12 +58,9 @@ def anew(c, i):
     c.daemons[name].kill()
     c.disks.break_('nothing', name)
     old = c.data(name)
-    os.rename(old + '/journal', old + '/journal.old')       # powerfs moves nothing between disks
-    for what in ('identity', 'map', 'joined', 'kv', 'data', 'scrub'):
-        if os.path.exists('%s/%s' % (old, what)):
-            os.rename('%s/%s' % (old, what), '%s/%s.old' % (old, what))
-    if os.path.exists(old + '/disk-error'):
-        os.unlink(old + '/disk-error')
+    for what in os.listdir(old):
+        if what != 'lock' and '.old' not in what:       # powerfs moves nothing between disks
+            os.rename('%s/%s' % (old, what), '%s/%s.old%d' % (old, what, time.monotonic_ns()))
     c.daemons[name].start()
     wait_until('whole again', lambda: not [p for p in c.problems() if p.get('severity') != 'info'] and c.node(i)['pgs'], 120, 0.2)
 
