@@ -300,22 +300,40 @@ def the_end(c, nemesis, running):
         say('ok: %d files read without storage-%d' % (n, i))
 
 
-def main():
-    p = argparse.ArgumentParser(description=__doc__.split('\n')[0])
+def options(doc, mounts, between):
+    """What all storms can be told."""
+    p = argparse.ArgumentParser(description=doc.split('\n')[0])
     p.add_argument('--time', type=float, default=120)
     p.add_argument('--seed', type=int, default=random.randrange(1 << 32))
     p.add_argument('--metas', type=int, default=3)
     p.add_argument('--stores', type=int, default=3)
-    p.add_argument('--mounts', type=int, default=2)
+    p.add_argument('--mounts', type=int, default=mounts)
     p.add_argument('--events', type=lambda s: s.split(','), help='only these (nemesis.py)')
-    p.add_argument('--no-net', action='store_true', help='no network namespaces')
-    p.add_argument('--tmpfs', help='size of each store\'s disk, which events may fill')
-    p.add_argument('--pause', type=float, default=0.1, help='between operations of a worker, at most')
+    p.add_argument('--pause', type=float, default=0.1, help='between ' + between)
     p.add_argument('--keep', action='store_true', help='keep the directory of a run that failed')
-    args = p.parse_args()
-    need_fuse()
+    return p
+
+
+def begin(args):
     print('seed %d' % args.seed, flush=True)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit('ended by SIGTERM'))
+
+
+def run(main):
+    try:
+        sys.exit(main())
+    except Wrong as e:
+        say('WRONG: %s' % e)
+        sys.exit(1)
+
+
+def main():
+    p = options(__doc__, 2, 'operations of a worker, at most')
+    p.add_argument('--no-net', action='store_true', help='no network namespaces')
+    p.add_argument('--tmpfs', help='size of each store\'s disk, which events may fill')
+    args = p.parse_args()
+    need_fuse()
+    begin(args)
     with ChaosCluster(args) as c:
         c.start()
         mounts = [c.mount('mnt%d' % i).path for i in range(args.mounts)]
@@ -337,8 +355,4 @@ def main():
 
 
 if __name__ == '__main__':
-    try:
-        sys.exit(main())
-    except Wrong as e:
-        say('WRONG: %s' % e)
-        sys.exit(1)
+    run(main)

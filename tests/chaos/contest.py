@@ -6,8 +6,8 @@ at once, and note when each call began and with what it ended. The check (just-i
 that the calls so far allow. A call by path takes effect in one moment between its beginning and its end, or in two where the
 VFS walks to an inode first and acts upon it then (link, chmod, stat): its steps below. No call may end with any other error.
 """
-import errno, os, random, threading, time, traceback
-from history import Wrong
+import errno, os, random, threading, time
+from history import Steps, Wrong
 
 FILES = ('x/f0', 'x/f1', 'x/f2', 'y/f0', 'y/f1')
 DIRS = ('x/d0', 'x/d1')
@@ -202,24 +202,12 @@ class Group:
 KINDS = {'create': 4, 'unlink': 3, 'rename': 4, 'link': 3, 'chmod': 2, 'stat': 5, 'list': 2, 'mkdir': 2, 'rmdir': 2}
 
 
-class Contender(threading.Thread):
+class Contender(Steps):
     """One thread on one mount; groups are directories there."""
 
     def __init__(self, mount, groups, number, seed, pause):
-        super().__init__(daemon=True)
-        self.mount, self.groups, self.rnd, self.pause = mount, groups, random.Random(seed), pause
-        self.dirname = '%s/%d' % (os.path.basename(mount), number)
-        self.ending, self.error, self.trace, self.done, self.longest = threading.Event(), None, '', 0, 0.0
-
-    def run(self):
-        try:
-            while not self.ending.wait(2 * self.pause * self.rnd.random()):
-                begin = time.monotonic()
-                self.step()
-                self.done += 1
-                self.longest = max(self.longest, time.monotonic() - begin)
-        except Exception as e:
-            self.error, self.trace = e, traceback.format_exc()
+        super().__init__('%s/%d' % (os.path.basename(mount), number), seed, 2 * pause)
+        self.mount, self.groups = mount, groups
 
     def step(self):
         group = self.rnd.choice(self.groups)
@@ -277,12 +265,6 @@ class Contender(threading.Thread):
 
     def do_list(self, top, d):
         return tuple(sorted(os.listdir(os.path.join(top, d))))
-
-    def finish(self, timeout):
-        self.ending.set()
-        self.join(timeout)
-        if self.is_alive():
-            raise Wrong('%s hangs' % self.dirname)
 
 
 class Contest:

@@ -13,13 +13,13 @@ must find again (../integration/history.py). Events: nemesis.py, those that leav
 It ends with 0 when no program saw an error, no daemon ended by itself, every history was right, also as seen from each
 mount and a new one at the end, and status is healthy.
 """
-import argparse, os, random, signal, sys
+import os, sys
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), '..', 'integration'))
-from chaos import ChaosCluster, check, say, storm  # noqa: E402
+from chaos import ChaosCluster, begin, check, options, run, say, storm  # noqa: E402
 from cluster import SKIP, need_fuse  # noqa: E402
 from contest import Contest  # noqa: E402
-from history import Wrong, crew  # noqa: E402
+from history import crew  # noqa: E402
 from nemesis import Nemesis  # noqa: E402
 
 # Not the matter here: disks of stores, a mount's death under its programs.
@@ -46,23 +46,13 @@ def the_end(c, contest):
 
 
 def main():
-    p = argparse.ArgumentParser(description=__doc__.split('\n')[0])
-    p.add_argument('--time', type=float, default=120)
-    p.add_argument('--seed', type=int, default=random.randrange(1 << 32))
-    p.add_argument('--metas', type=int, default=3)
-    p.add_argument('--stores', type=int, default=3)
-    p.add_argument('--mounts', type=int, default=3)
-    p.add_argument('--events', type=lambda s: s.split(','), help='only these (nemesis.py)')
-    p.add_argument('--pause', type=float, default=0.1, help='between calls of a contender, on average')
-    p.add_argument('--keep', action='store_true', help='keep the directory of a run that failed')
-    args = p.parse_args()
+    args = options(__doc__, 3, 'calls of a contender, on average').parse_args()
     args.no_net, args.tmpfs = False, None
     need_fuse()
     if os.geteuid() != 0:
         print('SKIP: network namespaces need root')
         return SKIP
-    print('seed %d' % args.seed, flush=True)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit('ended by SIGTERM'))
+    begin(args)
     with ChaosCluster(args) as c:
         c.start()
         mounts = [c.mount('mnt%d' % i).path for i in range(args.mounts)]
@@ -85,8 +75,4 @@ def main():
 
 
 if __name__ == '__main__':
-    try:
-        sys.exit(main())
-    except Wrong as e:
-        say('WRONG: %s' % e)
-        sys.exit(1)
+    run(main)

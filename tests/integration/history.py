@@ -31,25 +31,20 @@ def first_difference(a, b):
     return next((i for i, (x, y) in enumerate(zip(a, b)) if x != y), min(len(a), len(b)))
 
 
-class Worker(threading.Thread):
-    def __init__(self, mounts, name, seed, pause=0.0):
+class Steps(threading.Thread):
+    """Does step() until it is to finish or one fails; pauses between them, of @pause at most."""
+
+    def __init__(self, name, seed, pause):
         super().__init__(daemon=True)
-        self.mounts, self.dirname, self.rnd = mounts, name, random.Random(seed)
-        self.ending, self.error, self.done, self.pause = threading.Event(), None, 0, pause
-        self.made, self.longest = False, 0.0
+        self.dirname, self.rnd, self.pause = name, random.Random(seed), pause
+        self.ending, self.error, self.trace, self.done, self.longest = threading.Event(), None, '', 0, 0.0
 
-    def path(self, name='', mount=None):
-        return os.path.join(mount or self.rnd.choice(self.mounts), self.dirname, name)
-
-    def two(self, fn, old, new):
-        mount = self.rnd.choice(self.mounts)
-        fn(self.path(old, mount), self.path(new, mount))
+    def begin(self):
+        pass
 
     def run(self):
         try:
-            if not self.made:
-                os.makedirs(self.path(), exist_ok=True)
-                self.made = True
+            self.begin()
             while not self.ending.wait(self.pause * self.rnd.random()):
                 begin = time.monotonic()
                 self.step()
@@ -58,6 +53,30 @@ class Worker(threading.Thread):
         except Exception as e:
             self.error, self.trace = e, traceback.format_exc()
 
+    def finish(self, timeout=60):
+        self.ending.set()
+        self.join(timeout)
+        if self.is_alive():
+            raise Wrong('%s hangs' % self.dirname)
+
+
+class Worker(Steps):
+    def __init__(self, mounts, name, seed, pause=0.0):
+        super().__init__(name, seed, pause)
+        self.mounts, self.made = mounts, False
+
+    def path(self, name='', mount=None):
+        return os.path.join(mount or self.rnd.choice(self.mounts), self.dirname, name)
+
+    def two(self, fn, old, new):
+        mount = self.rnd.choice(self.mounts)
+        fn(self.path(old, mount), self.path(new, mount))
+
+    def begin(self):
+        if not self.made:
+            os.makedirs(self.path(), exist_ok=True)
+            self.made = True
+
     def again(self):
         """A worker that goes on from the state of this one, which has ended and was verified."""
         w = self.__class__.__new__(self.__class__)
@@ -65,12 +84,6 @@ class Worker(threading.Thread):
         Worker.__init__(w, self.mounts, self.dirname, self.rnd.random(), self.pause)
         w.made, w.done, w.longest = self.made, self.done, self.longest
         return w
-
-    def finish(self, timeout=60):
-        self.ending.set()
-        self.join(timeout)
-        if self.is_alive():
-            raise Wrong('%s hangs' % self.dirname)
 
 
 class Files(Worker):

@@ -124,6 +124,20 @@ int cases_run(const char *name, const TTest *const *tests, unsigned n)
 
 /* ---- what many of them do --------------------------------------------------------------------------- */
 
+void toucher(struct actor *a)
+{
+    struct scene *s = a->arg;
+
+    if (!actor_ready(a) || a_make(a, tc_client_root(a->cl->tc), "f", S_IFREG | 0644, true))
+        return;
+    s->ino = a->ino;
+    for (uint64_t n = 1; n < 10000; n++) {
+        if (a_truncate(a, s->ino, n))
+            return;
+        actor_sleep(a, 20 * NS_PER_MS);
+    }
+}
+
 int make_file(struct actor *a, size_t n)
 {
     struct scene *s = a->arg;

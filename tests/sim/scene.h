@@ -55,6 +55,8 @@ void case_check(case_fn *fn, const char *rule, bool data);
 
 /* Opens the scene's file, replaces its content by 'b's, syncs: replaced. */
 void replacer(struct actor *a);
+/* Makes the scene's file and changes its size, again and again: the group has entries to agree on. */
+void toucher(struct actor *a);
 /* Makes the scene's file with @n bytes of 'a', not synced. 0, or an error. */
 int make_file(struct actor *a, size_t n);
 /* Opens the scene's file and reads up to @len bytes: an error, or 0 with the data in the actor. */

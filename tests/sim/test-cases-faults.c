@@ -10,20 +10,6 @@
 #include "sim/nemesis.h"
 #include "sim/scene.h"
 
-static void toucher_main(struct actor *a)
-{
-    struct scene *s = a->arg;
-
-    if (!actor_ready(a) || a_make(a, tc_client_root(a->cl->tc), "f", S_IFREG | 0644, true))
-        return;
-    s->ino = a->ino;
-    for (uint64_t n = 1; n < 10000; n++) {
-        if (a_truncate(a, s->ino, n))
-            return;
-        actor_sleep(a, 20 * NS_PER_MS);
-    }
-}
-
 /* ---- files of a store are gone, 1.5 ------------------------------------------------------------------ */
 
 static void writer_main(struct actor *a)
@@ -126,7 +112,7 @@ static bool added_and_killed(struct scene *s, const uint64_t off[RULE_LAYERS])
     if (!scene_start(s, 1, off))
         return true;
     m = &s->c->members[3];
-    actor_new(&s->c->clients[0], toucher_main, s);
+    actor_new(&s->c->clients[0], toucher, s);
     scene_run(s, 6000); /* a checkpoint, and the log before it is dropped */
     lead = cluster_leader(s->c);
     for (unsigned i = 0; i < 3; i++)
@@ -200,7 +186,7 @@ static bool leaders_removed(struct scene *s, const uint64_t off[RULE_LAYERS])
     old = &s->c->members[0];
     a = &s->c->members[1];
     b = &s->c->members[2];
-    actor_new(&s->c->clients[0], toucher_main, s);
+    actor_new(&s->c->clients[0], toucher, s);
     if (!add_member(s, a) || !add_member(s, b))
         return true;
     for (int n = 0; n < 100 && !cluster_group_whole(s->c); n++) {

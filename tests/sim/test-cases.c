@@ -77,20 +77,6 @@ END_TEST
 
 /* ---- clocks minutes apart, 9.1 ---------------------------------------------------------------------- */
 
-static void toucher(struct actor *a)
-{
-    struct scene *s = a->arg;
-
-    if (!actor_ready(a) || a_make(a, tc_client_root(a->cl->tc), "f", S_IFREG | 0644, true))
-        return;
-    s->ino = a->ino;
-    for (uint64_t n = 1; n < 10000; n++) {
-        if (a_truncate(a, s->ino, n))
-            return;
-        actor_sleep(a, 20 * NS_PER_MS);
-    }
-}
-
 static bool clocks_apart(struct scene *s, const uint64_t off[RULE_LAYERS])
 {
     uint64_t mtime = 0;
