@@ -141,6 +141,22 @@ int aside_count(struct vfs *vfs, const char *dir, const char *prefix, uint32_t *
     return err;
 }
 
+int aside_fill(struct vfs *vfs, const char *dir, const char *to, char *const *names, uint32_t n)
+{
+    int err = 0;
+
+    for (uint32_t i = 0; i < n && err == 0; i++) {
+        char *a = tc_asprintf("%s/%s", dir, names[i]), *b = tc_asprintf("%s/%s", to, names[i]);
+
+        err = vfs_rename(vfs, a, b);
+        free(a);
+        free(b);
+    }
+    if (err == 0)
+        err = vfs_sync_dir(vfs, to);
+    return err == 0 ? vfs_sync_dir(vfs, dir) : err;
+}
+
 int aside_remove(struct vfs *vfs, const char *dir, const char *prefix, uint64_t last)
 {
     struct names l = {0};

@@ -120,9 +120,9 @@ static int aside_move(struct replica *r, const char *const *prefixes)
     struct vfs *vfs = env_vfs(r->env);
     struct names a = {.prefixes = prefixes};
     uint64_t last = 0;
-    unsigned n = 0;
+    uint32_t n = 0;
     char *aside;
-    int err = replica_dir_last(vfs, r->dir, "aside", &last, &n);
+    int err = aside_count(vfs, r->dir, "aside", &n, &last);
 
     if (err == 0)
         err = vfs_list(vfs, r->dir, name_see, &a);
@@ -132,18 +132,8 @@ static int aside_move(struct replica *r, const char *const *prefixes)
     err = vfs_make_dir(vfs, aside);
     if (err == 0)
         err = write_why(vfs, aside, r->damage ? r->damage : "not known");
-    for (unsigned i = 0; i < a.n && err == 0; i++) {
-        char *from = tc_asprintf("%s/%s", r->dir, a.list[i]);
-        char *to = tc_asprintf("%s/%s", aside, a.list[i]);
-
-        err = vfs_rename(vfs, from, to);
-        free(from);
-        free(to);
-    }
     if (err == 0)
-        err = vfs_sync_dir(vfs, aside);
-    if (err == 0)
-        err = vfs_sync_dir(vfs, r->dir);
+        err = aside_fill(vfs, r->dir, aside, a.list, a.n);
     if (err == 0)
         LOG_WARN("raft", "damaged files were set aside", "to=%s why=\"%s\"", aside, r->damage ? r->damage : "");
     free(aside);
@@ -168,8 +158,7 @@ static int unmark(struct replica *r)
 static uint64_t next_gen(struct replica *r, const char *prefix, uint64_t now, int *err)
 {
     uint64_t last = 0;
-    unsigned n;
-    int e = replica_dir_last(env_vfs(r->env), r->dir, prefix, &last, &n);
+    int e = replica_dir_last(env_vfs(r->env), r->dir, prefix, &last);
 
     if (e < 0)
         *err = e;
@@ -223,10 +212,10 @@ int replica_set_state_aside(struct replica *r)
 char *replica_aside_newest(struct vfs *vfs, const char *dir, char *why, size_t why_size)
 {
     uint64_t last = 0;
-    unsigned n = 0;
+    uint32_t n = 0;
     char *aside, *path, *end;
 
-    if (replica_dir_last(vfs, dir, "aside", &last, &n) < 0 || n == 0)
+    if (aside_count(vfs, dir, "aside", &n, &last) < 0 || n == 0)
         return NULL;
     aside = tc_asprintf("%s/aside-%" PRIu64, dir, last);
     path = tc_asprintf("%s/WHY", aside);

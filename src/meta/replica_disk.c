@@ -252,8 +252,7 @@ static int last_see(void *arg, const char *name)
     return 0;
 }
 
-int replica_dir_last(struct vfs *vfs, const char *dir, const char *prefix, uint64_t *ret_last,
-                     unsigned *ret_n)
+int replica_dir_last(struct vfs *vfs, const char *dir, const char *prefix, uint64_t *ret_last)
 {
     struct last_arg a = {.prefix = prefix};
     int err = vfs_list(vfs, dir, last_see, &a);
@@ -261,7 +260,6 @@ int replica_dir_last(struct vfs *vfs, const char *dir, const char *prefix, uint6
     if (err < 0)
         return err;
     *ret_last = a.last;
-    *ret_n = a.n;
     return 0;
 }
 

@@ -41,7 +41,7 @@ TC_MUST_CHECK int replica_base_write(struct vfs *vfs, const char *dir,
 
 /* The highest N of the names @prefix-N in @dir; 0 if there are none. */
 TC_MUST_CHECK int replica_dir_last(struct vfs *vfs, const char *dir, const char *prefix,
-                                   uint64_t *ret_last, unsigned *ret_n);
+                                   uint64_t *ret_last);
 /* Remove the directory @path and the plain files in it, as well as that goes. */
 void replica_dir_remove(struct vfs *vfs, const char *path);
 /* Remove all directories @prefix-N in @dir but that of @keep. */

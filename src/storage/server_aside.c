@@ -64,22 +64,6 @@ static int mark_write(struct storage_server *s, uint64_t n)
     return r == 0 ? vfs_sync_dir(s->vfs, s->dir) : r;
 }
 
-static int move_all(struct storage_server *s, const struct names *l, const char *to)
-{
-    int r = vfs_make_dir(s->vfs, to);
-
-    for (uint32_t i = 0; i < l->n && r == 0; i++) {
-        char *a = tc_asprintf("%s/%s", s->dir, l->name[i]), *b = tc_asprintf("%s/%s", to, l->name[i]);
-
-        r = vfs_rename(s->vfs, a, b);
-        free(a);
-        free(b);
-    }
-    if (r == 0)
-        r = vfs_sync_dir(s->vfs, to);
-    return r == 0 ? vfs_sync_dir(s->vfs, s->dir) : r;
-}
-
 int aside_put(struct storage_server *s, bool damaged)
 {
     char *mark = tc_asprintf("%s/" MARK, s->dir), *to = NULL;
@@ -108,7 +92,9 @@ int aside_put(struct storage_server *s, bool damaged)
     r = mark_write(s, n);
     to = tc_asprintf("%s/" MARK "-%llu", s->dir, (unsigned long long)n);
     if (r == 0)
-        r = move_all(s, &l, to);
+        r = vfs_make_dir(s->vfs, to);
+    if (r == 0)
+        r = aside_fill(s->vfs, s->dir, to, l.name, l.n);
     if (r == 0)
         r = vfs_unlink(s->vfs, mark);
     if (r == 0)
