@@ -26,11 +26,15 @@
 #define FUSE_REQUESTS_PER_TURN 16
 #define FUSE_SPARE_BUFS 8
 
-/* The name that a thread looked up in its last request (names.c). */
+/* The names that a thread looked up last (names.c). */
 struct looked_up {
-    int tid; /* 0: none */
-    unsigned fired;
-    uint64_t parent, hash, ino, at;
+    int tid;      /* 0: nothing */
+    bool again;   /* it was told ESTALE, and walks once more ... */
+    bool told;    /* ... or looks up once more the name for which it was, having dropped what it had */
+    bool renames; /* @last was looked up by a rename(), certainly */
+    struct {
+        uint64_t parent, hash, ino; /* 0: none, or not found */
+    } last, other;                  /* the last name, and the last one that is not this */
 };
 #define LOOKED_UP_MAX 4096
 
@@ -74,7 +78,7 @@ struct fop {
     uint64_t off;
     size_t len;
     struct tc_file *file;
-    struct looked_up before, now; /* lookups */
+    uint64_t name_hash; /* lookups: of the name */
     int tid;
     bool told_gone; /* by its thread's last request but for lookups */
     uint32_t flags;

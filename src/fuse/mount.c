@@ -27,7 +27,6 @@ struct fop *fop_new(fuse_req_t req, uint64_t nodeid)
     op->ino = ino_of(m, nodeid);
     DL_APPEND(m->ops, op);
     op->tid = (int)fuse_req_ctx(req)->pid;
-    m->looked_up[(unsigned)op->tid % LOOKED_UP_MAX].tid = 0; /* its last request is another now */
     told = &m->told_gone[(unsigned)op->tid % LOOKED_UP_MAX];
     op->told_gone = *told == op->tid;
     *told = 0;

@@ -100,90 +100,102 @@ static struct tc_cred cred_of(fuse_req_t req)
 }
 
 /*
- * rename() looks up both names, one after the other; if both are one inode, the kernel takes it for two
- * links of one file and does nothing, successfully. When another mount has moved the file in between, that is
- * wrong: the first name is gone. So a thread that finds in two requests that follow each other an inode that can
- * have but one name under two is told ESTALE, on which the VFS begins the call anew. (Twice for a second name that
- * the kernel revalidates and then looks up. Of a file with several names it cannot be known.) Calls that make a name
- * fail with whatever its lookup says, and need no such care: what the thread does is asked of the kernel.
+ * rename() looks up both names, one after the other; if both are one inode, the kernel takes it for two links of one
+ * file and does nothing, successfully. When another mount has moved the file in between, that is wrong. So a thread in
+ * rename() that finds one inode under two names is told ESTALE, on which the VFS begins the call anew, once, and asks
+ * for every name on its way. If it finds one inode again, it is told that the second name is not there: then the kernel
+ * asks for the rename to be done, and the metadata group decides (docs/FUSE.md 4). Calls that make a name fail with
+ * whatever its lookup says, and need no such care: what the thread does is asked of the kernel.
  */
-static bool in_rename(int tid)
+enum in_rename { NOT_IN_RENAME, IN_RENAME, IN_EXCHANGE, NOT_KNOWN };
+
+static enum in_rename in_rename(int tid)
 {
-    static const long calls[] = {
-#ifdef SYS_rename
-        SYS_rename,
-#endif
-#ifdef SYS_renameat
-        SYS_renameat,
-#endif
-        SYS_renameat2};
-    char path[48], text[32] = "";
+    char path[48], text[160];
+    unsigned long call, flags;
+    ssize_t n;
     int fd;
 
     snprintf(path, sizeof(path), "/proc/%d/syscall", tid);
     fd = open(path, O_RDONLY | O_CLOEXEC);
     if (fd < 0)
-        return true; /* not to be known: perhaps */
-    if (read(fd, text, sizeof(text) - 1) <= 0 || text[0] < '0' || text[0] > '9') {
-        close(fd);
-        return true;
-    }
+        return NOT_KNOWN;
+    n = read(fd, text, sizeof(text) - 1);
     close(fd);
-    for (size_t i = 0; i < ARRAY_SIZE(calls); i++) {
-        if (strtol(text, NULL, 10) == calls[i])
-            return true;
-    }
-    return false;
+    text[n > 0 ? n : 0] = '\0';
+    if (sscanf(text, "%lu %*x %*x %*x %*x %lx", &call, &flags) != 2)
+        return NOT_KNOWN; /* "running" */
+#ifdef SYS_rename
+    if (call == SYS_rename)
+        return IN_RENAME;
+#endif
+#ifdef SYS_renameat
+    if (call == SYS_renameat)
+        return IN_RENAME;
+#endif
+    if (call != SYS_renameat2)
+        return NOT_IN_RENAME;
+    return flags & RENAME_EXCHANGE ? IN_EXCHANGE : IN_RENAME;
 }
 
-static bool has_moved(const struct fop *op, const struct tc_entry *e)
-{
-    const struct looked_up *b = &op->before;
+enum moved { UNMOVED, WALK_AGAIN, ASK_SERVER };
 
-    if (b->tid == 0 || b->tid != op->now.tid || b->ino != e->ino || b->fired >= 2)
-        return false;
-    if (b->parent == op->now.parent && b->hash == op->now.hash)
-        return false;
-    return (S_ISDIR(e->attr.mode) || e->attr.nlink == 1) && env_now(op->m->env) < b->at + NS_PER_S && in_rename(b->tid);
+/* A thread found @e under a name, and had found the same under another one just before, if @same. Notes the name. */
+static enum moved has_moved(struct looked_up *l, const struct tc_entry *e, bool same)
+{
+    bool one_name = S_ISDIR(e->attr.mode) || e->attr.nlink == 1, renames = l->renames;
+    enum in_rename in = same || l->again ? in_rename(l->tid) : NOT_IN_RENAME;
+
+    l->renames = in == IN_RENAME;
+    if (!same || in == NOT_IN_RENAME)
+        return UNMOVED;
+    if (!l->again || l->told)
+        return in == NOT_KNOWN && !one_name ? UNMOVED : WALK_AGAIN;
+    return renames && in != IN_EXCHANGE ? ASK_SERVER : UNMOVED;
 }
 
 static void reply_lookup(void *arg, int status, const struct tc_entry *e)
 {
     struct fop *op = arg;
     struct tc_mount *m = op->m;
-    struct looked_up *slot = &m->looked_up[(unsigned)op->now.tid % LOOKED_UP_MAX];
+    struct looked_up *l = &m->looked_up[(unsigned)op->tid % LOOKED_UP_MAX];
+    enum moved moved = UNMOVED;
 
-    if (status == 0 && has_moved(op, e)) {
-        *slot = op->before;
-        slot->fired++;
-        tc_forget(m->client, e->ino, 1);
-        fuse_reply_err(op->req, ESTALE);
-        fop_end(op);
+    if (l->tid != op->tid)
+        *l = (struct looked_up){.tid = op->tid};
+    if (l->last.parent != op->ino || l->last.hash != op->name_hash) { /* else the kernel asks once more, having dropped what it had */
+        if (l->told)
+            *l = (struct looked_up){.tid = op->tid, .again = true};
+        l->other = l->last;
+        l->last.parent = op->ino;
+        l->last.hash = op->name_hash;
+    }
+    l->last.ino = status == 0 ? e->ino : 0;
+    if (status == 0)
+        moved = has_moved(l, e, l->other.ino == e->ino);
+    if (moved == UNMOVED) {
+        reply_entry(op, status, e);
         return;
     }
-    if (status == 0) {
-        op->now.ino = e->ino;
-        op->now.at = env_now(m->env);
-        *slot = op->now;
-    } else if (op->before.tid == op->now.tid) {
-        *slot = op->before; /* of a name not found, a second look follows the kernel's revalidation */
-    }
-    reply_entry(op, status, e);
+    if (moved == WALK_AGAIN)
+        l->again = l->told = true;
+    tc_forget(m->client, e->ino, 1);
+    fuse_reply_err(op->req, moved == WALK_AGAIN ? ESTALE : ENOENT);
+    fop_end(op);
 }
 
 static void op_lookup(fuse_req_t req, fuse_ino_t parent, const char *name)
 {
     int tid = (int)fuse_req_ctx(req)->pid;
-    struct looked_up before = mount_of(req)->looked_up[(unsigned)tid % LOOKED_UP_MAX];
+    struct tc_mount *m = mount_of(req);
     struct fop *op = fop_new(req, parent);
     uint64_t hash = 0xcbf29ce484222325;
 
     for (const char *p = name; *p; p++)
         hash = (hash ^ (uint8_t)*p) * 0x100000001b3;
     if (op->told_gone)
-        op->m->told_gone[(unsigned)tid % LOOKED_UP_MAX] = tid;
-    op->before = before;
-    op->now = (struct looked_up){.tid = tid, .parent = op->ino, .hash = hash};
+        m->told_gone[(unsigned)tid % LOOKED_UP_MAX] = tid;
+    op->name_hash = hash;
     op->call = tc_lookup(op->m->client, op->ino, name, reply_lookup, op);
 }
 
@@ -335,6 +347,7 @@ static void op_rename(fuse_req_t req, fuse_ino_t parent, const char *name, fuse_
         return;
     }
     op = fop_new(req, parent);
+    op->m->looked_up[(unsigned)op->tid % LOOKED_UP_MAX].tid = 0;
     op->call = tc_rename(op->m->client, op->ino, name, ino_of(op->m, new_parent), new_name, flags, reply_status, op);
 }
 

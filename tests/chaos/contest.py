@@ -60,16 +60,10 @@ class Op:
 
     step_rmdir = step_unlink
 
-    def step_rename(self, s, ino, r, old, new):
-        if ino:     # the VFS looked up old a while ago; one of the inode's names is new: nothing to do (FUSE.md)
-            if r == 'ok' and at(s, new) == ino and s[0].count(ino) > 1:
-                yield s, DONE
-            return
+    def step_rename(self, s, progress, r, old, new):
         if bool(at(s, old)) == (r == 'ok'):
             nothing = at(s, old) in (0, at(s, new))     # two names of one inode stay both
             yield s if nothing else put(put(s, new, at(s, old)), old, 0), DONE
-        if at(s, old) and s[0].count(at(s, old)) > 1:
-            yield s, at(s, old)
 
     def walk(self, s, r, name):
         if at(s, name):
