@@ -118,7 +118,8 @@ static struct fetch *fetch_new(struct tc_client *c, struct inode *i, uint64_t fi
                           .barrier = i->barrier,
                           .versions_only = versions_only,
                           .write_back = unclean,
-                          .clean = !i->x && i->attr_cached && i->attr.data_state == DATA_CLEAN && lease_s_ok(c, i),
+                          .clean = !i->x && i->attr_cached && (i->attr.data_state == DATA_CLEAN || !TC_RULE(CLEAN_READ)) &&
+                                   lease_s_ok(c, i),
                           .deadline = UINT64_MAX,
                           .done = fetch_done};
     c->ra_bytes += (uint64_t)count * BLOCK_SIZE;

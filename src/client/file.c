@@ -198,7 +198,7 @@ static bool sync_step(struct tc_call *call, int *ret_status)
         }
     }
     call->stage = SYNC_SESSION;
-    if (session_revalidate(call)) /* PROTOCOL 4.5 */
+    if (TC_RULE(SYNC_VALID) && session_revalidate(call)) /* PROTOCOL 4.5 */
         return true;
     if (call->file && call->file->error) {
         *ret_status = file_error(call->file);

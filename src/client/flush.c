@@ -12,6 +12,7 @@
 #include <xxhash.h>
 
 #include "common/log.h"
+#include "common/test_rules.h"
 
 static void age_tick(struct env_timer *t);
 
@@ -212,7 +213,7 @@ static void flight_launch(struct tc_client *c, struct inode *i, struct extent *e
                            .first = (uint32_t)(e->first % BLOCKS_PER_CHUNK),
                            .count = e->count,
                            .vepoch = x->epoch,
-                           .vseq = ++x->seq,
+                           .vseq = TC_RULE(SEQ_ANEW) || !x->seq ? ++x->seq : x->seq,
                            .size = x->size,
                            .mtime = x->mtime,
                            .zero = !e->buf,
@@ -222,7 +223,7 @@ static void flight_launch(struct tc_client *c, struct inode *i, struct extent *e
                            .deadline = UINT64_MAX,
                            .done = flight_done,
                            .all_done = flight_all_done};
-    ASSERT(f->w.first + f->w.count <= BLOCKS_PER_CHUNK && x->size <= x->reach);
+    ASSERT(f->w.first + f->w.count <= BLOCKS_PER_CHUNK && (x->size <= x->reach || !TC_RULE(REACH)));
     if (e->buf) {
         f->w.data = TAKE(e->buf);
         f->w.data->len = MAX(f->w.data->len, (uint32_t)(e->off + bytes)); /* own buffers count in blocks */
@@ -249,13 +250,13 @@ static bool may_launch(struct tc_client *c, struct inode *i)
         map_need(c, i->barrier);
         return false;
     }
-    if (x->truncating)
+    if (x->truncating && TC_RULE(TRUNCATE_ALONE))
         return false;
     if (x->size + (x->size < x->reach ? (16u << 20) : 0) > x->reach && !x->reach_want && i->phase != RECALL_COMMIT) {
         x->reach_want = MAX(UINT64_C(64) << 20, x->size * 2); /* ahead of need */
         lease_commit(c, i);
     }
-    return x->size <= x->reach;
+    return x->size <= x->reach || !TC_RULE(REACH);
 }
 
 static void dirty_list_remove(struct tc_client *c, struct inode *i)

@@ -455,7 +455,7 @@ static void rpc_tick(struct env_timer *t)
         if (now < r->next_at || (!r->no_session && c->state != SESSION_VALID))
             continue;
         /* Silence: the leader may be gone, so the next member is asked too. */
-        if (r->refused || r->tries % 2 == 0 || beside == 0)
+        if (r->refused || r->tries % 2 == 0 || beside == 0 || !TC_RULE(ASK_NEXT))
             rpc_transmit(r, c->leader);
         else
             rpc_transmit(r, member_behind(c, c->leader, 1 + r->tries / 2 % beside));
@@ -604,6 +604,8 @@ void meta_send_keepalive(struct tc_client *c, uint64_t id, bool next_member)
     unsigned to = next_member ? member_behind(c, c->leader, 1 + (unsigned)(env_random(c->env) % others)) : c->leader;
 
     c->stats.keepalives++;
+    if (!TC_RULE(ASK_NEXT))
+        to = c->leader;
     if (c->members[to].port) /* next one follows */
         (void)env_send(c->members[to].port, 0, wire_encode_frame(&h, &keepalive_req_schema, &req), NULL);
 }

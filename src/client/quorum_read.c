@@ -207,7 +207,7 @@ static void expand_runs(struct qread_op *o, const struct qitem *it, const struct
 
         for (uint32_t k = 0; k < run->count; k++, b++) {
             v[b] = (struct qblock){.kind = (uint8_t)run->kind, .vepoch = run->vepoch, .vseq = run->vseq};
-            if (run->kind == RUN_UNKNOWN && !TC_RULE(UNKNOWN))
+            if (run->kind == RUN_UNKNOWN && (!TC_RULE(UNKNOWN) || (o->r->clean && !TC_RULE(CLEAN_INTACT))))
                 v[b] = (struct qblock){.kind = RUN_NONE};
             if (run->kind != RUN_DATA)
                 continue;

@@ -278,7 +278,8 @@ static void generation_enter(struct tc_client *c, const struct keepalive_res *re
     c->gen_term = c->gen_n = 0;
     c->right_was = false;
     session_see_term(c, term);
-    lease_drop_all_s(c, res->takes_s && n == 1 && term != c->held_term && session_right(c));
+    if (TC_RULE(GENERATION))
+        lease_drop_all_s(c, res->takes_s && n == 1 && term != c->held_term && session_right(c));
     lease_list(c);
 }
 

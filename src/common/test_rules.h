@@ -54,7 +54,21 @@
     X(BACKFILL_QUORUM, 42, "6.3: a newcomer copies from a quorum of C1 (off: from one)")       \
     X(CLEAN,          43, "7: clean is claimed when all voters acknowledged (off: whenever W did)") \
     X(OLDEST_EPOCH,   44, "3.6: the mark of an unclean inode is of the oldest epoch (off: the newest)") \
-    X(HORIZON_COVER,  45, "5.1: an entry goes when a later one covers it (off: an earlier does)")
+    X(HORIZON_COVER,  45, "5.1: an entry goes when a later one covers it (off: an earlier does)") \
+    X(QUEUES_AT_ONCE, 46, "3.4: a request takes the queues of all its inodes at once (off: goes when first in one)") \
+    X(HOLDER_PASSES,  47, "3.4: what the holder of X says of its inode passes the queue (off: waits in it)") \
+    X(LOOK_PASSES,    48, "3.4: attributes are answered past what waits for a recall (off: behind it)") \
+    X(EPOCH_AGAIN,    49, "3.7: X granted once more to its session has a new epoch (off: the same)") \
+    X(REPAIR_EPOCH,   50, "6.4: what mends a block is refused below the PG's epoch (off: taken)") \
+    X(ZERO_VERSION,   51, "5.2: a zero mark is a version like any other (off: as if nothing was written)") \
+    X(MAP_QUIET,      52, "6.7: that a store is up or down raises no map epoch (off: it does)") \
+    X(CLEAN_INTACT,   53, "7: one voter's answer is enough only from an intact index (off: any answer)") \
+    X(CLEAN_READ,     54, "7: one voter's answer is enough for a clean file alone (off: for any)") \
+    X(SEQ_ANEW,       55, "4.1: a changed block has a new version (off: that of the one before)") \
+    X(SYNC_VALID,     56, "4.5: fsync succeeds only in a session that is valid afterwards (off: in any)") \
+    X(REACH,          57, "4.7: no block bears a size above the committed reach (off: it does)") \
+    X(TRUNCATE_ALONE, 58, "4.8: no block is sent while a truncate is under way (off: it is)") \
+    X(ASK_NEXT,       59, "2.6: what is not answered goes to the next member, too (off: to the same)")
 /* clang-format on */
 
 enum tc_test_rule { /* bits of the mask */

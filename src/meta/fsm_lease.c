@@ -57,7 +57,7 @@ void lease_grant(struct fsm *f, struct inode *in, uint64_t session)
     if (again)
         in->bound =
             inode_reach(in); /* whatever was written under the grant that this one replaces */
-    if (!(f->rules_off & FSM_RULE_EPOCH) || in->epoch == 0)
+    if ((!(f->rules_off & FSM_RULE_EPOCH) && (!again || TC_RULE(EPOCH_AGAIN))) || in->epoch == 0)
         epoch_next(f, in);
     in->lease = (struct inode_lease){
         .session = session,

@@ -296,6 +296,8 @@ int op_store_state(struct fsm *f, const struct store_info *cmd)
         st->served = true;
     if (cmd->state != STORE_REPLACED)
         st->state = cmd->state;
+    if (!TC_RULE(MAP_QUIET))
+        map_touch(f);
     store_save(f, st);
     effect_add(f, FSM_STORE_CHANGED, 0, st->store);
     return 0;

@@ -91,7 +91,7 @@ static bool slot_blocks(const struct lease_slot *ahead, const struct lease_slot 
 bool lease_op_admissible(const struct lease_op *op)
 {
     ASSERT(op->state == LEASE_OP_QUEUED);
-    for (unsigned i = 0; i < op->n; i++) {
+    for (unsigned i = 0; i < (TC_RULE(QUEUES_AT_ONCE) ? op->n : MIN(op->n, 1)); i++) {
         const struct lease_slot *ahead;
 
         DL_FOREACH(op->slots[i].inode->queue, ahead)

@@ -14,6 +14,8 @@
 
 #include <sys/stat.h>
 
+#include "common/test_rules.h"
+
 /* ---- operations ---- */
 
 #define KEY_SIZE (2 * sizeof(uint64_t))
@@ -235,7 +237,7 @@ static bool op_bypasses(const struct meta_op *op)
     default:
         return op->n_inos == 0;
     }
-    return fsm_lease(op->s->fsm, ino, &f) && !f.dead && f.session == op->session;
+    return fsm_lease(op->s->fsm, ino, &f) && !f.dead && f.session == op->session && TC_RULE(HOLDER_PASSES);
 }
 
 /* ---- conflicts ---- */

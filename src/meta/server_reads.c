@@ -8,6 +8,8 @@
  */
 #include "meta/server_internal.h"
 
+#include "common/test_rules.h"
+
 #define READDIR_MAX 2000u
 #define READDIR_BYTES_MAX (512u << 10)
 #define ATTR_BLOCK 4096u
@@ -145,6 +147,8 @@ static void getattr(struct meta_server *s, struct request *q, struct meta_sessio
     r = fsm_getattr(s->fsm, q->ctx->session, req->ino, &s->arena, &res.attr);
     if (r == 0 && lease_reaping(s->lead->leases, req->ino))
         r = -TC_E_NOENT;
+    if (q->type == MSG_GETATTR && !TC_RULE(LOOK_PASSES) && lease_queue_length(s->lead->leases, req->ino) > 0)
+        r = -TC_E_LEASE_CONFLICT; /* it is asked again */
     if (r < 0) {
         read_done(s, q, r, NULL, NULL);
         return;

@@ -152,6 +152,10 @@ uint32_t rec_apply(struct chunk_store *cs, struct chunk *c, const struct rec_ite
         blk->vseq = it->vseq;
         blk->sum = sum;
         blk->kind = it->zero ? RUN_ZERO : RUN_DATA;
+        if (it->zero && !TC_RULE(ZERO_VERSION)) {
+            blk->vepoch = blk->vseq = 0;
+            blk->kind = RUN_NONE;
+        }
         blk->place = it->zero ? PLACE_NONE : it->inl ? PLACE_JOURNAL : PLACE_FILE;
         if (it->inl && !it->zero)
             chunk_pend_set(cs, c, b, buf, data + (size_t)i * BLOCK_SIZE);

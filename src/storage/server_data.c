@@ -110,7 +110,8 @@ static void write_done(struct chunk_write_op *op)
         r->new_blocks = op->items[i].new_blocks;
         r->freed_blocks = op->items[i].freed_blocks;
         r->epoch = op->items[i].epoch;
-        if (op->items[i].status == 0 && pg_moved(s, it->pg, it->pg_epoch)) {
+        if (op->items[i].status == 0 && pg_moved(s, it->pg, it->pg_epoch) &&
+            (!(it->flags & WRITE_REPAIR) || TC_RULE(REPAIR_EPOCH))) {
             r->status = tc_error_to_wire(-TC_E_STALE_EPOCH);
             r->epoch = s->map->pgs[it->pg].epoch;
         }
@@ -172,14 +173,17 @@ static void handle_write(struct request *q)
     q->slots = tc_calloc(req->items.n + 1, sizeof(*q->slots));
     for (uint32_t i = 0; results && i < req->items.n; i++) {
         const struct write_item *it = &req->items.items[i];
-        uint64_t bytes = (it->flags & WRITE_ZERO) ? 0 : (uint64_t)it->count * BLOCK_SIZE;
+        uint64_t bytes = (it->flags & WRITE_ZERO) ? 0 : (uint64_t)it->count * BLOCK_SIZE, epoch;
         int r;
 
         if (!write_shape(it, left)) {
             results = NULL;
             break;
         }
-        r = check_pg(s, it->pg, it->pg_epoch, true, !req->session, &wait);
+        epoch = it->pg_epoch;
+        if ((it->flags & WRITE_REPAIR) && !TC_RULE(REPAIR_EPOCH) && it->pg < s->map->pg_count)
+            epoch = MAX(epoch, s->map->pgs[it->pg].epoch);
+        r = check_pg(s, it->pg, epoch, true, !req->session, &wait);
         if (r == 0 && it->pg != map_pg_of(s->map, it->ino, it->index))
             r = -TC_E_INVAL;
         results[i].status = tc_error_to_wire(r);

@@ -216,6 +216,19 @@ static void rare_looker(struct actor *a)
     s->stale = a_lookup(a, root_of(a), "n1") == -TC_E_NOENT;
 }
 
+/* The same, but he looks again only when told to. */
+static void name_looker(struct actor *a)
+{
+    struct scene *s = a->arg;
+
+    if (!actor_ready(a) || a_lookup(a, root_of(a), "n1") != -TC_E_NOENT)
+        return;
+    s->ended = a_lookup(a, root_of(a), "n1") == -TC_E_NOENT;
+    while (!s->replaced)
+        actor_sleep(a, 20 * NS_PER_MS);
+    s->stale = a_lookup(a, root_of(a), "n1") == -TC_E_NOENT;
+}
+
 START_TEST(caching_right)
 {
     struct scene s = {.ttl_ms = 10000};
@@ -234,7 +247,39 @@ START_TEST(caching_right)
 }
 END_TEST
 
-/* ---- leaders, 1.3, 2.4, 3.4 ------------------------------------------------------------------------- */
+/*
+ * What was cached in one generation is not used in the next: the leader has gone on without asking. (That it is dropped when the
+ * right runs out is a rule of its own: here it is off, as if the client had stood still and then heard of the new generation first.)
+ */
+static bool next_generation(struct scene *s, const uint64_t off[RULE_LAYERS])
+{
+    s->ttl_ms = 10000;
+    if (!scene_start(s, 2, off))
+        return true;
+    actor_new(&s->c->clients[0], name_looker, s);
+    if (!scene_wait(s, &s->ended, 3000))
+        return true;
+    scene_cut(s, 0, true, true, true);
+    actor_new(&s->c->clients[1], name_writer, s); /* one, for the other has ended */
+    scene_run(s, 4000);
+    scene_cut(s, 0, true, true, false);
+    scene_run(s, 3000);
+    s->replaced = true;
+    scene_run(s, 3000);
+    return !s->done || s->stale;
+}
+
+START_TEST(generation)
+{
+    ck_assert_int_eq(case_outcome(next_generation, NULL), 0);
+#ifdef TC_TEST_RULES_BUILD
+    ck_assert_int_eq(case_outcome(next_generation, "CACHING_RIGHT"), 0);
+    ck_assert_int_eq(case_outcome(next_generation, "CACHING_RIGHT,GENERATION"), 1);
+#endif
+}
+END_TEST
+
+/* ---- leaders, 1.3, 2.4, 2.6, 3.4 ------------------------------------------------------------------------- */
 
 static void first_writer(struct actor *a)
 {
@@ -272,6 +317,31 @@ START_TEST(new_leader)
     ck_assert(scene_wait(&s, &s.ended, 20000));
     ck_assert_int_eq(s.status, 0);
     ck_assert_uint_eq(expiries, 0);
+}
+END_TEST
+
+/* The leader dies, and nobody tells the client who leads now: it asks the next. */
+static void maker_of_two(struct actor *a)
+{
+    struct scene *s = a->arg;
+
+    if (!actor_ready(a) || a_make(a, root_of(a), "n1", S_IFREG | 0644, true))
+        return;
+    s->ended = true;
+    actor_sleep(a, 200 * NS_PER_MS);
+    s->written = a_make(a, root_of(a), "n2", S_IFREG | 0644, true) == 0;
+}
+
+START_TEST(unannounced_leader)
+{
+    struct scene s = {.ttl_ms = 10000};
+
+    ck_assert(scene_start(&s, 1, NULL));
+    s.holds[0] = (struct hold){MSG_LEADER, WIRE_NOTICE, s.c->clients[0].node, UINT64_MAX, 1000000};
+    actor_new(&s.c->clients[0], maker_of_two, &s);
+    ck_assert(scene_wait(&s, &s.ended, 1000));
+    member_kill(cluster_leader(s.c));
+    ck_assert(scene_wait(&s, &s.written, 8000));
 }
 END_TEST
 
@@ -358,8 +428,8 @@ END_TEST
 
 int main(void)
 {
-    const TTest *const tests[] = {late_name, late_attributes, late_answers, late_grants, caching_right, new_leader,
-                                         deaf_holder, lease_reads};
+    const TTest *const tests[] = {late_name, late_attributes, late_answers, late_grants, caching_right, generation,
+                                  new_leader, unannounced_leader, deaf_holder, lease_reads};
 
     return cases_run("caching", tests, ARRAY_SIZE(tests));
 }

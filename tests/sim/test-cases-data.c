@@ -67,6 +67,115 @@ START_TEST(synced_survives)
 }
 END_TEST
 
+/* A changed block is another version: what was written last is what others read. */
+static void second_writer(struct actor *a)
+{
+    struct scene *s = a->arg;
+    uint8_t data[LEN];
+
+    if (make_file(a, LEN) || a_fsync(a, s->f))
+        return;
+    memset(data, 'b', sizeof data);
+    s->replaced = a_write(a, s->f, data, LEN, 0, false) == 0 && a_fsync(a, s->f) == 0;
+}
+
+START_TEST(written_twice)
+{
+    struct scene s = {0};
+
+    ck_assert(scene_start(&s, 2, NULL));
+    actor_new(&s.c->clients[0], second_writer, &s);
+    ck_assert(scene_wait(&s, &s.replaced, 3000));
+    actor_new(&s.c->clients[1], counting_reader, &s);
+    ck_assert(scene_wait(&s, &s.ended, 10000));
+    ck_assert_int_eq(s.status, 0);
+    ck_assert_uint_eq(s.done, LEN);
+    ck_assert_uint_eq(s.n, 0);
+}
+END_TEST
+
+/* Who does not know whether his session lives does not say that anything is safe: not until the leader has said so. */
+static void late_syncer(struct actor *a)
+{
+    struct scene *s = a->arg;
+
+    if (make_file(a, LEN))
+        return;
+    while (!s->done)
+        actor_sleep(a, 20 * NS_PER_MS);
+    s->status = a_fsync(a, s->f);
+    s->ended = true;
+}
+
+START_TEST(synced_in_a_session)
+{
+    struct scene s = {0};
+
+    ck_assert(scene_start(&s, 1, NULL));
+    actor_new(&s.c->clients[0], late_syncer, &s);
+    ck_assert(scene_wait(&s, &s.written, 1000));
+    scene_run(&s, 2500); /* what was written has left by itself */
+    scene_cut(&s, 0, true, true, true);
+    scene_run(&s, 3000);
+    s.done = 1;
+    scene_run(&s, 3000);
+    ck_assert(!s.ended);
+    scene_cut(&s, 0, true, true, false);
+    ck_assert(scene_wait(&s, &s.ended, 10000));
+    ck_assert_int_eq(s.status, 0);
+}
+END_TEST
+
+/* No block goes out with a size that whoever recovers it would not look for: the reach is committed first. */
+static void far_writer(struct actor *a)
+{
+    struct scene *s = a->arg;
+
+    if (make_file(a, LEN) || a_fsync(a, s->f))
+        return;
+    s->ended = true;
+    s->holds[0] = (struct hold){MSG_COMMIT, WIRE_REQUEST, NULL, UINT64_MAX, 1000000};
+    s->replaced = a_write(a, s->f, "x", 1, UINT64_C(100) << 20, false) == 0 && a_fsync(a, s->f) == 0;
+}
+
+START_TEST(within_reach)
+{
+    struct scene s = {0};
+
+    ck_assert(scene_start(&s, 1, NULL));
+    actor_new(&s.c->clients[0], far_writer, &s);
+    ck_assert(scene_wait(&s, &s.ended, 3000));
+    scene_run(&s, 3000);
+    ck_assert(!s.replaced);
+    s.holds[0].times = 0;
+    ck_assert(scene_wait(&s, &s.replaced, 10000));
+}
+END_TEST
+
+/* ---- clean files, 7 --------------------------------------------------------------------------------- */
+
+/* One store of three has not seen the writes, and is all that is left: the file is not clean, so its answer is none. */
+START_TEST(not_clean)
+{
+    struct scene s = {0};
+
+    ck_assert(scene_start(&s, 2, NULL));
+    store_kill(&s.c->stores[2]);
+    actor_new(&s.c->clients[0], syncing_writer, &s);
+    ck_assert(scene_wait(&s, &s.replaced, 5000));
+    store_kill(&s.c->stores[0]);
+    store_kill(&s.c->stores[1]);
+    store_boot(&s.c->stores[2]);
+    actor_new(&s.c->clients[1], counting_reader, &s);
+    scene_run(&s, 4000);
+    ck_assert(!s.ended);
+    store_boot(&s.c->stores[0]);
+    ck_assert(scene_wait(&s, &s.ended, 20000));
+    ck_assert_int_eq(s.status, 0);
+    ck_assert_uint_eq(s.n, LEN);
+}
+END_TEST
+
 /* ---- truncation, 4.8, 5.1 --------------------------------------------------------------------------- */
 
 /* Shorter by a truncate and longer by another: n bytes of 'a' of done. */
@@ -106,6 +215,42 @@ START_TEST(zeros_past_the_size)
 {
     shrink(false, 5000);
     shrink(false, 100);
+}
+END_TEST
+
+/* While a truncate is under way no block goes: it would bear the epoch that the truncate ends. */
+static void cutter(struct actor *a)
+{
+    struct scene *s = a->arg;
+
+    if (make_file(a, LEN) || a_fsync(a, s->f))
+        return;
+    s->holds[0] = (struct hold){MSG_SETATTR, WIRE_REPLY, a->cl->node, UINT64_MAX, 1000000};
+    s->stale = true;
+    s->ended = a_truncate(a, s->ino, 100) == 0;
+}
+
+static void writer_meanwhile(struct actor *a)
+{
+    struct scene *s = a->arg;
+
+    s->replaced = a_write(a, s->f, "b", 1, 0, false) == 0 && a_fsync(a, s->f) == 0;
+}
+
+START_TEST(truncate_under_way)
+{
+    struct scene s = {0};
+
+    ck_assert(scene_start(&s, 1, NULL));
+    actor_new(&s.c->clients[0], cutter, &s);
+    ck_assert(scene_wait(&s, &s.stale, 3000));
+    scene_run(&s, 100);
+    actor_new(&s.c->clients[0], writer_meanwhile, &s);
+    scene_run(&s, 1500);
+    ck_assert(!s.replaced && !s.ended);
+    s.holds[0].times = 0;
+    ck_assert(scene_wait(&s, &s.ended, 5000));
+    ck_assert(scene_wait(&s, &s.replaced, 5000));
 }
 END_TEST
 
@@ -167,7 +312,8 @@ END_TEST
 
 int main(void)
 {
-    const TTest *const tests[] = {written_is_seen, synced_survives, behind_the_horizon, zeros_past_the_size, unfinished};
+    const TTest *const tests[] = {written_is_seen, synced_survives, written_twice, synced_in_a_session, within_reach, not_clean,
+                                  behind_the_horizon, zeros_past_the_size, truncate_under_way, unfinished};
 
     return cases_run("data", tests, ARRAY_SIZE(tests));
 }

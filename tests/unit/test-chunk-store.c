@@ -425,6 +425,7 @@ START_TEST(versions)
     ck_assert_int_eq(write_one(l, 0, 4, 1, 4, 99, WRITE_REPAIR), 0);
     ck_assert_int_eq(write_one(l, 0, 3, 1, 5, 10, WRITE_ZERO), -TC_E_VERSION_CLASH);
     ck_assert_int_eq(write_one(l, 0, 5, 1, 6, 1, WRITE_ZERO), 0);
+    ck_assert_int_eq(write_one(l, 0, 5, 1, 5, 50, 0), -TC_E_FENCED); /* a mark has a version, too */
     ck_assert_int_eq(write_one(l, 0, 250, 10, 6, 1, 0), -TC_E_INVAL);
     read_chunk(l, 0, &r);
     ck_assert_uint_eq(r.item.blocks[3].vseq, 10);

@@ -1155,6 +1155,7 @@ START_TEST(test_stores)
                     &(struct store_info){.store = 102, .start = 2, .endpoint = {"", 0}}),
         0);
     ck_assert(fsm_store(w.f, 102)->served);
+    ck_assert_uint_eq(fsm_map_epoch(w.f), epoch); /* nor does that it is up, or down */
     ck_assert(
         !do_register((struct store_register_req){.store = 102, .start = 2, .node = 2, .run = 11}, 0)
              .rolled_back);

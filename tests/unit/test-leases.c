@@ -237,7 +237,7 @@ END_TEST
 /* Two operations on the same two inodes, named in opposite order, never wait for each other. */
 START_TEST(queue_no_deadlock)
 {
-    struct lease_op p = {.session = 1}, q = {.session = 2};
+    struct lease_op p = {.session = 1}, q = {.session = 2}, r = {.session = 3};
 
     lease_op_add(&p, 20, LEASE_MODE_EXCLUSIVE);
     lease_op_add(&p, 10, LEASE_MODE_EXCLUSIVE);
@@ -247,9 +247,15 @@ START_TEST(queue_no_deadlock)
     lease_op_enqueue(l, &q);
     ck_assert(lease_op_admissible(&p));
     ck_assert(!lease_op_admissible(&q));
+    lease_op_add(&r, 5, LEASE_MODE_EXCLUSIVE);
+    lease_op_add(&r, 20, LEASE_MODE_EXCLUSIVE);
+    lease_op_enqueue(l, &r);
+    ck_assert(!lease_op_admissible(&r)); /* first in one queue, third in the other */
     lease_op_finish(l, &p);
     ck_assert(lease_op_admissible(&q));
     lease_op_finish(l, &q);
+    ck_assert(lease_op_admissible(&r));
+    lease_op_finish(l, &r);
 }
 END_TEST
 

@@ -493,11 +493,32 @@ START_TEST(recalls)
     ck_assert_uint_eq(r.gcount, down.grant.gcount);
     sim_run_until(s, in_ms(300));
     ck_assert(!B->answered);
+    ck_assert_int_eq(ASK(A, MSG_GETATTR, getattr_req, getattr, entry_res, &res), 0); /* looking waits for no recall */
+    ck_assert(!B->answered);
     ck_assert_int_eq(ack(A, &r, LEASE_O), 0);
     ck_assert_int_eq(answer(B, &entry_res_schema, &res, 1000), 0);
     ck_assert_uint_eq(res.grant.kind, LEASE_X);
     ck_assert_uint_gt(res.grant.epoch, made.grant.epoch);
     ck_assert_uint_eq(B->n_recalls, 0); /* nobody asks the requester */
+}
+END_TEST
+
+/* What the holder says of its inode passes whoever waits for the holder: a recall may need it. */
+START_TEST(holder_passes)
+{
+    struct entry_res made = make(A, "f", LEASE_X), res;
+    struct lease_get_req get = {.ino = made.attr.ino, .want = LEASE_S};
+    struct setattr_req set = {.ino = made.attr.ino, .mask = SET_MODE, .mode = 0600};
+    struct recall_item r;
+
+    expect(B, post(B, MSG_LEASE_GET_READ, &lease_get_req_schema, &get));
+    r = next_recall(A);
+    ck_assert_uint_eq(r.kind, RECALL_DOWNGRADE);
+    ck_assert_int_eq(ASK(A, MSG_SETATTR, setattr_req, set, entry_res, &res), 0);
+    ck_assert(!B->answered);
+    ck_assert_int_eq(commit(A, &made.grant, 100, COMMIT_DOWNGRADE, r.recall, NULL), 0);
+    ck_assert_int_eq(answer(B, &entry_res_schema, &res, 1000), 0);
+    ck_assert_uint_eq(res.attr.mode & 0777, 0600);
 }
 END_TEST
 
@@ -842,6 +863,7 @@ int main(void)
     tcase_add_test(c, reads_anywhere);
     tcase_add_test(c, exactly_once);
     tcase_add_test(c, recalls);
+    tcase_add_test(c, holder_passes);
     tcase_add_test(c, name_under_way);
     tcase_add_test(c, silent_holder);
     tcase_add_test(c, grace);

@@ -437,6 +437,30 @@ START_TEST(clean_of_one)
 }
 END_TEST
 
+/* But not one that cannot read the block: it waits for another that can. */
+START_TEST(clean_of_an_intact_one)
+{
+    struct world *w = world_new(3);
+    struct op *o = tc_calloc(1, sizeof(*o));
+
+    write_ok(w, 0, 1, 5, 1, 'c');
+    settle(w, 1000);
+    w->stores[0].blocks[0] = (struct model_block){.kind = RUN_UNKNOWN};
+    w->stores[1].silent = w->stores[2].silent = true;
+    o->world = w;
+    o->r = (struct qread){.ino = INO, .count = 1, .clean = true, .deadline = UINT64_MAX, .done = op_rdone};
+    quorum_read(w->q, &o->r);
+    settle(w, 3000);
+    ck_assert(!o->done);
+    w->stores[2].silent = false;
+    finish(o, 10000);
+    ck_assert_int_eq(o->status, 0);
+    ck_assert(o->r.blocks[0].data[7] == 'c');
+    op_free(o);
+    world_free(w);
+}
+END_TEST
+
 /* The newest of two answers wins, its data is fetched, the laggard is mended in the background. */
 START_TEST(laggard_is_mended)
 {
@@ -749,6 +773,7 @@ int main(void)
     tcase_add_test(t, laggard_is_mended);
     tcase_add_test(t, versions_of_a_laggard);
     tcase_add_test(t, clean_of_one);
+    tcase_add_test(t, clean_of_an_intact_one);
     tcase_add_test(t, expected_of_one);
     tcase_add_test(t, write_back_first);
     tcase_add_test(t, unknown_is_no_vote);

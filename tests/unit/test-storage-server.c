@@ -50,6 +50,7 @@ START_TEST(admission)
     ck_assert_int_eq(world_write(w, 4, 10, 0, 0, 1, 1, 1, 0), -TC_E_NOT_VOTER);
     w->map->pgs[map_pg_of(w->map, 10, 0)].epoch--;
     ck_assert_int_eq(world_write(w, 1, 10, 0, 0, 1, 1, 2, 0), -TC_E_STALE_EPOCH);
+    ck_assert_int_eq(world_write(w, 1, 10, 0, 0, 1, 1, 2, WRITE_REPAIR), -TC_E_STALE_EPOCH);
     w->map->pgs[map_pg_of(w->map, 10, 0)].epoch++;
 
     /* A barrier the leader knows: the store fetches it first. */
