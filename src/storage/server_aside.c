@@ -64,6 +64,24 @@ static int mark_write(struct storage_server *s, uint64_t n)
     return r == 0 ? vfs_sync_dir(s->vfs, s->dir) : r;
 }
 
+/*
+ * Going on where a life before ended. The number that is there is synced, not written anew: it may have been read from
+ * the page cache, and a crash in the middle of writing it would take it away. Then the rest would go to another
+ * directory, or nowhere: of those there are enough. What was moved is synced where it is before it is where it was.
+ */
+static int resume(struct storage_server *s, const char *mark, const char *to)
+{
+    struct vfs_file *f = NULL;
+    int r = vfs_open(s->vfs, mark, VFS_RDWR, &f);
+
+    if (r == 0)
+        r = vfs_sync(f);
+    vfs_close(f);
+    if (r == 0)
+        r = vfs_sync_dir(s->vfs, to);
+    return r == -TC_E_NOENT ? 0 : r; /* the directory was not made yet */
+}
+
 int aside_put(struct storage_server *s, bool damaged)
 {
     char *mark = tc_asprintf("%s/" MARK, s->dir), *to = NULL;
@@ -88,9 +106,8 @@ int aside_put(struct storage_server *s, bool damaged)
         r = -TC_E_DAMAGED;
         goto out;
     }
-    n = n ? n : last + 1;
-    r = mark_write(s, n);
-    to = tc_asprintf("%s/" MARK "-%llu", s->dir, (unsigned long long)n);
+    to = tc_asprintf("%s/" MARK "-%llu", s->dir, (unsigned long long)(n ? n : last + 1));
+    r = n ? resume(s, mark, to) : mark_write(s, last + 1);
     if (r == 0)
         r = vfs_make_dir(s->vfs, to);
     if (r == 0)

@@ -69,6 +69,7 @@ static void on_beat(struct fake_leader *f, uint64_t peer, const struct wire_head
         res.unknown = false;
         f->gc_done[i] = req->gc_done;
         f->behind[i] = req->behind;
+        f->flags[i] = req->flags;
         for (uint32_t k = 0; k < req->ready.n; k++)
             f->ready[i][req->ready.items[k].pg] = req->ready.items[k].epoch;
     }
@@ -172,7 +173,7 @@ static void on_fatal(void *arg, int err TC_UNUSED, const char *why TC_UNUSED)
     *(bool *)arg = true;
 }
 
-void world_start(struct world *w, int node)
+int world_try_start(struct world *w, int node)
 {
     static const char *const metas[] = {"tcp://nobody:1", "tcp://m:1"};
     char ep[64];
@@ -180,8 +181,18 @@ void world_start(struct world *w, int node)
                                  .kv_open = open_mem, .journal = {.segment_bytes = 1 << 20}, .reserve_bytes = 1,
                                  .fatal = on_fatal, .fatal_arg = &w->fatal[node]};
 
+    struct env *env = sim_node_boot(w->s[node]);
+
     snprintf(ep, sizeof ep, "tcp://s%d:1", node);
-    ck_assert_int_eq(storage_server_open(sim_node_boot(w->s[node]), &cfg, &w->server[node]), 0);
+    w->fatal[node] = false;
+    if (w->arm)
+        w->arm(sim_node_disk(w->s[node]), w->arm_arg);
+    return storage_server_open(env, &cfg, &w->server[node]);
+}
+
+void world_start(struct world *w, int node)
+{
+    ck_assert_int_eq(world_try_start(w, node), 0);
 }
 
 void world_kill(struct world *w, int node)

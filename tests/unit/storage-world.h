@@ -37,6 +37,7 @@ struct fake_leader { /* runs on any env */
     struct ino_trim trims[4]; /* said of the first inode that is asked for */
     uint32_t n_trims;
     uint32_t beats;
+    uint64_t flags[STORES + 1]; /* of the last beat */
     uint64_t found, aside, aside_bytes; /* damaged blocks, directories put aside, as the last beat said */
 };
 
@@ -55,12 +56,15 @@ struct world {
     uint64_t cluster_tag;
     bool fatal[STORES + 1];
     struct map *map; /* as the leader's, for placing */
+    void (*arm)(struct sim_disk *d, void *arg); /* called before each start: a fault for it */
+    void *arm_arg;
 };
 
 /* @n stores are started and registered; the table is made on the first three. */
 struct world *world_new(uint64_t seed, int n);
 void world_free(struct world *w);
 void world_start(struct world *w, int node);
+int world_try_start(struct world *w, int node); /* may fail: what storage_server_open() says */
 void world_kill(struct world *w, int node);
 /* Run until every living store has the leader's map; fails the test after 10 simulated seconds. */
 void world_settle(struct world *w);

@@ -160,6 +160,24 @@ static bool has_name(struct world *w, const char *dir, const char *name)
     return vfs_list(sim_disk_vfs(sim_node_disk(w->s[1])), dir, see_name, (void *)(uintptr_t)name) == 1;
 }
 
+/* What a running store found damaged is put aside at the next start, behind a loss of power too. */
+START_TEST(mark_through_power_loss)
+{
+    struct world *w = world_new(9, 3);
+
+    world_kill(w, 1);
+    w->leader.starts[1] += 5; /* an old copy: damaged, as much as can be */
+    world_start(w, 1);
+    world_run(w, 2000);
+    ck_assert(w->fatal[1]);
+    world_kill(w, 1);
+    sim_disk_power_loss(sim_node_disk(w->s[1]), SIM_LOSS_ALL);
+    world_start(w, 1);
+    ck_assert(has_name(w, "d", "damaged-1"));
+    world_free(w);
+}
+END_TEST
+
 /* A damaged journal: all files go aside, and stay there through a loss of power at once; the store is another. Removed
  * when that is said, and only then. */
 START_TEST(aside_through_power_loss)
@@ -196,6 +214,186 @@ START_TEST(aside_through_power_loss)
     world_run(w, 3000);
     ck_assert_uint_eq(w->leader.aside, 0);
     ck_assert(!has_name(w, "d", "damaged-1"));
+    world_free(w);
+}
+END_TEST
+
+/* ---- setting aside, interrupted everywhere ---- */
+
+enum { CRASH_ALL_LOST, CRASH, CRASH_THEN_LOST, CRASH_RANDOM, ERROR_FIRST, ERRORS_THEN_LOST = ERROR_FIRST + SIM_DISK_OPS,
+       WAYS = ERRORS_THEN_LOST + SIM_DISK_OPS };
+
+struct interrupt {
+    int way;
+    uint64_t after;
+};
+
+static void interrupt_arm(struct sim_disk *d, void *arg)
+{
+    const struct interrupt *f = arg;
+
+    if (f->way < ERROR_FIRST)
+        sim_disk_crash_after(d, f->after);
+    else
+        sim_disk_fail(d, (enum sim_disk_op)((f->way - ERROR_FIRST) % SIM_DISK_OPS), f->after, -TC_E_IO);
+}
+
+static int chop_segment(void *arg, const char *name)
+{
+    if (!strstr(name, ".seg"))
+        return 0;
+    snprintf(arg, 64, "d/journal/%s", name);
+    return 1;
+}
+
+/* Damage that a running store found (it left the mark), or that the opening will find. */
+static void make_damage(struct sim_disk *d, bool marked)
+{
+    struct vfs *v = sim_disk_vfs(d);
+    char path[64];
+
+    sim_disk_reopen(d);
+    if (marked) {
+        ck_assert_int_eq(vfs_write_text(v, "d", "damaged", "0\n"), 0);
+        ck_assert_int_eq(vfs_sync_dir(v, "d"), 0);
+        return;
+    }
+    ck_assert_int_eq(vfs_list(v, "d/journal", chop_segment, path), 1);
+    ck_assert(sim_disk_chop(d, path, 4096));
+}
+
+/* As many as there may be, but for one. */
+static void make_asides(struct world *w)
+{
+    char dir[32];
+
+    for (int i = 6; i <= 8; i++) {
+        snprintf(dir, sizeof dir, "d/damaged-%d", i);
+        ck_assert_int_eq(vfs_make_dir(sim_disk_vfs(sim_node_disk(w->s[1])), dir), 0);
+    }
+}
+
+static void lose(struct world *w, int way, bool again)
+{
+    struct sim_disk *d = sim_node_disk(w->s[1]);
+
+    world_kill(w, 1);
+    if (way == CRASH_RANDOM)
+        sim_disk_power_loss(d, SIM_LOSS_RANDOM);
+    else if (way == CRASH_ALL_LOST || way >= ERRORS_THEN_LOST || (way == CRASH_THEN_LOST && again))
+        sim_disk_power_loss(d, SIM_LOSS_ALL);
+}
+
+struct text {
+    char bytes[512];
+    int64_t n;
+};
+
+static struct text text_of(struct sim_disk *d, const char *path)
+{
+    struct text t = {.n = -1};
+    struct vfs_file *f = NULL;
+
+    if (vfs_open(sim_disk_vfs(d), path, VFS_RDONLY, &f) == 0)
+        t.n = vfs_pread(f, t.bytes, sizeof t.bytes, 0);
+    vfs_close(f);
+    return t;
+}
+
+static bool same_text(struct sim_disk *d, const char *path, const struct text *want, bool may_lack)
+{
+    struct text t = text_of(d, path);
+
+    return (may_lack && t.n < 0) || (t.n == want->n && t.n > 0 && !memcmp(t.bytes, want->bytes, (size_t)t.n));
+}
+
+/* All in damaged-9, as it was. A name that moves between directories may be lost by the simulated disk, but by no real one. */
+static void check_aside(struct world *w, int way, uint64_t after, uint64_t again, const struct text *ids)
+{
+    struct sim_disk *d = sim_node_disk(w->s[1]);
+    bool there = has_name(w, "d/damaged-9", "journal") && has_name(w, "d/damaged-9", "data") && has_name(w, "d/damaged-9", "kv") &&
+                 has_name(w, "d/damaged-9", "identity.0");
+
+    ck_assert_msg(there || way == CRASH_RANDOM, "way %d, after %lu, %lu: not all of it is in one place", way, after, again);
+    ck_assert_msg(same_text(d, "d/damaged-9/identity.0", &ids[0], way == CRASH_RANDOM) &&
+                      same_text(d, "d/damaged-9/identity.1", &ids[1], way == CRASH_RANDOM), "way %d, after %lu, %lu: the new took the place of the old", way, after, again);
+    ck_assert_msg(!has_name(w, "d", "damaged") && !has_name(w, "d", "damaged-10"), "way %d, after %lu, %lu: twice", way, after, again);
+}
+
+static void interrupted(struct world *w, bool marked, int way, uint64_t after, uint64_t again)
+{
+    struct sim_disk *d = sim_node_disk(w->s[1]);
+    struct interrupt f = {way, after};
+    struct text ids[2];
+    int r;
+
+    world_kill(w, 1);
+    make_damage(d, marked);
+    ids[0] = text_of(d, "d/identity.0");
+    ids[1] = text_of(d, "d/identity.1");
+    w->arm = interrupt_arm;
+    w->arm_arg = &f;
+    if (world_try_start(w, 1) == 0)
+        world_run(w, 100);
+    lose(w, way, false);
+    if (again < UINT64_MAX) {
+        f.after = again;
+        if (world_try_start(w, 1) == 0)
+            world_run(w, 100);
+        lose(w, way, true);
+    }
+    w->arm = NULL;
+    r = world_try_start(w, 1);
+    ck_assert_msg(r == 0, "way %d, after %lu, %lu: %s", way, after, again, tc_error_name(r));
+    check_aside(w, way, after, again, ids);
+    world_run(w, 3000);
+    ck_assert(!w->fatal[1]);
+    ck_assert_int_eq(aside_remove(sim_disk_vfs(d), "d", "damaged", 99), 0);
+    make_asides(w);
+}
+
+/* Whatever operation fails, or is the last before a crash, or before one of two: the next start opens, and all that was
+ * there is in one place. */
+START_TEST(aside_interrupted)
+{
+    bool marked = _i / WAYS;
+    int way = _i % WAYS;
+    struct world *w = world_new(7, 3);
+
+    make_asides(w);
+    for (uint64_t n = 0; n < (way < ERROR_FIRST ? 50 : 24); n++) {
+        for (int k = 0; k < (way == CRASH_RANDOM ? 4 : 1); k++)
+            interrupted(w, marked, way, n, UINT64_MAX);
+    }
+    for (uint64_t n = 4; n < 16 && way <= CRASH_THEN_LOST; n++) {
+        for (uint64_t m = 0; m < 14; m++)
+            interrupted(w, marked, way, n, m);
+    }
+    world_free(w);
+}
+END_TEST
+
+/* The journal cannot be written: the store ends, and says so for ever, a power loss at that moment or not. */
+START_TEST(failing_through_power_loss)
+{
+    struct world *w = world_new(8, 3);
+    struct sim_disk *d = sim_node_disk(w->s[1]);
+
+    ck_assert_int_eq(world_write(w, 1, 10, 0, 0, 8, 1, 1, 0), 0);
+    ck_assert_uint_eq(w->leader.flags[1] & STORE_DISK_ERROR, 0);
+    sim_disk_fail(d, SIM_DISK_WRITE, 0, -TC_E_IO);
+    ck_assert_int_lt(world_write(w, 1, 10, 0, 0, 1, 1, 2, 0), 0);
+    ck_assert(w->fatal[1]);
+    world_run(w, 100);
+    ck_assert_uint_ne(w->leader.flags[1] & STORE_DISK_ERROR, 0); /* its last word */
+    world_kill(w, 1);
+    sim_disk_power_loss(d, SIM_LOSS_ALL);
+    world_start(w, 1);
+    ck_assert_int_gt(text_of(d, "d/disk-error").n, 0); /* why, for the operator */
+    w->leader.flags[1] = 0;
+    world_run(w, 3000);
+    ck_assert_uint_ne(w->leader.flags[1] & STORE_DISK_ERROR, 0);
+    world_expect(w, 1, 10, 0, 0, 8, 1, 1); /* a source for others */
     world_free(w);
 }
 END_TEST
@@ -343,6 +541,9 @@ int main(void)
     tcase_add_test(t, sizes);
     tcase_add_test(t, wrong_directory);
     tcase_add_test(t, aside_through_power_loss);
+    tcase_add_test(t, mark_through_power_loss);
+    tcase_add_test(t, failing_through_power_loss);
+    tcase_add_loop_test(t, aside_interrupted, 0, 2 * WAYS);
     tcase_add_test(t, real_node);
     suite_add_tcase(s, t);
     sr = srunner_create(s);
