@@ -272,14 +272,19 @@ static void kill_done(struct rpc *r, int status, const void *res)
     call->tick(call);
 }
 
-/* suid, sgid and capabilities go before the first changed byte. True: under way. */
+/*
+ * Before the first changed byte suid and sgid go, if the kernel says so (it does not for root), and capabilities,
+ * whoever writes. True: under way.
+ */
 static bool write_kill_priv(struct tc_call *call)
 {
     struct inode *i = call->ino;
     struct setattr_req req = {.ino = i->ino, .mask = SET_KILL_PRIV};
     bool bits = (i->attr.mode & S_ISUID) || ((i->attr.mode & S_ISGID) && (i->attr.mode & S_IXGRP));
 
-    if (!call->kill_priv || call->stage != WRITE_START || !(bits || i->attr.xattrs) || i->killed_change == i->attr.change)
+    if (!call->kill_priv)
+        return !call->mapped && caps_drop(call);
+    if (call->stage != WRITE_START || !(bits || i->attr.xattrs) || i->killed_change == i->attr.change)
         return false;
     call->busy = true;
     RPC(call->c, MSG_SETATTR, RPC_MUTATION, setattr_req, &req, entry_res, kill_done, call);

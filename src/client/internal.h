@@ -146,7 +146,7 @@ struct tc_call {
     uint64_t rdev, cookie;
     struct tc_cred cred;
     struct setattr_req set;
-    bool append, kill_priv, mapped, plus, dir, excl, open, data_only, crowded;
+    bool append, kill_priv, mapped, plus, dir, excl, open, data_only, crowded, caps_seen;
     uint64_t target_seq, target_epoch;
     int pending; /* parts under way */
     bool entered; /* counted in ino->readers or writers */
@@ -297,6 +297,7 @@ struct inode {
     uint64_t told_size;
     uint64_t told_at;     /* env_now() when a size other than the one before was given out */
     uint64_t killed_change; /* suid and the like are known to be cleared as of this change */
+    uint64_t caps_change;   /* security.capability is known not to be there as of this change */
     struct tc_client *c;
     unsigned readers, writers;            /* running under the lease */
     uint64_t read_gen;                    /* reads finished: a purge that overlaps one is repeated */
@@ -742,7 +743,9 @@ void inode_opened(struct inode *i);
 void inode_closed(struct tc_client *c, struct inode *i);
 struct tc_file *file_new(struct tc_client *c, struct inode *i, uint32_t flags);
 struct tc_file *file_ref(struct tc_file *f);
-void setattr_tick(struct tc_call *call); /* setattr.c */
+/* setattr.c */
+void setattr_tick(struct tc_call *call);
+bool caps_drop(struct tc_call *call); /* before the first changed byte. True: under way */
 void getattr_tick(struct tc_call *call); /* namespace.c */
 void statfs_tick(struct tc_call *call);
 

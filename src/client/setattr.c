@@ -140,12 +140,73 @@ static bool truncate_ready(struct tc_call *call)
     return false;
 }
 
+/* ---- capabilities ------------------------------------------------------------------------------------------------- */
+
+#define CAPABILITY "security.capability"
+
+static void caps_end(struct tc_call *call)
+{
+    call->busy = false;
+    call->caps_seen = true;
+    if (call->answered)
+        call_finish(call, 0);
+    else
+        call->tick(call);
+}
+
+static void caps_removed(struct rpc *r, int status, const void *res)
+{
+    struct tc_call *call = r->arg;
+    const struct entry_res *e = res;
+
+    if (status == 0 && e->has_attr) {
+        inode_take_attr(call->c, call->ino, &e->attr, false, true);
+        call->ino->caps_change = call->ino->attr.change;
+    }
+    caps_end(call);
+}
+
+static void caps_found(struct rpc *r, int status, const void *res TC_UNUSED)
+{
+    struct tc_call *call = r->arg;
+    struct removexattr_req req = {.ino = call->ino->ino, .name = wire_str_of(CAPABILITY)};
+
+    if (status == 0 && !call->answered) {
+        RPC(call->c, MSG_REMOVEXATTR, RPC_MUTATION, removexattr_req, &req, entry_res, caps_removed, call);
+        return;
+    }
+    if (status == -TC_E_NODATA)
+        call->ino->caps_change = call->id2;
+    caps_end(call);
+}
+
+/*
+ * Whoever changes a file's bytes, its capabilities go. The kernel leaves that to us without a word (suid and sgid are
+ * asked for), and of the attributes that there are only the number is known here: so they are looked for.
+ */
+bool caps_drop(struct tc_call *call)
+{
+    struct inode *i = call->ino;
+    struct getxattr_req req = {.ino = i->ino, .name = wire_str_of(CAPABILITY)};
+
+    if (call->caps_seen || i->attr.xattrs == 0 || i->caps_change == i->attr.change)
+        return false;
+    call->busy = true;
+    call->id2 = i->attr.change;
+    RPC(call->c, MSG_GETXATTR, RPC_READ, getxattr_req, &req, bytes_res, caps_found, call);
+    return true;
+}
+
+/* ---- setattr ------------------------------------------------------------------------------------------------------ */
+
 void setattr_tick(struct tc_call *call)
 {
     struct inode *i = call->ino;
     struct setattr_req req;
 
     if (call->stage == SETATTR_SENT)
+        return;
+    if ((call->set.mask & (SET_SIZE | SET_KILL_PRIV)) == SET_SIZE && caps_drop(call))
         return;
     if ((call->set.mask & SET_SIZE) && truncate_ready(call))
         return;

@@ -6,6 +6,7 @@
 #include "fuse/fuse_internal.h"
 
 #include <fcntl.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/stat.h>
@@ -188,9 +189,14 @@ static void op_lookup(fuse_req_t req, fuse_ino_t parent, const char *name)
 {
     int tid = (int)fuse_req_ctx(req)->pid;
     struct tc_mount *m = mount_of(req);
-    struct fop *op = fop_new(req, parent);
+    struct fop *op;
     uint64_t hash = 0xcbf29ce484222325;
 
+    if (strlen(name) > NAME_MAX) { /* "not there" would be no lie, but is not what is said elsewhere */
+        fuse_reply_err(req, ENAMETOOLONG);
+        return;
+    }
+    op = fop_new(req, parent);
     for (const char *p = name; *p; p++)
         hash = (hash ^ (uint8_t)*p) * 0x100000001b3;
     if (op->told_gone)
@@ -547,23 +553,24 @@ static void op_listxattr(fuse_req_t req, fuse_ino_t ino, size_t size)
 }
 
 /* The namespaces of xattr(7), the kernel has checked who may; others are no more known here than anywhere. */
-static bool xattr_known(const char *name)
+static int xattr_name_errno(const char *name)
 {
-    static const char *const spaces[] = {"user.", "trusted.", "security.", "system.posix_acl_access", "system.posix_acl_default"};
+    static const char *const spaces[] = {"user.", "trusted.", "security."};
 
     for (size_t n = 0; n < ARRAY_SIZE(spaces); n++) {
         if (strncmp(name, spaces[n], strlen(spaces[n])) == 0)
-            return true;
+            return name[strlen(spaces[n])] ? 0 : EINVAL;
     }
-    return false;
+    return strcmp(name, "system.posix_acl_access") && strcmp(name, "system.posix_acl_default") ? EOPNOTSUPP : 0;
 }
 
 static void op_setxattr(fuse_req_t req, fuse_ino_t ino, const char *name, const char *value, size_t size, int flags)
 {
+    int err = xattr_name_errno(name);
     struct fop *op;
 
-    if (!xattr_known(name)) {
-        fuse_reply_err(req, EOPNOTSUPP);
+    if (err) {
+        fuse_reply_err(req, err);
         return;
     }
     op = fop_new(req, ino);
