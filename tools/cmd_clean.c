@@ -62,6 +62,7 @@ static json_t *ask(struct clean *c, unsigned at, uint32_t action)
 static int show(struct clean *c)
 {
     json_t *list = json_array();
+    bool none = true;
     int status = 0;
 
     for (unsigned i = 0; i < c->n; i++) {
@@ -70,6 +71,7 @@ static int show(struct clean *c)
         char text[16];
 
         status = doc ? status : 1;
+        none = none && doc && n == 0;
         if (c->json)
             json_array_append_new(list, json_pack("{s:s, s:I, s:b, s:I, s:I}", "kind", c->who[i].kind, "id",
                                                   (json_int_t)c->who[i].id, "answers", doc != NULL, "aside", (json_int_t)n,
@@ -84,6 +86,8 @@ static int show(struct clean *c)
     if (c->json) {
         json_dumpf(list, stdout, JSON_INDENT(2));
         putchar('\n');
+    } else if (none) {
+        printf("no damaged files are kept\n");
     }
     json_decref(list);
     return status;

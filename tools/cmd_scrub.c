@@ -246,6 +246,8 @@ static int scrub_path(struct scrub *c, const char *path)
 {
     int status;
 
+    if (!tool_on_mount(path))
+        return cli_failed(c->d.cli, "%s: not on a Tercet mount", path);
     walking = c;
     status = nftw(path, visit, 16, FTW_PHYS | FTW_MOUNT);
     if (status < 0)

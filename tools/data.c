@@ -72,6 +72,13 @@ void tool_data_close(struct tool_data *d)
     tool_members_fini(&d->members);
 }
 
+bool tool_on_mount(const char *path)
+{
+    struct statfs fs;
+
+    return statfs(path, &fs) < 0 || fs.f_type == FUSE_MAGIC;
+}
+
 bool tool_file_open(const struct cli *cli, const char *path, struct tool_file *f, int *ret_status)
 {
     int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);

@@ -28,6 +28,7 @@ struct tool_file {
 /* Members, env, status and the whole map. False: exit with *ret_status. The caller ends with tool_data_close() anyhow. */
 TC_MUST_CHECK bool tool_data_open(struct cli *cli, const char *servers, struct tool_data *d, int *ret_status);
 void tool_data_close(struct tool_data *d);
+bool tool_on_mount(const char *path); /* true also if that cannot be said: errors are told by whoever opens it */
 /* A regular file on a Tercet mount, what was written to it flushed. False: *ret_status, said why. */
 TC_MUST_CHECK bool tool_file_open(const struct cli *cli, const char *path, struct tool_file *f, int *ret_status);
 

@@ -133,7 +133,10 @@ static void change_refuse(struct meta_server *s, const struct request *q, int er
                  req->member);
         break;
     case -TC_E_UNREACHABLE:
-        if (req->op == META_TRANSFER)
+        if (req->op == META_TRANSFER && req->member)
+            snprintf(text, sizeof(text), "member %u cannot take over: it must vote, answer and be up to date; see tercet meta list",
+                     req->member);
+        else if (req->op == META_TRANSFER)
             snprintf(text, sizeof(text), "nobody who votes and answers can take over");
         else
             snprintf(text, sizeof(text), "member %u does not answer: is tercet-meta --id=%u running, with this endpoint?",

@@ -31,6 +31,9 @@ def main():
         servers = [l.split('//')[1].strip() for l in open(c.conf) if l.startswith('endpoint=')][:3]
         helper(c, ','.join(servers) + ':/', x, '_netdev,nofail')
         os.makedirs(x + '/dir/sub')
+        helper(c, ','.join(servers) + ':/', x, 'ro', 32, 'already')
+        helper(c, ','.join(servers) + ':/dir', x, 'ro')  # something else may be mounted over it
+        umount(x)
         umount(x)
 
         # One server is named, not always the leader: the others are learnt, and outlive it.

@@ -75,6 +75,9 @@ def running(c, tree, rnd):
     repaired(c, 2, 4)
     r = json.loads(c.tercet('scrub', '--json', tree.path).stdout)
     assert r['found'] == 0 and r['blocks_read'] >= 3 * 6 * 512, r
+    elsewhere = c.tercet('scrub', c.dir, check=False)
+    assert elsewhere.returncode == 1 and 'not on a Tercet mount' in elsewhere.stdout, elsewhere
+    assert c.tercet('clean').stdout == 'no damaged files are kept\n'
     print('ok: data flipped while running')
 
     ino = os.stat(tree.path + '/large0').st_ino
