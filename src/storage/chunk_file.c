@@ -110,11 +110,40 @@ void chunk_file_keep(struct chunk_store *cs, const struct chunk_key *key, uint64
 
 /* ---- jobs -------------------------------------------------------------------------------------------------- */
 
-/* Every done() begins with cs->busy--. */
+static enum watched watched_as(const struct chunk_store *cs, const struct env_queue *q)
+{
+    return q == &cs->syncs ? WATCH_SYNCS : q == &cs->disk ? WATCH_FILES : WATCH_NONE; /* a flush may take its time */
+}
+
+/* Every done() begins with cs_job_done(). */
 void cs_job(struct chunk_store *cs, struct env_queue *q, struct env_job *j)
 {
     cs->busy++;
+    watch_begin(cs, watched_as(cs, q));
     env_job_submit(cs->env, q, j);
+}
+
+void cs_job_done(struct chunk_store *cs, struct env_job *j)
+{
+    cs->busy--;
+    watch_end(cs, watched_as(cs, j->queue));
+}
+
+int cs_append(struct chunk_store *cs, const struct iovec *iov, int n, struct journal_req *req)
+{
+    int r = journal_append(cs->journal, iov, n, req);
+
+    if (r == 0) {
+        cs->busy++;
+        watch_begin(cs, WATCH_SYNCS);
+    }
+    return r;
+}
+
+void cs_append_done(struct chunk_store *cs)
+{
+    cs->busy--;
+    watch_end(cs, WATCH_SYNCS);
 }
 
 /* ---- syncs ------------------------------------------------------------------------------------------------- */
@@ -142,7 +171,7 @@ static void dir_done(struct env_job *j)
     struct dir_sync *d = container_of(j, struct dir_sync, job);
     struct sync_req *r = d->served, *next;
 
-    d->cs->busy--;
+    cs_job_done(d->cs, j);
     d->running = false;
     d->served = NULL;
     for (; r; r = next) {
@@ -177,7 +206,7 @@ static void file_done(struct env_job *j)
     struct sync_req *r = container_of(j, struct sync_req, job);
     struct chunk_store *cs = r->cs;
 
-    cs->busy--;
+    cs_job_done(cs, j);
     cs->sync_jobs--;
     file_start_next(cs);
     sync_part_done(r, r->file_status);

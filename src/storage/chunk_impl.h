@@ -105,6 +105,17 @@ struct unlink_work { /* a file that is no chunk's any more; gone before the kv's
     struct unlink_work *prev, *next;
 };
 
+/* chunk_watch.c */
+enum watched { WATCH_SYNCS, WATCH_FILES, WATCHED, WATCH_NONE = WATCHED };
+struct watch {
+    uint32_t asked[WATCHED]; /* and not ended */
+    uint64_t ended[WATCHED], seen[WATCHED]; /* as of the last tick */
+    uint64_t stuck[WATCHED]; /* ns, in which nothing ended */
+    uint64_t last;
+    struct env_timer timer;
+    bool hangs;
+};
+
 struct merge;
 struct sweep;
 enum { REMOVED_SLOTS = 32768 }; /* 256 KiB */
@@ -168,6 +179,7 @@ struct chunk_store {
 
     uint64_t corrupt, repaired, writes, reads;
     bool disk_error;
+    struct watch watch;
 };
 
 /* chunk_store.c */
@@ -207,6 +219,10 @@ void chunk_file_retire(struct chunk_store *cs, struct chunk *c); /* and of its f
 void chunk_file_keep(struct chunk_store *cs, const struct chunk_key *key, uint64_t file); /* but not this one */
 void sync_submit(struct chunk_store *cs, struct sync_req *r);
 void cs_job(struct chunk_store *cs, struct env_queue *q, struct env_job *j);
+void cs_job_done(struct chunk_store *cs, struct env_job *j);
+/* Every req->done() begins with cs_append_done(). */
+TC_MUST_CHECK int cs_append(struct chunk_store *cs, const struct iovec *iov, int n, struct journal_req *req);
+void cs_append_done(struct chunk_store *cs);
 
 /* chunk_write.c */
 void write_resume(struct chunk_store *cs); /* stalled ops, when memory is free again */
@@ -242,6 +258,12 @@ void merge_kick(struct chunk_store *cs);
 void merge_unblock(struct chunk_store *cs, struct chunk *c);
 void merge_timer_fire(struct env_timer *t);
 void merge_free(struct chunk_store *cs);
+
+/* chunk_watch.c */
+void watch_open(struct chunk_store *cs);
+void watch_close(struct chunk_store *cs);
+void watch_begin(struct chunk_store *cs, enum watched kind);
+void watch_end(struct chunk_store *cs, enum watched kind);
 
 /* chunk_sweep.c */
 void sweep_open(struct chunk_store *cs);

@@ -152,7 +152,7 @@ static void file_done(struct env_job *j)
     struct merge_file *mf = container_of(j, struct merge_file, job);
     struct chunk_store *cs = mf->m->cs;
 
-    cs->busy--;
+    cs_job_done(cs, j);
     if (mf->opened)
         mf->fh = chunk_file_adopt(cs, mf->chunk, mf->file, mf->opened);
     if (mf->status < 0) {
@@ -247,7 +247,7 @@ static void unlinks_done(struct env_job *j)
     struct merge *m = container_of(j, struct merge, job);
     struct unlink_work *w;
 
-    m->cs->busy--;
+    cs_job_done(m->cs, j);
     m->jobs--;
     while ((w = m->unlinks)) {
         DL_DELETE(m->unlinks, w);
@@ -342,7 +342,7 @@ static void flush_done(struct env_job *j)
     struct merge *m = container_of(j, struct merge, job);
     struct chunk_store *cs = m->cs;
 
-    cs->busy--;
+    cs_job_done(cs, j);
     m->jobs--;
     if (m->status == 0) {
         cs->flushed = m->pos;

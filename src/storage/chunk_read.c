@@ -161,7 +161,7 @@ static void file_done(struct env_job *j)
     struct chunk_store *cs = op->cs;
     bool again = false;
 
-    cs->busy--;
+    cs_job_done(cs, j);
     if (fr->opened)
         fr->fh = chunk_file_adopt(cs, fr->chunk, fr->file, fr->opened);
     if (fr->status == -TC_E_NOENT && fr->chunk->file == fr->file) { /* a lost file: none of it is known */

@@ -101,7 +101,7 @@ static void space_done(struct env_job *j)
 {
     struct chunk_store *cs = container_of(j, struct chunk_store, space_job);
 
-    cs->busy--;
+    cs_job_done(cs, j);
     if (cs->space_new_total)
         space_set(cs, cs->space_new_total, cs->space_new_free);
     env_timer_set(cs->env, &cs->space_timer, env_now(cs->env) + (cs->short_since ? SPACE_SHORT_NS : SPACE_EVERY_NS));
@@ -159,6 +159,7 @@ static void init(struct chunk_store *cs, struct env *env, const struct chunk_sto
     cs->fail_task.fn = fail_task;
     cs->merge_timer.fn = merge_timer_fire;
     cs->space_timer.fn = space_fire;
+    watch_open(cs);
     for (int i = 0; i < FILE_DIRS; i++)
         cs->dirs[i].cs = cs;
     env_queue_init(env, &cs->disk, false);
@@ -233,6 +234,7 @@ void chunk_store_close(struct chunk_store *cs)
     env_timer_cancel(cs->env, &cs->merge_timer);
     env_timer_cancel(cs->env, &cs->space_timer);
     env_defer_cancel(cs->env, &cs->fail_task);
+    watch_close(cs);
     sweep_close(cs);
     merge_free(cs);
     journal_close(cs->journal);
@@ -273,7 +275,7 @@ void chunk_store_stats(const struct chunk_store *cs, struct chunk_store_stats *s
         .repaired = cs->repaired,
         .writes = cs->writes,
         .reads = cs->reads,
-        .disk_error = cs->disk_error,
+        .disk_error = cs->disk_error || cs->watch.hangs,
     };
 }
 

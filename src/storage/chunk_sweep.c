@@ -57,7 +57,7 @@ static void list_done(struct env_job *j)
 {
     struct sweep *sw = container_of(j, struct sweep, job);
 
-    sw->cs->busy--;
+    cs_job_done(sw->cs, j);
     env_defer(sw->cs->env, &sw->task);
 }
 

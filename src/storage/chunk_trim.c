@@ -67,7 +67,7 @@ static void trim_done(struct journal_req *req, int status)
     struct chunk_trim_op *op = container_of(req, struct chunk_trim_op, req);
     struct chunk_store *cs = op->cs;
 
-    cs->busy--;
+    cs_append_done(cs);
     if (status == 0) {
         int r = trim_apply(cs, op);
 
@@ -83,17 +83,11 @@ static void trim_done(struct journal_req *req, int status)
 
 int chunk_store_trim(struct chunk_store *cs, struct chunk_trim_op *op)
 {
-    int r;
-
     ASSERT(op->pg_count && op->from <= op->to && op->to - op->from <= TRIM_CHUNKS_MAX && op->to <= UINT32_MAX);
     op->cs = cs;
     op->req = (struct journal_req){.done = trim_done};
     op->iov = (struct iovec){op->record, rec_put_trim(op->record, op)};
-    cs->busy++;
-    r = journal_append(cs->journal, &op->iov, 1, &op->req);
-    if (r < 0)
-        cs->busy--;
-    return r;
+    return cs_append(cs, &op->iov, 1, &op->req);
 }
 
 static void drop_done(struct journal_req *req, int status)
@@ -103,7 +97,7 @@ static void drop_done(struct journal_req *req, int status)
     struct chunk *c;
     int r;
 
-    cs->busy--;
+    cs_append_done(cs);
     if (status == 0) {
         r = chunk_get(cs, &op->key, false, &c);
         if (r == 0) {
@@ -122,14 +116,8 @@ static void drop_done(struct journal_req *req, int status)
 
 int chunk_store_drop(struct chunk_store *cs, struct chunk_drop_op *op)
 {
-    int r;
-
     op->cs = cs;
     op->req = (struct journal_req){.done = drop_done};
     op->iov = (struct iovec){op->record, rec_put_drop(op->record, &op->key)};
-    cs->busy++;
-    r = journal_append(cs->journal, &op->iov, 1, &op->req);
-    if (r < 0)
-        cs->busy--;
-    return r;
+    return cs_append(cs, &op->iov, 1, &op->req);
 }

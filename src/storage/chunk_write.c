@@ -248,7 +248,7 @@ static void record_done(struct journal_req *req, int status)
     struct chunk_write_op *op = wr->op;
     struct chunk_store *cs = op->cs;
 
-    cs->busy--;
+    cs_append_done(cs);
     for (uint32_t i = 0; i < wr->n; i++) {
         struct part *p = &wr->parts[i];
         struct chunk_write *w = &op->items[p->item];
@@ -326,11 +326,9 @@ static void record_append(struct chunk_store *cs, struct chunk_write_op *op, con
     wr->data = data_for_record(op, wr, bytes);
     wr->req.done = record_done;
     op->left++;
-    cs->busy++;
-    r = journal_append(cs->journal, wr->iov, (int)n + 1, &wr->req);
+    r = cs_append(cs, wr->iov, (int)n + 1, &wr->req);
     if (r == 0)
         return;
-    cs->busy--;
     op->left--;
     for (uint32_t i = 0; i < n; i++)
         item_fail(&op->items[parts[i].item], r);
@@ -408,7 +406,7 @@ static void direct_on_journal(struct journal_req *req, int status)
     struct chunk_store *cs = d->op->cs;
     struct part p = {0, d->item->first, d->item->count};
 
-    cs->busy--;
+    cs_append_done(cs);
     if (status == 0) {
         apply(cs, d->item, &p, NULL, NULL, d->item->file);
         cs_apply_pos(cs, req->end);
@@ -445,11 +443,9 @@ static void direct_on_sync(struct sync_req *r)
     rec_put_item(d->record + REC_HEAD, &it);
     memcpy(d->record + REC_HEAD + REC_ITEM, w->sums, w->count * 8u);
     d->req.done = direct_on_journal;
-    cs->busy++;
-    status = journal_append(cs->journal, &iov, 1, &d->req);
+    status = cs_append(cs, &iov, 1, &d->req);
     if (status == 0)
         return;
-    cs->busy--;
     if (status == -TC_E_IO)
         cs_fail(cs, status, "journal write failed");
     direct_finish(d, status);
@@ -479,7 +475,7 @@ static void direct_done(struct env_job *j)
     struct chunk_write *w = d->item;
     struct chunk_store *cs = d->op->cs;
 
-    cs->busy--;
+    cs_job_done(cs, j);
     if (d->opened)
         d->fh = chunk_file_adopt(cs, w->chunk, w->file, d->opened);
     if (d->status < 0) {

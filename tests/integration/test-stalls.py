@@ -2,8 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The disk of any one member stands still for seconds (its fsyncs do not return), or the member itself does (SIGSTOP):
 programs on a mount see no error. A follower's stall elects nobody, neither while it lasts nor when it is over; a leader
-whose disk stalls hands over in order, once; one that was stopped is followed by one election, and none when it goes on."""
-import contextlib, os, signal, sys, threading, time
+whose disk stalls hands over in order, once; one that was stopped is followed by one election, and none when it goes on.
+A store's disk that hangs for longer is taken out."""
+import contextlib, json, os, signal, sys, threading, time
 from cluster import BUILD, Cluster, Writer, need_fuse, wait_until
 
 SHIM = os.path.join(BUILD, 'tests', 'integration', 'libslow-sync.so')
@@ -92,9 +93,30 @@ def follower(c):
     return [n for n in ('meta-1', 'meta-2', 'meta-3') if n != leader][0]
 
 
+def flags(c, i):
+    return next(n for n in json.loads(c.tercet('node', 'list', '--json').stdout)['nodes'] if n['node'] == i)
+
+
+def hanging(c, programs):
+    """A disk that does not come back: its groups go to the others, and return to it when it goes on after all."""
+    wait_until('all have groups', lambda: all(flags(c, i)['pgs'] for i in (1, 2, 3, 4)), 60)
+    with slow_disk(c, 'storage-1'):
+        began = time.monotonic()
+        wait_until('the leader knows', lambda: 'disk_error' in flags(c, 1)['flags'], 60)
+        knows = time.monotonic() - began
+        wait_until('its groups are elsewhere', lambda: flags(c, 1)['pgs'] == 0, 120)
+        print('hanging disk of a store: known after %.1f s, empty after %.1f' % (knows, time.monotonic() - began), flush=True)
+        counts = [p.n for p in programs]
+        wait_until('programs go on', lambda: [p for p in programs if p.error] or all(p.n > n + 2 for p, n in zip(programs, counts)), 60)
+    wait_until('it has groups again', lambda: not flags(c, 1)['flags'] and flags(c, 1)['pgs'], 120)
+    c.wait_healthy(60)
+    for p in programs:
+        assert not p.error, p.error
+
+
 def main():
     need_fuse()
-    with Cluster() as c:
+    with Cluster(storages=4) as c:
         for name, d in c.daemons.items():
             d.args = ['env', 'LD_PRELOAD=' + SHIM, 'SLOW_SYNC=' + gate(c, name),
                       'ASAN_OPTIONS=verify_asan_link_order=0:' + os.environ.get('ASAN_OPTIONS', '')] + d.args
@@ -111,6 +133,7 @@ def main():
         case(c, programs, 'slow disk of a store', slow_disk, lambda: 'storage-1', (0,))
         case(c, programs, 'slow disk of the leader', slow_disk, c.leader, (1,))
         case(c, programs, 'leader stopped', stopped, c.leader, (1, 2))  # two: both others tried at the same moment
+        hanging(c, programs)
         programs[1].ending.set()
         programs[1].join(60)
         programs[0].end()

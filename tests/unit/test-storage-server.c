@@ -398,6 +398,61 @@ START_TEST(failing_through_power_loss)
 }
 END_TEST
 
+/* A write that nobody waits for. */
+static void write_and_leave(struct world *w, struct rpc_call *call, uint64_t seq)
+{
+    uint32_t pg = map_pg_of(w->map, 10, 0);
+    struct write_item it = {.pg = pg, .pg_epoch = w->map->pgs[pg].epoch, .ino = 10, .count = 1, .vepoch = 1, .vseq = seq,
+                            .size = 100, .mtime = 1, .flags = WRITE_ZERO};
+    struct write_req req = {.session = 7, .incarnation = 1, .barrier = w->map->epoch, .items = {&it, 1}};
+
+    rpc_call(w->link[1], call, MSG_WRITE, &write_req_schema, &req, NULL, 60 * NS_PER_S);
+}
+
+static void nobody_waits(struct rpc_call *c, const struct rpc_reply *reply)
+{
+    (void)c;
+    (void)reply;
+}
+
+static bool says_disk_error(struct world *w)
+{
+    world_run(w, 1000);
+    return w->leader.flags[1] & STORE_DISK_ERROR;
+}
+
+/* A disk that hangs without an error is told within seconds, and again when it goes on; one that stalls for some seconds is
+ * not, nor one that was not waited for while the machine slept. */
+START_TEST(disk_hangs)
+{
+    struct world *w = world_new(10, 3);
+    struct rpc_call call[3] = {{.done = nobody_waits}, {.done = nobody_waits}, {.done = nobody_waits}};
+
+    sim_node_stall(w->s[1], 3 * NS_PER_S);
+    write_and_leave(w, &call[0], 1);
+    for (int i = 0; i < 10; i++)
+        ck_assert(!says_disk_error(w));
+
+    sim_node_stall(w->s[1], 3 * NS_PER_S);
+    write_and_leave(w, &call[1], 2);
+    world_run(w, 100);
+    sim_node_pause(w->s[1], true);
+    world_run(w, 60000);
+    sim_node_pause(w->s[1], false);
+    for (int i = 0; i < 10; i++)
+        ck_assert(!says_disk_error(w));
+
+    sim_node_stall(w->s[1], 20 * NS_PER_S);
+    write_and_leave(w, &call[2], 3);
+    world_run(w, 6000);
+    ck_assert(says_disk_error(w));
+    world_run(w, 20000);
+    ck_assert(!says_disk_error(w));
+    ck_assert(!w->fatal[1]);
+    world_free(w);
+}
+END_TEST
+
 /* ---- over ZeroMQ and POSIX files -------------------------------------------------------------------------- */
 
 struct real {
@@ -544,6 +599,7 @@ int main(void)
     tcase_add_test(t, mark_through_power_loss);
     tcase_add_test(t, failing_through_power_loss);
     tcase_add_loop_test(t, aside_interrupted, 0, 2 * WAYS);
+    tcase_add_test(t, disk_hangs);
     tcase_add_test(t, real_node);
     suite_add_tcase(s, t);
     sr = srunner_create(s);
