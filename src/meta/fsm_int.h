@@ -24,6 +24,8 @@
 #define FSM_FORMAT_VERSION 1
 #define FSM_HORIZON_ROOM 32 /* room in memory: HORIZON_MAX, and recoveries in a row */
 #define FSM_CACHE_INODES 16384u
+#define FSM_CACHE_DIR_LIVES 4 /* every name below leads through it */
+#define FSM_CACHE_VISITS 64u
 #define FSM_COOKIE_MIN 16u
 
 /* First bytes of the keys. */
@@ -84,7 +86,8 @@ struct inode {
     uint32_t n_horizon;
     struct horizon horizon[FSM_HORIZON_ROOM]; /* ascending sizes and epochs */
 
-    bool dirty, gone, used;
+    bool dirty, gone;
+    uint8_t lives; /* visits of the cache's trimming that it outlives unless it is used again */
     struct inode *next_dirty;
     UT_hash_handle hh;
 };

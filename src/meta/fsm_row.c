@@ -177,7 +177,7 @@ static bool inode_decode(struct slice row, uint64_t ino, struct inode *in)
         in->horizon[i].epoch = get_u64(&g);
     }
     in->dirty = in->gone = false;
-    in->used = true;
+    in->lives = 0;
     return version == FSM_FORMAT_VERSION && !g.bad && g.p == g.end;
 }
 
@@ -195,13 +195,22 @@ static bool inode_load(struct fsm *f, uint64_t ino, struct inode *in)
     return ok;
 }
 
+/*
+ * What is read once goes at the trimming's first visit: else names that are looked up all over a big tree drive out its
+ * directories, which every one of them needs.
+ */
+static void inode_used(struct inode *in)
+{
+    in->lives = S_ISDIR(in->mode) ? FSM_CACHE_DIR_LIVES : 1;
+}
+
 struct inode *fsm_inode_get(struct fsm *f, uint64_t ino)
 {
     struct inode *in;
 
     HASH_FIND(hh, f->cache, &ino, sizeof(ino), in);
     if (in) {
-        in->used = true;
+        inode_used(in);
         return in->gone ? NULL : in;
     }
     in = tc_malloc(sizeof(*in));
@@ -209,6 +218,8 @@ struct inode *fsm_inode_get(struct fsm *f, uint64_t ino)
         free(in);
         return NULL;
     }
+    if (S_ISDIR(in->mode))
+        inode_used(in);
     HASH_ADD(hh, f->cache, ino, sizeof(in->ino), in);
     return in;
 }
@@ -228,7 +239,7 @@ struct inode *inode_new(struct fsm *f, uint64_t ino)
     struct inode *in = tc_calloc(1, sizeof(*in));
 
     in->ino = ino;
-    in->used = true;
+    in->lives = 1;
     HASH_ADD(hh, f->cache, ino, sizeof(in->ino), in);
     inode_dirty(f, in);
     return in;
@@ -269,16 +280,19 @@ void inode_flush(struct fsm *f)
     }
 }
 
-/* Second chance: rows used since the last visit go to the back of the line. */
+/*
+ * Rows used since the last visit, directories since one of the last few, go to the back of the line. No more visits at once
+ * than make room for what one operation brings in, so that nobody waits for a cache full of directories.
+ */
 void inode_cache_trim(struct fsm *f)
 {
-    while (HASH_COUNT(f->cache) > FSM_CACHE_INODES) {
+    for (unsigned i = 0; i < FSM_CACHE_VISITS && HASH_COUNT(f->cache) > FSM_CACHE_INODES; i++) {
         struct inode *in = f->cache;
 
         ASSERT(!in->dirty);
         HASH_DEL(f->cache, in);
-        if (in->used) {
-            in->used = false;
+        if (in->lives > 0) {
+            in->lives--;
             HASH_ADD(hh, f->cache, ino, sizeof(in->ino), in);
         } else {
             free(in);

@@ -3,38 +3,42 @@
  * Big namespaces: bench-namespace DIR [INODES [CACHE_MIB]] builds INODES files (1M; 1000 a directory) through the state
  * machine in a store at DIR, with a checkpoint by a second thread every 64 MiB or so, and prints: entries per second and
  * the longest single apply (what a heartbeat would wait for), time to open the store again, memory, and lookups (each a name
- * and its attributes) over 10 thousand and over all, per second and the slowest. Run it under a memory limit to see it bite:
+ * and its attributes) over 10 thousand and over all, per second and the slowest; the same by message, as a mount asks; and a restart
+ * of a member at its worst, with a whole log behind the store. Run it under a memory limit to see it bite:
  *     systemd-run --scope -p MemoryMax=512M bench-namespace /var/tmp/ns 10000000
- * DIR stays behind; with a DIR of as many INODES that is there already only what comes after building is done.
+ * DIR and DIR.member stay behind; with a DIR of as many INODES that is there already only what comes after building is done.
  */
 #include <pthread.h>
+#include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "common/schema.h"
-#include "meta/fsm.h"
+#include "namespace.h"
 
-#define PER_DIR 1000u
-#define SOME 10000u
+#define PER_DIR NAMESPACE_PER_DIR
+#define SOME NAMESPACE_FEW
 #define LOOKUPS 100000u
 #define FLUSH_ENTRIES 200000u
 #define HEARTBEAT_NS (50 * NS_PER_MS)
 
 static struct kv *kv;
 static struct fsm *fsm;
-static uint64_t entry_index, seq, session;
+static uint64_t inodes, entry_index, seq, session;
 static struct {
     uint64_t longest, waited; /* one apply by the clock; without the time for which others had the processor */
     uint64_t late;            /* applies that so waited longer than a heartbeat's interval */
 } stall;
 static struct wire_arena arena;
 
-static uint64_t now_ns(void)
+uint64_t namespace_now(void)
 {
     struct timespec ts;
 
@@ -42,7 +46,7 @@ static uint64_t now_ns(void)
     return (uint64_t)ts.tv_sec * NS_PER_S + (uint64_t)ts.tv_nsec;
 }
 
-static void must(int r, const char *what)
+void namespace_must(int r, const char *what)
 {
     if (r >= 0)
         return;
@@ -114,8 +118,8 @@ static void store_open(const char *dir, uint64_t cache_mib)
 {
     struct kv_options opt = {.cache_bytes = cache_mib << 20};
 
-    must(kv_open_rocks(dir, &opt, &kv), dir);
-    must(fsm_open(kv, &fsm), dir);
+    namespace_must(kv_open_rocks(dir, &opt, &kv), dir);
+    namespace_must(fsm_open(kv, &fsm), dir);
 }
 
 /* Ends with the answer in *ret, which the caller ends. */
@@ -124,12 +128,12 @@ static void apply(uint32_t type, const struct wire_schema *schema, const void *b
     struct buf *b = wire_encode(schema, body);
     struct command cmd = {.type = type, .time = 1000000 * ++entry_index, .body = {b->data, b->len}, .term = 1};
     struct buf *e = wire_encode(&command_schema, &cmd);
-    uint64_t delay = run_delay(), from = now_ns(), took;
+    uint64_t delay = run_delay(), from = namespace_now(), took;
 
     *ret = (struct fsm_result){0};
-    must(fsm_apply(fsm, entry_index, 1, slice_of(e->data, e->len), ret), "apply");
-    must(ret->status, "entry");
-    took = now_ns() - from;
+    namespace_must(fsm_apply(fsm, entry_index, 1, slice_of(e->data, e->len), ret), "apply");
+    namespace_must(ret->status, "entry");
+    took = namespace_now() - from;
     stall.longest = MAX(stall.longest, took);
     delay = run_delay() - delay;
     took -= MIN(took, delay);
@@ -149,7 +153,7 @@ static uint64_t make(uint64_t parent, const char *name, uint32_t mode)
 
     apply(MSG_MAKE, &make_req_schema, &req, &res);
     wire_arena_reset(&arena);
-    must(wire_decode(slice_of(res.body->data, res.body->len), &entry_res_schema, &arena, &e), "answer");
+    namespace_must(wire_decode(slice_of(res.body->data, res.body->len), &entry_res_schema, &arena, &e), "answer");
     ino = e.attr.ino;
     fsm_result_fini(&res);
     return ino;
@@ -175,7 +179,7 @@ static atomic_bool flushing;
 
 static void *flush_run(void *arg)
 {
-    must(kv_flush(arg), "checkpoint");
+    namespace_must(kv_flush(arg), "checkpoint");
     atomic_store(&flushing, false);
     return NULL;
 }
@@ -196,12 +200,12 @@ static void checkpoint_begin(void)
 static uint64_t *build(uint64_t n)
 {
     uint64_t *dirs = tc_calloc((size_t)(n / PER_DIR + 1), sizeof *dirs);
-    uint64_t began = now_ns(), cpu = cpu_ns(), tenth = n / 10;
+    uint64_t began = namespace_now(), cpu = cpu_ns(), tenth = n / 10;
     char name[32];
 
     for (uint64_t i = 0; i < n; i++) {
         if (i % tenth == tenth - 1)
-            printf("%5.1f s    %llu inodes, longest apply so far %.1f ms\n", (double)(now_ns() - began) / NS_PER_S,
+            printf("%5.1f s    %llu inodes, longest apply so far %.1f ms\n", (double)(namespace_now() - began) / NS_PER_S,
                    (unsigned long long)i + 1, (double)stall.waited / NS_PER_MS);
         if (i % PER_DIR == 0) {
             snprintf(name, sizeof name, "dir%llu", (unsigned long long)(i / PER_DIR));
@@ -213,7 +217,7 @@ static uint64_t *build(uint64_t n)
             checkpoint_begin();
     }
     printf("build      %llu inodes, %.0f entries/s, %.1f us of processor each, memory %.0f MiB\n", (unsigned long long)n,
-           (double)n / ((double)(now_ns() - began) / NS_PER_S), (double)(cpu_ns() - cpu) / (double)n / NS_PER_US, memory_mib());
+           (double)n / ((double)(namespace_now() - began) / NS_PER_S), (double)(cpu_ns() - cpu) / (double)n / NS_PER_US, memory_mib());
     printf("apply      longest %.1f ms, without others on the processor %.1f ms, %llu so longer than a heartbeat's 50 ms\n",
            (double)stall.longest / NS_PER_MS, (double)stall.waited / NS_PER_MS, (unsigned long long)stall.late);
     return dirs;
@@ -230,7 +234,7 @@ static uint64_t *find_dirs(uint64_t n)
     for (uint64_t i = 0; i * PER_DIR < n; i++) {
         snprintf(name, sizeof name, "dir%llu", (unsigned long long)i);
         wire_arena_reset(&arena);
-        must(fsm_lookup(fsm, session, INO_ROOT, wire_str_of(name), &arena, &attr, &dir), name);
+        namespace_must(fsm_lookup(fsm, session, INO_ROOT, wire_str_of(name), &arena, &attr, &dir), name);
         dirs[i] = attr.ino;
     }
     return dirs;
@@ -238,67 +242,99 @@ static uint64_t *find_dirs(uint64_t n)
 
 static double lookups(const uint64_t *dirs, uint64_t over, const char *what)
 {
-    uint64_t x = 88172645463325252u, longest = 0, began = now_ns(), cpu = cpu_ns(), read = disk_read();
+    uint64_t x = 88172645463325252u, longest = 0, began = namespace_now(), cpu = cpu_ns(), read = disk_read();
     char name[32];
     double took;
 
     for (unsigned k = 0; k < LOOKUPS; k++) {
         struct attr attr, dir;
-        uint64_t i, from = now_ns();
+        uint64_t i, from = namespace_now();
 
-        x ^= x << 13;
-        x ^= x >> 7;
-        x ^= x << 17;
+        x = namespace_random(x);
         i = x % over;
         snprintf(name, sizeof name, "file-%llu", (unsigned long long)i);
         wire_arena_reset(&arena);
-        must(fsm_lookup(fsm, session, dirs[i / PER_DIR], wire_str_of(name), &arena, &attr, &dir), "lookup");
-        longest = MAX(longest, now_ns() - from);
+        namespace_must(fsm_lookup(fsm, session, dirs[i / PER_DIR], wire_str_of(name), &arena, &attr, &dir), "lookup");
+        longest = MAX(longest, namespace_now() - from);
     }
-    took = (double)(now_ns() - began) / LOOKUPS / NS_PER_US;
+    took = (double)(namespace_now() - began) / LOOKUPS / NS_PER_US;
     printf("lookup     %-18s %6.1f us each, %5.1f us of them processor, %.2f KiB from disk, slowest %.1f ms, memory %.0f MiB\n", what,
            took, (double)(cpu_ns() - cpu) / LOOKUPS / NS_PER_US, (double)(disk_read() - read) / LOOKUPS / 1024,
            (double)longest / NS_PER_MS, memory_mib());
     return took;
 }
 
-int main(int argc, char **argv)
+/* Another process of this program, in which the member dies. */
+static void restart(char **argv, uint64_t cache_mib)
 {
-    uint64_t n = argc > 2 ? strtoull(argv[2], NULL, 10) : 1000000, cache_mib = argc > 3 ? strtoull(argv[3], NULL, 10) : 0;
-    uint64_t began, disk, mem;
-    uint64_t *dirs;
+    struct kv_options opt = {.cache_bytes = cache_mib << 20};
+    char n[24], cache[24];
+    int status = -1;
+    pid_t pid;
+
+    snprintf(n, sizeof n, "%llu", (unsigned long long)inodes);
+    snprintf(cache, sizeof cache, "%llu", (unsigned long long)cache_mib);
+    pid = fork();
+    if (pid == 0) {
+        execl("/proc/self/exe", argv[0], argv[1], n, cache, "log", (char *)NULL);
+        _exit(127);
+    }
+    namespace_must(pid > 0 && waitpid(pid, &status, 0) == pid && status == 0 ? 0 : -TC_E_IO, "the member that dies");
+    namespace_restart_run(argv[1], &opt);
+}
+
+static void measure(const uint64_t *dirs, const char *dir, uint64_t cache_mib, pid_t asker)
+{
+    uint64_t began = namespace_now(), disk, mem;
     double some, all;
 
-    if (argc < 2 || n < SOME) {
+    store_open(dir, cache_mib);
+    printf("restart    %.0f ms from the store to a member that answers, memory %.0f MiB\n",
+           (double)(namespace_now() - began) / NS_PER_MS, memory_mib());
+    (void)lookups(dirs, SOME, "10 thousand, cold");
+    some = lookups(dirs, SOME, "10 thousand");
+    (void)lookups(dirs, inodes, "all, cold");
+    all = lookups(dirs, inodes, "all");
+    kv_stats(kv, &disk, &mem);
+    printf("all are %.1f times as slow as 10 thousand; store %llu MiB on disk, %llu MiB in memory\n", all / some,
+           (unsigned long long)(disk >> 20), (unsigned long long)(mem >> 20));
+    namespace_mount_run(fsm, session, dirs);
+    kill(asker, SIGKILL);
+    fsm_close(fsm);
+    kv_close(kv);
+}
+
+int main(int argc, char **argv)
+{
+    uint64_t cache_mib = argc > 3 ? strtoull(argv[3], NULL, 10) : 0;
+    bool log = argc > 4 && strcmp(argv[4], "log") == 0;
+    uint64_t *dirs;
+    pid_t asker = 0;
+
+    inodes = argc > 2 ? strtoull(argv[2], NULL, 10) : 1000000;
+    if (argc < 2 || inodes < SOME) {
         fprintf(stderr, "usage: bench-namespace DIR [INODES (at least %u) [CACHE_MIB]]\n", SOME);
         return 2;
     }
     (void)setvbuf(stdout, NULL, _IOLBF, 0);
+    if (!log)
+        asker = namespace_mount_begin(inodes);
     store_open(argv[1], cache_mib);
     if (fsm_formatted(fsm)) {
-        dirs = find_dirs(n);
+        dirs = find_dirs(inodes);
     } else {
         format();
-        dirs = build(n);
+        dirs = build(inodes);
         if (flusher_ran)
             pthread_join(flusher, NULL);
-        must(kv_flush(kv), "checkpoint");
+        namespace_must(kv_flush(kv), "checkpoint");
     }
+    if (log)
+        namespace_restart_log(argv[1], kv, fsm, dirs, inodes / PER_DIR); /* does not return */
     fsm_close(fsm);
     kv_close(kv);
-    began = now_ns();
-    store_open(argv[1], cache_mib);
-    printf("restart    %.0f ms from the store to a member that answers, memory %.0f MiB\n",
-           (double)(now_ns() - began) / NS_PER_MS, memory_mib());
-    (void)lookups(dirs, SOME, "10 thousand, cold");
-    some = lookups(dirs, SOME, "10 thousand");
-    (void)lookups(dirs, n, "all, cold");
-    all = lookups(dirs, n, "all");
-    kv_stats(kv, &disk, &mem);
-    printf("all are %.1f times as slow as 10 thousand; store %llu MiB on disk, %llu MiB in memory\n", all / some,
-           (unsigned long long)(disk >> 20), (unsigned long long)(mem >> 20));
-    fsm_close(fsm);
-    kv_close(kv);
+    measure(dirs, argv[1], cache_mib, asker);
+    restart(argv, cache_mib);
     free(dirs);
     return 0;
 }
