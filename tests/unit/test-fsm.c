@@ -4,12 +4,14 @@
  * horizons, sessions, the map. Each test runs on the kv in memory.
  */
 #include <check.h>
+#include <endian.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 
+#include "common/kv_impl.h"
 #include "common/map.h"
 #include "meta/placement.h"
 #include "unit/fsm-world.h"
@@ -234,6 +236,58 @@ static void list(uint64_t ino, uint32_t max, bool plus, char *out, size_t size)
         }
     } while (!res.eof);
 }
+
+static struct kv_ops counting;
+static const struct kv_ops *counted;
+static uint64_t dir_last, dir_reads;
+
+static int counting_get(struct kv *kv, struct slice key, struct kv_value *ret)
+{
+    uint64_t ino;
+
+    if (key.len == 9 && ((const char *)key.data)[0] == 'i') {
+        memcpy(&ino, (const char *)key.data + 1, 8);
+        dir_reads += be64toh(ino) <= dir_last;
+    }
+    return counted->get(kv, key, ret);
+}
+
+/* Names all over a tree bigger than the cache, whose directories are more than half of it: they stay. */
+START_TEST(test_lookup_keeps_directories)
+{
+    enum { DIRS = 10000, LOOKUPS = 60000 };
+    uint64_t *dirs = tc_calloc(DIRS, sizeof *dirs), x = 1;
+
+    for (int i = 0; i < DIRS; i++) {
+        char name[16];
+
+        snprintf(name, sizeof name, "d%d", i);
+        ck_assert_int_eq(w_make(&w, INO_ROOT, name, S_IFDIR | 0755, 0), 0);
+        dir_last = dirs[i] = w.entry.attr.ino;
+    }
+    for (int i = 0; i < DIRS; i++) {
+        ck_assert_int_eq(w_make(&w, dirs[i], "a", S_IFREG | 0644, 0), 0);
+        ck_assert_int_eq(w_make(&w, dirs[i], "b", S_IFREG | 0644, 0), 0);
+    }
+    world_reopen(&w);
+    counted = w.kv->ops;
+    counting = *counted;
+    counting.get = counting_get;
+    w.kv->ops = &counting;
+    for (int i = 0; i < LOOKUPS; i++) {
+        struct attr attr, dir;
+
+        if (i == LOOKUPS / 2)
+            dir_reads = 0; /* warm */
+        x = x * 6364136223846793005u + 1442695040888963407u;
+        wire_arena_reset(&w.a);
+        ck_assert_int_eq(fsm_lookup(w.f, 1, dirs[(x >> 33) % DIRS], wire_str_of(x >> 63 ? "a" : "b"), &w.a, &attr, &dir), 0);
+    }
+    w.kv->ops = counted;
+    ck_assert_uint_lt(dir_reads, LOOKUPS / 2 / 10);
+    free(dirs);
+}
+END_TEST
 
 START_TEST(test_readdir)
 {
@@ -1339,6 +1393,7 @@ int main(void)
     tcase_add_test(tc, test_rename);
     tcase_add_test(tc, test_rename_exchange_loop);
     tcase_add_test(tc, test_lookup);
+    tcase_add_test(tc, test_lookup_keeps_directories);
     tcase_add_test(tc, test_readdir);
     tcase_add_test(tc, test_cookie_collisions);
     tcase_add_test(tc, test_symlink);
