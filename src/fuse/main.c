@@ -164,6 +164,8 @@ static int check_mountpoint(struct daemon *d, const char *path)
     struct stat st;
 
     d->mount.mountpoint = realpath(path, NULL);
+    if (!d->mount.mountpoint && errno == ENOTCONN)
+        return cli_failed(d->cli, "mount point '%s': the daemon of what is mounted there has died; umount it first", path);
     if (!d->mount.mountpoint)
         return cli_failed(d->cli, "mount point '%s': %s", path, tc_strerror(-errno));
     if (stat(d->mount.mountpoint, &st) != 0)
