@@ -6,99 +6,6 @@
 
 #include "common/log.h"
 
-#define DEPTH_MAX 6
-
-int vfs_write_text(struct vfs *vfs, const char *dir, const char *name, const char *text)
-{
-    char *path = tc_asprintf("%s/%s", dir, name);
-    struct vfs_file *f;
-    int err = vfs_open(vfs, path, VFS_RDWR | VFS_CREATE | VFS_TRUNC, &f);
-
-    if (err == 0) {
-        err = vfs_pwrite(f, text, strlen(text), 0);
-        if (err == 0)
-            err = vfs_sync(f);
-        vfs_close(f);
-    }
-    free(path);
-    return err;
-}
-
-/* ---- trees ---- */
-
-struct names {
-    char **list;
-    size_t n, cap;
-};
-
-static int name_see(void *arg, const char *name)
-{
-    struct names *l = arg;
-
-    if (l->n == l->cap) {
-        l->cap = l->cap ? 2 * l->cap : 16;
-        l->list = tc_realloc(l->list, l->cap * sizeof *l->list);
-    }
-    l->list[l->n++] = tc_strdup(name);
-    return 0;
-}
-
-static void names_free(struct names *l)
-{
-    while (l->n > 0)
-        free(l->list[--l->n]);
-    free(l->list);
-    *l = (struct names){0};
-}
-
-static uint64_t file_bytes(struct vfs *vfs, const char *path)
-{
-    struct vfs_file *f;
-    uint64_t size = 0;
-
-    if (vfs_open(vfs, path, VFS_RDONLY, &f) < 0)
-        return 0;
-    if (vfs_size(f, &size) < 0)
-        size = 0;
-    vfs_close(f);
-    return size;
-}
-
-static uint64_t tree_bytes(struct vfs *vfs, const char *path, unsigned depth)
-{
-    struct names l = {0};
-    uint64_t sum = 0;
-
-    if (depth > DEPTH_MAX || vfs_list(vfs, path, name_see, &l) < 0 || l.n == 0)
-        sum = file_bytes(vfs, path);
-    for (size_t i = 0; i < l.n; i++) {
-        char *p = tc_asprintf("%s/%s", path, l.list[i]);
-
-        sum += tree_bytes(vfs, p, depth + 1);
-        free(p);
-    }
-    names_free(&l);
-    return sum;
-}
-
-static int tree_remove(struct vfs *vfs, const char *path, unsigned depth)
-{
-    struct names l = {0};
-    int err = vfs_unlink(vfs, path);
-
-    if (err == 0 || err == -TC_E_NOENT || depth > DEPTH_MAX)
-        return err == -TC_E_NOENT ? 0 : err;
-    err = vfs_list(vfs, path, name_see, &l);
-    for (size_t i = 0; i < l.n && err == 0; i++) {
-        char *p = tc_asprintf("%s/%s", path, l.list[i]);
-
-        err = tree_remove(vfs, p, depth + 1);
-        free(p);
-    }
-    names_free(&l);
-    return err == 0 ? vfs_rmdir(vfs, path) : err;
-}
-
 /* ---- PREFIX-N ---- */
 
 static uint64_t number_of(const char *name, const char *prefix)
@@ -113,40 +20,38 @@ static uint64_t number_of(const char *name, const char *prefix)
     return *end ? 0 : v;
 }
 
-static int asides_list(struct vfs *vfs, const char *dir, const char *prefix, struct names *l)
+static bool is_aside(const void *prefix, const char *name)
 {
-    int err = vfs_list(vfs, dir, name_see, l);
-    size_t kept = 0;
+    return number_of(name, prefix) != 0;
+}
 
-    for (size_t i = 0; i < l->n; i++) {
-        if (number_of(l->list[i], prefix))
-            l->list[kept++] = l->list[i];
-        else
-            free(l->list[i]);
-    }
-    l->n = kept;
+static int asides_list(struct vfs *vfs, const char *dir, const char *prefix, struct vfs_names *l)
+{
+    int err = vfs_names(vfs, dir, l);
+
+    vfs_names_keep(l, is_aside, prefix);
     return err;
 }
 
 int aside_count(struct vfs *vfs, const char *dir, const char *prefix, uint32_t *ret_n, uint64_t *ret_last)
 {
-    struct names l = {0};
+    struct vfs_names l = {0};
     int err = asides_list(vfs, dir, prefix, &l);
 
     *ret_n = (uint32_t)l.n;
     *ret_last = 0;
     for (size_t i = 0; i < l.n; i++)
         *ret_last = MAX(*ret_last, number_of(l.list[i], prefix));
-    names_free(&l);
+    vfs_names_free(&l);
     return err;
 }
 
-int aside_fill(struct vfs *vfs, const char *dir, const char *to, char *const *names, uint32_t n)
+int aside_fill(struct vfs *vfs, const char *dir, const char *to, const struct vfs_names *names)
 {
     int err = 0;
 
-    for (uint32_t i = 0; i < n && err == 0; i++) {
-        char *a = tc_asprintf("%s/%s", dir, names[i]), *b = tc_asprintf("%s/%s", to, names[i]);
+    for (size_t i = 0; i < names->n && err == 0; i++) {
+        char *a = tc_asprintf("%s/%s", dir, names->list[i]), *b = tc_asprintf("%s/%s", to, names->list[i]);
 
         err = vfs_rename(vfs, a, b);
         free(a);
@@ -159,17 +64,17 @@ int aside_fill(struct vfs *vfs, const char *dir, const char *to, char *const *na
 
 int aside_remove(struct vfs *vfs, const char *dir, const char *prefix, uint64_t last)
 {
-    struct names l = {0};
+    struct vfs_names l = {0};
     int err = asides_list(vfs, dir, prefix, &l);
 
     for (size_t i = 0; i < l.n && err == 0; i++) {
         char *p = tc_asprintf("%s/%s", dir, l.list[i]);
 
         if (number_of(l.list[i], prefix) <= last)
-            err = tree_remove(vfs, p, 0);
+            err = vfs_tree_remove(vfs, p);
         free(p);
     }
-    names_free(&l);
+    vfs_names_free(&l);
     return err;
 }
 
@@ -189,7 +94,7 @@ static void keeper_run(struct env_job *job)
 {
     struct aside_keeper *k = container_of(job, struct aside_keeper, job);
     struct vfs *vfs = env_vfs(k->env);
-    struct names l = {0};
+    struct vfs_names l = {0};
 
     k->err = k->cleaning ? aside_remove(vfs, k->dir, k->prefix, UINT64_MAX) : 0;
     k->measured = (struct aside){0};
@@ -198,10 +103,10 @@ static void keeper_run(struct env_job *job)
     for (size_t i = 0; i < l.n; i++) {
         char *p = tc_asprintf("%s/%s", k->dir, l.list[i]);
 
-        k->measured.bytes += tree_bytes(vfs, p, 0);
+        k->measured.bytes += vfs_tree_bytes(vfs, p);
         free(p);
     }
-    names_free(&l);
+    vfs_names_free(&l);
 }
 
 static void keeper_done(struct env_job *job);

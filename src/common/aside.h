@@ -6,14 +6,12 @@
 #pragma once
 
 #include "common/env.h"
-
-/* @dir/@name holds just @text, durably; its name is so once @dir is synced. Blocking. */
-TC_MUST_CHECK int vfs_write_text(struct vfs *vfs, const char *dir, const char *name, const char *text);
+#include "common/vfs_tree.h"
 
 /* How many PREFIX-N there are; @ret_last: the highest N, 0: none. Blocking. */
 TC_MUST_CHECK int aside_count(struct vfs *vfs, const char *dir, const char *prefix, uint32_t *ret_n, uint64_t *ret_last);
-/* Move these @n names of @dir to @to, a directory in it, durably. Blocking. */
-TC_MUST_CHECK int aside_fill(struct vfs *vfs, const char *dir, const char *to, char *const *names, uint32_t n);
+/* Move these names of @dir to @to, a directory in it, durably. Blocking. */
+TC_MUST_CHECK int aside_fill(struct vfs *vfs, const char *dir, const char *to, const struct vfs_names *names);
 /* Remove all up to @last, the oldest first. Blocking. */
 TC_MUST_CHECK int aside_remove(struct vfs *vfs, const char *dir, const char *prefix, uint64_t last);
 

@@ -17,7 +17,7 @@
 #include "common/log.h"
 #include "meta/replica_int.h"
 
-enum { ASIDE_KEPT = 3, NAMES_MAX = 64, FOREIGN_MESSAGES = 20 };
+enum { ASIDE_KEPT = 3, FOREIGN_MESSAGES = 20 };
 #define FOREIGN_NS (5 * NS_PER_S)
 
 static const char *const kinds[] = {"all", "kv", "foreign"}; /* enum replica_damage_kind */
@@ -81,28 +81,12 @@ void replica_damaged(struct replica *r, const char *why)
 
 /* ---- aside ---- */
 
-struct names {
-    const char *const *prefixes;
-    char *list[NAMES_MAX];
-    unsigned n;
-};
-
-static int name_see(void *arg, const char *name)
+static bool begins(const void *prefixes, const char *name)
 {
-    struct names *a = arg;
-
-    for (const char *const *p = a->prefixes; *p && a->n < NAMES_MAX; p++)
-        if (strncmp(name, *p, strlen(*p)) == 0) {
-            a->list[a->n++] = tc_strdup(name);
-            break;
-        }
-    return 0;
-}
-
-static void names_free(struct names *a)
-{
-    while (a->n > 0)
-        free(a->list[--a->n]);
+    for (const char *const *p = prefixes; *p; p++)
+        if (strncmp(name, *p, strlen(*p)) == 0)
+            return true;
+    return false;
 }
 
 static int write_why(struct vfs *vfs, const char *aside, const char *why)
@@ -118,28 +102,31 @@ static int write_why(struct vfs *vfs, const char *aside, const char *why)
 static int aside_move(struct replica *r, const char *const *prefixes)
 {
     struct vfs *vfs = env_vfs(r->env);
-    struct names a = {.prefixes = prefixes};
+    struct vfs_names l = {0};
     uint64_t last = 0;
     uint32_t n = 0;
     char *aside;
     int err = aside_count(vfs, r->dir, "aside", &n, &last);
 
     if (err == 0)
-        err = vfs_list(vfs, r->dir, name_see, &a);
-    if (err < 0 || a.n == 0)
+        err = vfs_names(vfs, r->dir, &l);
+    vfs_names_keep(&l, begins, prefixes);
+    if (err < 0 || l.n == 0) {
+        vfs_names_free(&l);
         return err;
+    }
     aside = tc_asprintf("%s/aside-%" PRIu64, r->dir, last + 1);
     err = vfs_make_dir(vfs, aside);
     if (err == 0)
         err = write_why(vfs, aside, r->damage ? r->damage : "not known");
     if (err == 0)
-        err = aside_fill(vfs, r->dir, aside, a.list, a.n);
+        err = aside_fill(vfs, r->dir, aside, &l);
     if (err == 0)
         LOG_WARN("raft", "damaged files were set aside", "to=%s why=\"%s\"", aside, r->damage ? r->damage : "");
     free(aside);
     if (err == 0 && last >= ASIDE_KEPT && aside_remove(vfs, r->dir, "aside", last + 1 - ASIDE_KEPT) < 0)
         LOG_WARN("raft", "old damaged files cannot be removed", "dir=%s", r->dir);
-    names_free(&a);
+    vfs_names_free(&l);
     return err;
 }
 

@@ -7,6 +7,7 @@
 #include <xxhash.h>
 
 #include "common/log.h"
+#include "common/vfs_tree.h"
 
 static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "disk formats are little-endian");
 
@@ -263,44 +264,10 @@ int replica_dir_last(struct vfs *vfs, const char *dir, const char *prefix, uint6
     return 0;
 }
 
-struct remove_arg {
-    struct vfs *vfs;
-    const char *path;
-    char *names[256];
-    unsigned n;
-};
-
-static int remove_see(void *arg, const char *name)
-{
-    struct remove_arg *a = arg;
-
-    if (a->n == ARRAY_SIZE(a->names))
-        return 1;
-    a->names[a->n++] = tc_strdup(name);
-    return 0;
-}
-
 void replica_dir_remove(struct vfs *vfs, const char *path)
 {
-    struct remove_arg a = {.vfs = vfs, .path = path};
-    int removed;
-
-    /* Best effort: what stays is found and tried again at the next start. */
-    do {
-        removed = 0;
-        a.n = 0;
-        if (vfs_list(vfs, path, remove_see, &a) < 0)
-            a.n = 0;
-        for (unsigned i = 0; i < a.n; i++) {
-            char *p = tc_asprintf("%s/%s", path, a.names[i]);
-
-            removed += vfs_unlink(vfs, p) == 0;
-            free(p);
-            free(a.names[i]);
-        }
-    } while (removed > 0);
-    if (vfs_rmdir(vfs, path) < 0)
-        return;
+    if (vfs_tree_remove(vfs, path) < 0)
+        return; /* what stays is found and tried again at the next start */
 }
 
 struct clean_arg {

@@ -18,21 +18,10 @@
 
 #define ASIDE_MAX 4 /* damaged so often, something is wrong with the machine */
 #define MARK "damaged"
-#define NAMES_MAX 64
 
-struct names {
-    char *name[NAMES_MAX];
-    uint32_t n;
-};
-
-static int see(void *arg, const char *name)
+static bool goes(const void *arg TC_UNUSED, const char *name)
 {
-    struct names *l = arg;
-
-    if (strncmp(name, MARK "-", strlen(MARK "-")) && strcmp(name, "lock") && strcmp(name, MARK) && strcmp(name, DISK_ERROR_MARK) &&
-        l->n < NAMES_MAX)
-        l->name[l->n++] = tc_strdup(name);
-    return 0;
+    return strncmp(name, MARK "-", strlen(MARK "-")) && strcmp(name, "lock") && strcmp(name, MARK) && strcmp(name, DISK_ERROR_MARK);
 }
 
 /* The number in the mark: 0 if it has none yet, -NOENT without a mark. */
@@ -85,11 +74,12 @@ static int resume(struct storage_server *s, const char *mark, const char *to)
 int aside_put(struct storage_server *s, bool damaged)
 {
     char *mark = tc_asprintf("%s/" MARK, s->dir), *to = NULL;
-    struct names l = {0};
+    struct vfs_names l = {0};
     uint64_t n = 0, last = 0;
     uint32_t n_aside = 0;
-    int r = vfs_list(s->vfs, s->dir, see, &l);
+    int r = vfs_names(s->vfs, s->dir, &l);
 
+    vfs_names_keep(&l, goes, NULL);
     if (r == 0)
         r = aside_count(s->vfs, s->dir, MARK, &n_aside, &last);
     if (r == 0)
@@ -111,7 +101,7 @@ int aside_put(struct storage_server *s, bool damaged)
     if (r == 0)
         r = vfs_make_dir(s->vfs, to);
     if (r == 0)
-        r = aside_fill(s->vfs, s->dir, to, l.name, l.n);
+        r = aside_fill(s->vfs, s->dir, to, &l);
     if (r == 0)
         r = vfs_unlink(s->vfs, mark);
     if (r == 0)
@@ -123,8 +113,7 @@ int aside_put(struct storage_server *s, bool damaged)
                 "node=%u files=%s", s->cfg.node, to);
     }
 out:
-    for (uint32_t i = 0; i < l.n; i++)
-        free(l.name[i]);
+    vfs_names_free(&l);
     free(mark);
     free(to);
     return r;
