@@ -68,7 +68,8 @@ struct chunk {
     uint64_t file;      /* number of the chunk's file, never reused; 0: none */
     uint16_t kv_have;   /* packed blocks that have a row in the kv */
     bool exists_kv;     /* has a row in the kv ... */
-    uint32_t blocks_kv; /* ... which counts so many data blocks */
+    bool counted_kv;    /* ... which says that something is there (else: a file, being written) ... */
+    uint32_t blocks_kv; /* ... and counts so many data blocks */
     bool file_durable;  /* the file's name is */
     bool dirty;         /* differs from its row, or has pending data */
     bool merge_filed;   /* this round put its pending data in the file */

@@ -280,15 +280,16 @@ void chunk_row_put(struct chunk_store *cs, struct chunk *c, bool data)
     }
     key_put(key, 'c', &c->key);
     empty = chunk_is_empty(c) && !c->file;
-    cs->n_chunks_kv -= c->exists_kv;
+    cs->n_chunks_kv -= c->counted_kv;
     cs->n_blocks_kv -= c->blocks_kv;
     if (!empty)
         kv_batch_put(cs->batch, slice_of(key, KEY_BYTES), slice_of(row, row_encode(c, row)));
     else if (c->exists_kv)
         kv_batch_del(cs->batch, slice_of(key, KEY_BYTES));
     c->exists_kv = !empty;
-    c->blocks_kv = empty ? 0 : data_blocks(c);
-    cs->n_chunks_kv += c->exists_kv;
+    c->counted_kv = !chunk_is_empty(c);
+    c->blocks_kv = data_blocks(c);
+    cs->n_chunks_kv += c->counted_kv;
     cs->n_blocks_kv += c->blocks_kv;
 }
 
@@ -451,6 +452,7 @@ static int load(struct chunk_store *cs, struct chunk *c)
         cs_damaged(cs, &c->key);
     }
     c->exists_kv = true;
+    c->counted_kv = !chunk_is_empty(c);
     c->blocks_kv = data_blocks(c);
     c->file_durable = c->file != 0;
     kv_value_free(&v);

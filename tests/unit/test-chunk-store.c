@@ -239,11 +239,14 @@ static void read_chunk(struct life *l, uint32_t c, struct rop *r)
 static void verify(struct life *l)
 {
     uint8_t want[BLOCK_SIZE];
+    uint64_t chunks = 0, blocks = 0;
+    struct chunk_store_stats st;
     struct rop r;
 
     for (uint32_t c = 0; c < CHUNKS; c++) {
         const uint8_t *p;
         uint64_t highest = 0;
+        bool any = false;
 
         read_chunk(l, c, &r);
         p = r.op.payload ? r.op.payload->data : NULL;
@@ -258,6 +261,8 @@ static void verify(struct life *l)
                           m->trimmed);
             m->acked = has; /* it was shown: it must stay */
             highest = MAX(highest, has);
+            any = any || k->kind != RUN_NONE;
+            blocks += k->kind == RUN_DATA;
             if (k->kind != RUN_DATA)
                 continue;
             fill(want, c, b, k->vseq);
@@ -266,8 +271,12 @@ static void verify(struct life *l)
         }
         ck_assert_uint_ge(version_of(r.item.pair.vepoch, r.item.pair.vseq), highest);
         ck_assert_uint_eq(r.item.pair.size, r.item.pair.vseq * 10);
+        chunks += any || r.item.pair.vepoch;
         chunk_read_op_fini(&r.op);
     }
+    chunk_store_stats(l->cs, &st);
+    ck_assert_uint_eq(st.chunks, chunks);
+    ck_assert_uint_eq(st.blocks, blocks);
 }
 
 static void random_item(struct wop *w, uint32_t i)
