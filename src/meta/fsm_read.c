@@ -400,6 +400,8 @@ enum fsm_known fsm_known(struct fsm *f, uint64_t session, uint64_t seq, struct f
 
     if (known == FSM_KEPT && !TC_RULE(EXACTLY_ONCE))
         return FSM_NEW;
+    if (known == FSM_FINISHED && (f->rules_off & FSM_RULE_WATERMARK))
+        return FSM_NEW;
     if (known == FSM_NEW && s->state != FSM_SESSION_LIVE)
         return FSM_ENDED;
     if (known == FSM_NEW && seq - s->watermark > FSM_SEQ_WINDOW)

@@ -402,6 +402,16 @@ bool checks_replicas(struct checks *k)
 
 /* --------------------------------------------------------------------------------------------------- */
 
+static void on_arrived(void *arg, struct sim_node *to, struct buf *head)
+{
+    struct wire_header h;
+    struct slice body;
+
+    (void)arg;
+    if (sim_node_host(to)[0] == 'm' && wire_check_frame(slice_of(head->data, head->len), &h, &body) == 0)
+        coverage_arrived(&h, body);
+}
+
 struct checks *checks_new(struct cluster *c)
 {
     struct checks *k = tc_calloc(1, sizeof *k);
@@ -412,6 +422,7 @@ struct checks *checks_new(struct cluster *c)
     c->checks = k;
     c->watch_log = coverage_log;
     sim_net_set_tap(c->s, on_message, k);
+    sim_net_set_arrived(c->s, on_arrived, k);
     sim_at(c->s, sim_now(c->s), on_tick, k);
     return k;
 }

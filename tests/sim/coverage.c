@@ -65,7 +65,6 @@
     X("reconciled by a store", MSG_RECONCILE, WIRE_REPLY, 0)                                           \
     X("manifests compared", MSG_MANIFEST, WIRE_REPLY, 0)                                               \
     X("requests asked of the wrong member", MSG_SETATTR, WIRE_REPLY, TC_E_NOT_LEADER)                  \
-    X("duplicates below the watermark", MSG_MAKE, WIRE_REPLY, TC_E_DUPLICATE)                          \
     X("leases granted to write", MSG_LEASE_GET_X, WIRE_REPLY, 0)                                       \
     X("maps fetched", MSG_MAP_GET, WIRE_REPLY, 0)                                                      \
     X("inodes checked for deletion", MSG_INO_CHECK, WIRE_REPLY, 0)                                     \
@@ -82,6 +81,7 @@
     X(PREVOTE, "pre-votes refused")                                                                    \
     X(REJECT, "appends refused, logs differ")                                                          \
     X(REPLY_AGAIN, "replies given twice")                                                              \
+    X(BELOW_WATERMARK, "requests that came below the watermark")                                       \
     X(REPAIR, "blocks mended or written back")                                                         \
     X(UNCLEAN_END, "leases ended unclean")                                                             \
     X(REWRITTEN, "horizon entries rewritten")                                                          \
@@ -119,12 +119,15 @@ static const char *const seen[] = {
 #undef X
 };
 
-enum { REPLIES = 4096, READS = 4096 };
+enum { REPLIES = 4096, WATERMARKS = 4096 };
 
 static struct {
     uint64_t logged[ARRAY_SIZE(logged)], sent[ARRAY_SIZE(sent)], seen[N_SEEN];
 } *counts;
 static uint64_t replies[REPLIES]; /* ids of the last mutations answered, by hash */
+static struct watermark {
+    uint64_t session, seq;
+} watermarks[WATERMARKS]; /* the highest that came, by hash */
 static struct wire_arena arena;
 
 void coverage_init(void)
@@ -246,6 +249,28 @@ void coverage_message(const struct sim_node *from, const struct wire_header *h, 
         look_commit_reply(body);
     if (h->kind == WIRE_REPLY && h->status == 0 && h->type == MSG_SETATTR)
         look_setattr_reply(body);
+}
+
+void coverage_arrived(const struct wire_header *h, struct slice body)
+{
+    const struct wire_schema *schema = schema_of(h->type, WIRE_REQUEST);
+    const struct req_ctx *ctx;
+    struct watermark *w;
+    void *req;
+
+    if (!counts || !schema || h->kind != WIRE_REQUEST || h->type < MSG_MAKE || h->type > MSG_COMMIT)
+        return;
+    wire_arena_reset(&arena);
+    req = wire_arena_alloc(&arena, schema->size);
+    if (!req || wire_decode(body, schema, &arena, req) < 0)
+        return;
+    ctx = req; /* the first of every request of a session */
+    w = &watermarks[ctx->session % WATERMARKS];
+    if (w->session != ctx->session)
+        *w = (struct watermark){.session = ctx->session};
+    if (ctx->seq <= w->seq)
+        saw(SEEN_BELOW_WATERMARK);
+    w->seq = MAX(w->seq, ctx->watermark);
 }
 
 static bool print_one(const char *text, uint64_t n)

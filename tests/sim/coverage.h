@@ -15,5 +15,7 @@ void coverage_init(void); /* before the first fork */
 void coverage_log(const char *line);
 /* A message as it is sent; @body is that of the frame. */
 void coverage_message(const struct sim_node *from, const struct wire_header *h, struct slice body);
+/* A request as it comes to a member. */
+void coverage_arrived(const struct wire_header *h, struct slice body);
 /* Print all; true if each was reached. */
 bool coverage_print(void);

@@ -77,6 +77,8 @@ void sim_net_set(struct sim *s, const struct sim_net_options *o);
 /* Called with every message as it is sent; borrows all. */
 void sim_net_set_tap(struct sim *s, void (*fn)(void *arg, struct sim_node *from, struct buf *head, struct buf *payload),
                      void *arg);
+/* Called with every message as it comes, before it is handed over; borrows all. */
+void sim_net_set_arrived(struct sim *s, void (*fn)(void *arg, struct sim_node *to, struct buf *head), void *arg);
 /*
  * Scripts: asked of every message that is sent, @fn says how much later than it would it comes (others of its way
  * overtake it then); UINT64_MAX: never. NULL: none.

@@ -88,6 +88,8 @@ struct sim {
     struct sim_net_options net;
     void (*tap)(void *arg, struct sim_node *from, struct buf *head, struct buf *payload);
     void *tap_arg;
+    void (*arrived)(void *arg, struct sim_node *to, struct buf *head);
+    void *arrived_arg;
     sim_net_late_fn *late;
     void *late_arg;
     bool cut[SIM_NODES_MAX][SIM_NODES_MAX];

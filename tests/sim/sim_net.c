@@ -274,6 +274,8 @@ void sim_net_deliver(struct sim *s, struct sim_event *ev)
     }
     s->stats.delivered++;
     s->trace = sim_mix(s->trace ^ XXH3_64bits(ev->u.msg.head->data, ev->u.msg.head->len));
+    if (s->arrived)
+        s->arrived(s->arrived_arg, to->env->node, ev->u.msg.head);
     to->fn(to->arg, peer, ev->u.msg.head, ev->u.msg.payload);
 }
 
@@ -285,6 +287,12 @@ void sim_net_lag(struct sim *s, struct sim_node *a, struct sim_node *b, uint64_t
 void sim_net_set(struct sim *s, const struct sim_net_options *o)
 {
     s->net = *o;
+}
+
+void sim_net_set_arrived(struct sim *s, void (*fn)(void *arg, struct sim_node *to, struct buf *head), void *arg)
+{
+    s->arrived = fn;
+    s->arrived_arg = arg;
 }
 
 void sim_net_set_tap(struct sim *s, void (*fn)(void *arg, struct sim_node *from, struct buf *head, struct buf *payload),

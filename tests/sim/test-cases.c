@@ -6,6 +6,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#include "common/schema.h"
 #include "meta/fsm.h"
 #include "sim/scene.h"
 
@@ -72,6 +73,39 @@ static bool expired_in_flight(struct scene *s, const uint64_t off[RULE_LAYERS])
 START_TEST(fate)
 {
     case_check(expired_in_flight, "FATE", true);
+}
+END_TEST
+
+/* ---- a request that comes when its answer is long known, 2.1 ---------------------------------------- */
+
+static void maker_and_remover(struct actor *a)
+{
+    struct scene *s = a->arg;
+    uint64_t root;
+
+    if (!actor_ready(a))
+        return;
+    root = tc_client_root(a->cl->tc);
+    s->holds[0] = (struct hold){MSG_MAKE, WIRE_REQUEST, NULL, 3 * NS_PER_S, 1};
+    if (a_make(a, root, "n", S_IFREG | 0644, true) || a_unlink(a, root, "n", false) ||
+        a_make(a, root, "m", S_IFREG | 0644, true) || a_unlink(a, root, "m", false))
+        return;
+    s->written = true;
+    actor_sleep(a, 4 * NS_PER_S);
+    s->status = a_lookup(a, root, "n");
+    s->ended = true;
+}
+
+/* It was sent once more, and what it made is gone again when the first copy comes: it stays so. */
+START_TEST(late_copy)
+{
+    struct scene s = {0};
+
+    ck_assert(scene_start(&s, 1, NULL));
+    actor_new(&s.c->clients[0], maker_and_remover, &s);
+    ck_assert(scene_wait(&s, &s.written, 2500));
+    ck_assert(scene_wait(&s, &s.ended, 10000));
+    ck_assert_int_eq(s.status, -TC_E_NOENT);
 }
 END_TEST
 
@@ -175,7 +209,7 @@ END_TEST
 
 int main(void)
 {
-    const TTest *const tests[] = {expiry, fate, clocks, slow_disk_of_a_follower, slow_disk_of_the_leader};
+    const TTest *const tests[] = {expiry, fate, late_copy, clocks, slow_disk_of_a_follower, slow_disk_of_the_leader};
 
     return cases_run("cases", tests, ARRAY_SIZE(tests));
 }
