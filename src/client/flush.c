@@ -76,7 +76,7 @@ void x_end(struct tc_client *c, struct inode *i)
     i->on_x_list = false;
     i->ask = ASK_NONE;
     /* What callers see next is what was committed. */
-    if (i->attr.change) {
+    if (i->attr.change && !x_is_over(i)) {
         i->attr.size = i->x->committed_size;
         i->attr.mtime = i->x->committed_mtime;
     }

@@ -160,12 +160,19 @@ void inode_drop_attr(struct inode *i)
     i->attr_cached = false;
 }
 
+/* Another epoch has begun that is not of this client: the end of its X is committed, and the answer that says so is
+ * under way. What was answered since is newer than what the X had. */
+bool x_is_over(const struct inode *i)
+{
+    return i->x && i->phase == RECALL_COMMIT && i->attr.epoch > i->x->epoch;
+}
+
 void inode_attr(const struct inode *i, struct attr *ret)
 {
     *ret = i->attr;
     ret->horizons.items = NULL;
     ret->horizons.n = 0;
-    if (i->x) {
+    if (i->x && !x_is_over(i)) {
         ret->size = i->hidden ? MIN(i->x->size, i->shown_size) : i->x->size;
         if (i->x->meta_dirty) {
             ret->mtime = i->x->mtime;

@@ -611,6 +611,8 @@ void inode_unpin(struct tc_client *c, struct inode *i);
 void inodes_fini(struct tc_client *c);
 /* Take the attributes of an answer: the newer change wins. @cacheable: as lease_take_grant() said. */
 void inode_take_attr(struct tc_client *c, struct inode *i, const struct attr *a, bool cacheable, bool own_mutation);
+/* The end of X is committed by what was answered to others since; its own answer is under way. */
+bool x_is_over(const struct inode *i);
 /* What a caller is told: under X with the local size and times. */
 void inode_attr(const struct inode *i, struct attr *ret);
 void inode_entry(struct inode *i, struct tc_entry *ret);

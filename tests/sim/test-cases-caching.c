@@ -149,6 +149,47 @@ START_TEST(late_answers)
 }
 END_TEST
 
+/* The end of X is committed, the answer that says so late: what another wrote since is seen, not what the X had. */
+static void unheard_holder(struct actor *a)
+{
+    struct scene *s = a->arg;
+
+    if (make_file(a, LEN))
+        return;
+    s->holds[0] = (struct hold){MSG_COMMIT, WIRE_REPLY, a->cl->node, UINT64_MAX, 1000000};
+    while (!s->replaced)
+        actor_sleep(a, 10 * NS_PER_MS);
+    s->status = a_getattr(a, s->ino);
+    s->n = a->size;
+    s->ended = true;
+}
+
+static void longer_writer(struct actor *a)
+{
+    struct scene *s = a->arg;
+    struct tc_file *f;
+
+    if (actor_ready(a) && a_open(a, s->ino, TC_OPEN_READ | TC_OPEN_WRITE | TC_OPEN_TRUNC, &f) == 0 &&
+        a_write(a, f, "longer", 6, 2 * (uint64_t)LEN, false) == 0)
+        s->replaced = true;
+}
+
+START_TEST(late_end_of_x)
+{
+    struct scene s = {0};
+
+    ck_assert(scene_start(&s, 2, NULL));
+    actor_new(&s.c->clients[0], unheard_holder, &s);
+    ck_assert(scene_wait(&s, &s.written, 1000));
+    actor_new(&s.c->clients[1], longer_writer, &s);
+    ck_assert(scene_wait(&s, &s.ended, 8000));
+    ck_assert_int_eq(s.status, 0);
+    ck_assert_uint_eq(s.n, 2 * LEN + 6);
+    s.holds[0].times = 0;
+    scene_run(&s, 2000);
+}
+END_TEST
+
 /* ---- grants and rights, 3.1, 3.2 -------------------------------------------------------------------- */
 
 /* Makes the file longer and longer. */
@@ -428,7 +469,7 @@ END_TEST
 
 int main(void)
 {
-    const TTest *const tests[] = {late_name, late_attributes, late_answers, late_grants, caching_right, generation,
+    const TTest *const tests[] = {late_name, late_attributes, late_answers, late_end_of_x, late_grants, caching_right, generation,
                                   new_leader, unannounced_leader, deaf_holder, lease_reads};
 
     return cases_run("caching", tests, ARRAY_SIZE(tests));
