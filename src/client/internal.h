@@ -521,12 +521,22 @@ void calls_suspended(struct tc_client *c);
 void calls_init(struct tc_client *c);
 void calls_fini(struct tc_client *c);
 
+/* ---- meta_members.c ------------------------------------------------------------------------------------------------ */
+
+/* Connect to the members that @map names and we do not know. */
+void meta_conn_learn(struct tc_client *c, const struct cluster_map *map);
+/* The member at @endpoint, connected to from now on. Returns its index. Errors: LIMIT, those of a connect. */
+int meta_member_at(struct tc_client *c, struct wire_str endpoint);
+/* The @k-th member behind @from that is not gone. */
+unsigned meta_member_behind(const struct tc_client *c, unsigned from, unsigned k);
+/* How many there are to ask beside the one that led: it may itself be gone. */
+unsigned meta_members_beside(const struct tc_client *c);
+
 /* ---- meta_conn.c --------------------------------------------------------------------------------------------------- */
 
 int meta_conn_open(struct tc_client *c, const char *const *members, unsigned n);
 void meta_conn_close(struct tc_client *c);
-/* Connect to the members that @map names and we do not know. */
-void meta_conn_learn(struct tc_client *c, const struct cluster_map *map);
+void rpc_on_msg(void *arg, uint64_t peer, struct buf *head, struct buf *payload);
 /* Send @req (struct of @req_schema, @size bytes; copied, strings borrowed until done) until answered, for
  * ever. Mutations get their seq here. */
 enum rpc_flags { RPC_READ = 0, RPC_MUTATION = 1, RPC_URGENT = 2, RPC_NO_SESSION = 4, RPC_NO_CTX = 8 };

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Requests to the metadata group: a port to every member, the leader followed, every request repeated until
- * it is answered.
+ * Requests to the metadata group: the leader followed, every request repeated until it is answered. The ports to its
+ * members are in meta_members.c.
  *
  *   QUEUED ──► IN FLIGHT ──answer──► done()          QUEUED: no valid session, table or window full
  *                │  ▲
@@ -20,77 +20,9 @@
 #include "common/log.h"
 #include "common/test_rules.h"
 
-static void rpc_on_msg(void *arg, uint64_t peer, struct buf *head, struct buf *payload);
 static void rpc_tick(struct env_timer *t);
 static void rpc_pump(struct tc_client *c);
 static bool rpc_may_go(const struct rpc *r);
-
-static bool member_is(const struct meta_member_port *m, struct wire_str endpoint)
-{
-    return strlen(m->endpoint) == endpoint.n && !memcmp(m->endpoint, endpoint.p, endpoint.n);
-}
-
-/* A place for one more: behind the last, or that of a member that left the group. CLIENT_MEMBERS_MAX: none. */
-static unsigned member_place(struct tc_client *c)
-{
-    for (unsigned i = 0; i < c->n_members && c->n_members == CLIENT_MEMBERS_MAX; i++) {
-        if (!c->members[i].gone || i == c->leader)
-            continue;
-        env_port_close(c->members[i].port);
-        free(c->members[i].endpoint);
-        return i;
-    }
-    return c->n_members;
-}
-
-/* The member at @endpoint, connected to from now on. Returns its index. Errors: LIMIT, those of a connect. */
-static int member_at(struct tc_client *c, struct wire_str endpoint)
-{
-    struct meta_member_port *m;
-    unsigned at;
-    int r;
-
-    for (unsigned i = 0; i < c->n_members; i++) {
-        if (member_is(&c->members[i], endpoint))
-            return (int)i;
-    }
-    at = member_place(c);
-    if (at == CLIENT_MEMBERS_MAX)
-        return -TC_E_LIMIT;
-    m = &c->members[at];
-    *m = (struct meta_member_port){.c = c, .endpoint = tc_asprintf("%.*s", (int)endpoint.n, endpoint.p)};
-    r = env_connect(c->env, m->endpoint, rpc_on_msg, m, &m->port);
-    if (r < 0 && at == c->n_members) {
-        free(m->endpoint);
-        return r;
-    }
-    m->gone = r < 0; /* its port is NULL: nothing is sent there */
-    c->n_members = MAX(c->n_members, at + 1);
-    return r < 0 ? r : (int)at;
-}
-
-/* The @k-th member behind @from that is not gone. */
-static unsigned member_behind(const struct tc_client *c, unsigned from, unsigned k)
-{
-    unsigned i = from;
-
-    for (unsigned n = 0; n < c->n_members; n++) {
-        i = (i + 1) % c->n_members;
-        if (!c->members[i].gone && k-- <= 1)
-            return i;
-    }
-    return from;
-}
-
-/* Members to ask beside the one that led: it may itself be gone. */
-static unsigned members_beside(const struct tc_client *c)
-{
-    unsigned n = 0;
-
-    for (unsigned i = 0; i < c->n_members; i++)
-        n += !c->members[i].gone && i != c->leader;
-    return n;
-}
 
 int meta_conn_open(struct tc_client *c, const char *const *members, unsigned n)
 {
@@ -100,37 +32,13 @@ int meta_conn_open(struct tc_client *c, const char *const *members, unsigned n)
     c->next_seq = 1;
     c->n_slots = 64;
     for (unsigned i = 0; i < n; i++) {
-        int r = member_at(c, wire_str_of(members[i]));
+        int r = meta_member_at(c, wire_str_of(members[i]));
 
         if (r < 0)
             return r;
     }
     c->leader = (unsigned)(env_random(c->env) % c->n_members);
     return 0;
-}
-
-/* The map names every member: we may have been told of some only, and those may go. A name that the map never had
- * is kept: it may be another of the same machine's. */
-void meta_conn_learn(struct tc_client *c, const struct cluster_map *map)
-{
-    for (unsigned i = 0; i < c->n_members && map->members.n; i++) {
-        struct meta_member_port *m = &c->members[i];
-        bool there = false;
-
-        for (uint32_t k = 0; k < map->members.n; k++)
-            there = there || member_is(m, map->members.items[k].endpoint);
-        m->gone = m->in_map && !there;
-        m->in_map = m->in_map || there;
-    }
-    for (uint32_t i = 0; i < map->members.n; i++) {
-        int r = member_at(c, map->members.items[i].endpoint);
-
-        if (r < 0)
-            LOG_WARN("client", "member cannot be connected to", "member=%u error=%s", map->members.items[i].id,
-                     tc_error_name(r));
-        else
-            c->members[r].in_map = true;
-    }
 }
 
 static void rpc_free(struct rpc *r)
@@ -303,10 +211,10 @@ static void rpc_go(struct rpc *r)
             DL_APPEND(c->rpc_queue, r);
         return;
     }
-    r->anywhere = c->read_anywhere && r->tries == 0 && rpc_is_plain_read(r) && members_beside(c) > 0 &&
+    r->anywhere = c->read_anywhere && r->tries == 0 && rpc_is_plain_read(r) && meta_members_beside(c) > 0 &&
                   env_random(c->env) % 2;
     if (r->anywhere)
-        rpc_transmit(r, member_behind(c, c->leader, 1 + (unsigned)(env_random(c->env) % members_beside(c))));
+        rpc_transmit(r, meta_member_behind(c, c->leader, 1 + (unsigned)(env_random(c->env) % meta_members_beside(c))));
     else
         rpc_transmit(r, c->leader);
 }
@@ -414,7 +322,7 @@ static void on_leader_msg(struct tc_client *c, const struct leader_msg *m)
     }
     if (!m->leader || m->endpoint.n == 0)
         return;
-    i = member_at(c, m->endpoint);
+    i = meta_member_at(c, m->endpoint);
     if (i >= 0)
         follow(c, (unsigned)i);
 }
@@ -437,7 +345,7 @@ static void on_not_leader(struct rpc *r, struct slice body)
     }
     if (!c->leader_known) {
         if (r->member == c->leader)
-            c->leader = member_behind(c, c->leader, 1);
+            c->leader = meta_member_behind(c, c->leader, 1);
         r->next_at = env_now(c->env) + 20 * NS_PER_MS + env_random(c->env) % (20 * NS_PER_MS);
         r->refused = true;
     }
@@ -447,7 +355,7 @@ static void rpc_tick(struct env_timer *t)
 {
     struct tc_client *c = container_of(t, struct tc_client, rpc_timer);
     uint64_t now = env_now(c->env);
-    unsigned beside = members_beside(c);
+    unsigned beside = meta_members_beside(c);
     struct rpc *r, *tmp;
 
     DL_FOREACH_SAFE(c->inflight, r, tmp)
@@ -458,7 +366,7 @@ static void rpc_tick(struct env_timer *t)
         if (r->refused || r->tries % 2 == 0 || beside == 0 || !TC_RULE(ASK_NEXT))
             rpc_transmit(r, c->leader);
         else
-            rpc_transmit(r, member_behind(c, c->leader, 1 + r->tries / 2 % beside));
+            rpc_transmit(r, meta_member_behind(c, c->leader, 1 + r->tries / 2 % beside));
     }
     if (c->inflight)
         env_timer_set(c->env, t, now + 25 * NS_PER_MS);
@@ -550,7 +458,7 @@ static void on_notice(struct tc_client *c, const struct wire_header *h, struct s
         lease_on_recall(c, &m.recall);
 }
 
-static void rpc_on_msg(void *arg, uint64_t peer TC_UNUSED, struct buf *head, struct buf *payload TC_UNUSED)
+void rpc_on_msg(void *arg, uint64_t peer TC_UNUSED, struct buf *head, struct buf *payload TC_UNUSED)
 {
     struct meta_member_port *m = arg;
     struct tc_client *c = m->c;
@@ -600,8 +508,8 @@ void meta_send_keepalive(struct tc_client *c, uint64_t id, bool next_member)
         .caching = c->gen_term != 0 && !c->listing,
         .progress = c->recall_landed,
     };
-    unsigned others = MAX(members_beside(c), 1u);
-    unsigned to = next_member ? member_behind(c, c->leader, 1 + (unsigned)(env_random(c->env) % others)) : c->leader;
+    unsigned others = MAX(meta_members_beside(c), 1u);
+    unsigned to = next_member ? meta_member_behind(c, c->leader, 1 + (unsigned)(env_random(c->env) % others)) : c->leader;
 
     c->stats.keepalives++;
     if (!TC_RULE(ASK_NEXT))

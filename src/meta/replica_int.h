@@ -5,6 +5,8 @@
  *  replica.c       life, steps and updates, callbacks
  *  replica_reads.c reads without the lease
  *  replica_peers.c where the members are, and changes of them
+ *  replica_status.c what others may know
+ *  replica_open.c  the start: what the directory is, the log replayed
  *  replica_log.c   journal records, term and vote, base, format
  *  replica_snap.c  snapshots out and in
  *  replica_disk.c  the small files
@@ -172,9 +174,14 @@ void replica_reads_ask(struct replica *r); /* end of the turn: one question for 
 void replica_reads_told(struct replica *r, const struct raft_update *up);
 void replica_reads_work(struct replica *r);
 
+/* replica_open.c */
+TC_MUST_CHECK int replica_log_open(struct replica *r, char *why, size_t why_size);
+
 /* replica_log.c */
 #define REPLICA_RECORD_MAGIC UINT32_C(0x454c4354) /* "TCLE" */
-TC_MUST_CHECK int replica_log_open(struct replica *r, char *why, size_t why_size);
+enum { REPLICA_RECORD_HEAD = 16, REPLICA_RECORD_ENTRY = 16 };
+void replica_mark_push(struct replica *r, uint64_t first, uint64_t pos); /* the record at @pos begins with entry @first */
+void replica_log_retry(struct env_timer *t);
 void replica_log_close(struct replica *r);
 void replica_saves_drop(struct replica *r); /* those that wait for room */
 void replica_save_entries(struct replica *r, uint64_t seq, uint64_t first, uint64_t last);

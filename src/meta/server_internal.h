@@ -4,7 +4,8 @@
  *
  *   server.c            the member: port, dispatch, log entries, checkpoints
  *   server_lead.c       a term as leader: sessions, keepalives, recalls on their way, expiry
- *   server_mutations.c  requests that become log entries
+ *   server_mutations.c  requests that become log entries, until they are proposed
+ *   server_applied.c    what became of them, and entries of the leader's own
  *   server_anywhere.c   the same without the leader lease, at any member
  *   server_reads.c      requests answered from the store
  *   server_backup.c     CHECKPOINT, DUMP, LOAD
@@ -325,11 +326,20 @@ void recall_ack(struct meta_server *s, const struct request *q);
 
 /* ---- server_mutations.c ---- */
 struct meta_op *op_new(struct meta_server *s, enum op_kind kind, const struct request *q); /* NULL: too many */
+#define OP_KEY_SIZE (2 * sizeof(uint64_t))
 void op_free(struct meta_op *op);
+void op_reply(struct meta_op *op, int status, struct slice body);
 void op_ready(struct meta_op *op); /* from the ready list */
 void op_join(struct meta_op *op, const struct request *q);
 void mutation(struct meta_server *s, const struct request *q);
 void mutation_start(struct meta_op *op);
+/*
+ * What stands between the committed attributes of @ino and an answer to @session: ask the holder of X, or
+ * await size recovery, for @op. True if it has to wait. kind: RECALL_ASK, DOWNGRADE, ALL.
+ */
+bool op_wait_x(struct meta_op *op, uint64_t ino, uint32_t kind);
+
+/* ---- server_applied.c ---- */
 /* An entry was applied; @op NULL if it is not of this leader's proposing. */
 void mutation_applied(struct meta_server *s, struct meta_op *op, struct fsm_result *res, uint16_t type,
                       const struct command *cmd);
@@ -338,11 +348,6 @@ int internal_propose(struct meta_server *s, uint32_t type, const struct wire_sch
                      void (*applied)(struct meta_server *s, struct meta_op *op, int status), void *arg);
 /* End X of @ino, unclean: its holder says that it does not hold it. */
 void release_unknown_x(struct meta_server *s, struct meta_session *x, uint64_t ino);
-/*
- * What stands between the committed attributes of @ino and an answer to @session: ask the holder of X, or
- * await size recovery, for @op. True if it has to wait. kind: RECALL_ASK, DOWNGRADE, ALL.
- */
-bool op_wait_x(struct meta_op *op, uint64_t ino, uint32_t kind);
 
 /* ---- server_reads.c ---- */
 void read_request(struct meta_server *s, struct request *q);

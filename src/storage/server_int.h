@@ -4,7 +4,8 @@
  *
  *   server.c        opening, closing, the port, dispatch
  *   server_data.c   WRITE, READ, MANIFEST, SIZE_QUERY, RECONCILE, MAP_GET, STORE_STATUS
- *   server_leader.c registration, heartbeats, the durable map, gc
+ *   server_leader.c registration, heartbeats, the durable map
+ *   server_gc.c     what is to be deleted
  *   server_aside.c  a damaged directory put out of the way
  *   server_failing.c a disk that failed is remembered
  *   heal.c          one chunk brought up to date from its other voters, or all of them
@@ -200,6 +201,10 @@ void joined_kick(struct storage_server *s); /* shed[] changed */
 
 /* server_data.c */
 void handle_data(struct request *q);
+
+/* server_gc.c */
+void server_gc_take(struct storage_server *s, const struct store_beat_res *res);
+void server_gc_end(struct storage_server *s); /* also if none is under way */
 
 /* server_leader.c */
 int leader_open(struct storage_server *s);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * A store's duties towards the metadata leader: who it is (identity, registration), that it lives (heartbeats),
- * what it is to delete, and the map it serves under.
+ * and the map it serves under. What it is to delete comes with the answers to heartbeats (server_gc.c).
  *
  * A map counts only when it is durable here (PROTOCOL 6.2): it is written in a job, and until then requests are
  * answered under the one before. The leader is whoever of the members last said so; silence moves on to the next.
@@ -16,8 +16,6 @@
 #define MAP_CALL_NS (250 * NS_PER_MS)
 #define BEAT_MS_DEFAULT 200
 #define RETRY_NS (50 * NS_PER_MS)
-#define GC_BATCH_MAX 512
-#define GC_AT_ONCE 256
 #define READY_MAX 1024
 #define FULL_BYTES (2u << 20)
 #define IDENTITY_VERSION 1
@@ -334,125 +332,6 @@ void leader_want_map(struct storage_server *s, uint64_t epoch)
         map_fetch(s);
 }
 
-/* ---- gc ------------------------------------------------------------------------------------------------------------ */
-
-/* Rows become trims of a bounded window each, some at a time; when all are in the journal, one more that removes nothing
- * moves the cursor. A failure leaves the cursor: the leader sends the rows again, and trims do no harm twice. */
-struct gc_trim {
-    struct chunk_trim_op op;
-    struct storage_server *s;
-};
-
-struct gc_run {
-    struct gc_item *items;
-    uint32_t n, cur, left;
-    uint64_t next; /* chunk of the current item */
-    uint32_t pg_count;
-    bool last;
-    int status;
-};
-
-static void gc_step(struct storage_server *s);
-
-static void gc_end(struct storage_server *s)
-{
-    if (s->gc)
-        free(s->gc->items);
-    free(s->gc);
-    s->gc = NULL;
-}
-
-static void gc_done(struct chunk_trim_op *op, int status)
-{
-    struct gc_trim *t = container_of(op, struct gc_trim, op);
-    struct storage_server *s = t->s;
-
-    free(t);
-    if (status < 0)
-        s->gc->status = status;
-    s->gc->left--;
-    gc_step(s);
-}
-
-static void gc_submit(struct storage_server *s, const struct chunk_trim_op *op)
-{
-    struct gc_trim *t = tc_calloc(1, sizeof(*t));
-    int r;
-
-    t->op = *op;
-    t->op.done = gc_done;
-    t->op.pg_count = s->gc->pg_count;
-    t->s = s;
-    s->gc->left++;
-    r = chunk_store_trim(s->cs, &t->op);
-    if (r < 0) {
-        s->gc->status = r;
-        s->gc->left--;
-        free(t);
-    }
-}
-
-static uint64_t gc_chunks(const struct gc_item *it)
-{
-    uint64_t end = it->reach / CHUNK_SIZE + (it->reach % CHUNK_SIZE != 0);
-
-    return MIN(end, (uint64_t)UINT32_MAX);
-}
-
-static void gc_step(struct storage_server *s)
-{
-    struct gc_run *g = s->gc;
-
-    while (g->cur < g->n && g->left < GC_AT_ONCE && g->status == 0) {
-        const struct gc_item *it = &g->items[g->cur];
-        uint64_t from = MAX(g->next, it->size / CHUNK_SIZE), to = MIN(gc_chunks(it), from + TRIM_CHUNKS_MAX);
-        struct chunk_trim_op op = {.ino = it->ino, .size = it->size, .epoch = it->epoch, .from = from, .to = to};
-
-        if (it->size == 0 && it->epoch == UINT64_MAX)
-            chunk_store_removed(s->cs, it->ino);
-        if (from < to)
-            gc_submit(s, &op);
-        g->next = to;
-        if (to >= gc_chunks(it)) {
-            g->cur++;
-            g->next = 0;
-        }
-    }
-    if (g->left)
-        return;
-    if (g->status == 0 && !g->last) {
-        struct chunk_trim_op op = {.gc_id = g->items[g->n - 1].id};
-
-        g->last = true;
-        gc_submit(s, &op);
-        if (g->left)
-            return;
-    }
-    gc_end(s);
-}
-
-static void gc_take(struct storage_server *s, const struct store_beat_res *res)
-{
-    uint32_t n = MIN(res->gc.n, (uint32_t)GC_BATCH_MAX), k = 0;
-    struct gc_run *g;
-
-    if (s->gc || !n || !s->map || !s->map->pg_count)
-        return;
-    g = tc_calloc(1, sizeof(*g));
-    g->items = tc_calloc(n, sizeof(*g->items));
-    g->pg_count = s->map->pg_count;
-    for (uint32_t i = 0; i < n; i++) {
-        if (res->gc.items[i].id > chunk_store_gc_cursor(s->cs))
-            g->items[k++] = res->gc.items[i];
-    }
-    g->n = k;
-    s->gc = g;
-    if (k)
-        gc_step(s);
-    else
-        gc_end(s);
-}
-
 /* ---- register and beat ------------------------------------------------------------------------------------------ */
 
 static void leader_next(struct storage_server *s)
@@ -624,7 +503,7 @@ static void beat_on_reply(struct rpc_call *c, const struct rpc_reply *reply)
             s->registered = false;
         s->time_off = res.time > s->last_beat ? res.time - s->last_beat : 0;
         leader_want_map(s, res.map_epoch);
-        gc_take(s, &res);
+        server_gc_take(s, &res);
         beat_later(s, res.unknown);
     } else {
         beat_later(s, false);
@@ -706,5 +585,5 @@ void leader_close(struct storage_server *s)
     for (uint32_t i = 0; i < s->n_links; i++)
         rpc_link_close(s->links[i].link);
     free(s->links);
-    gc_end(s);
+    server_gc_end(s);
 }

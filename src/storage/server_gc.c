@@ -1,0 +1,126 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What the metadata leader says is to be deleted: rows of files removed or cut, with the answers to heartbeats.
+ *
+ * Rows become trims of a bounded window each, some at a time; when all are in the journal, one more that removes nothing
+ * moves the cursor. A failure leaves the cursor: the leader sends the rows again, and trims do no harm twice.
+ */
+#include "storage/server_int.h"
+
+#define GC_BATCH_MAX 512
+#define GC_AT_ONCE 256
+
+struct gc_trim {
+    struct chunk_trim_op op;
+    struct storage_server *s;
+};
+
+struct gc_run {
+    struct gc_item *items;
+    uint32_t n, cur, left;
+    uint64_t next; /* chunk of the current item */
+    uint32_t pg_count;
+    bool last;
+    int status;
+};
+
+static void gc_step(struct storage_server *s);
+
+void server_gc_end(struct storage_server *s)
+{
+    if (s->gc)
+        free(s->gc->items);
+    free(s->gc);
+    s->gc = NULL;
+}
+
+static void gc_done(struct chunk_trim_op *op, int status)
+{
+    struct gc_trim *t = container_of(op, struct gc_trim, op);
+    struct storage_server *s = t->s;
+
+    free(t);
+    if (status < 0)
+        s->gc->status = status;
+    s->gc->left--;
+    gc_step(s);
+}
+
+static void gc_submit(struct storage_server *s, const struct chunk_trim_op *op)
+{
+    struct gc_trim *t = tc_calloc(1, sizeof(*t));
+    int r;
+
+    t->op = *op;
+    t->op.done = gc_done;
+    t->op.pg_count = s->gc->pg_count;
+    t->s = s;
+    s->gc->left++;
+    r = chunk_store_trim(s->cs, &t->op);
+    if (r < 0) {
+        s->gc->status = r;
+        s->gc->left--;
+        free(t);
+    }
+}
+
+static uint64_t gc_chunks(const struct gc_item *it)
+{
+    uint64_t end = it->reach / CHUNK_SIZE + (it->reach % CHUNK_SIZE != 0);
+
+    return MIN(end, (uint64_t)UINT32_MAX);
+}
+
+static void gc_step(struct storage_server *s)
+{
+    struct gc_run *g = s->gc;
+
+    while (g->cur < g->n && g->left < GC_AT_ONCE && g->status == 0) {
+        const struct gc_item *it = &g->items[g->cur];
+        uint64_t from = MAX(g->next, it->size / CHUNK_SIZE), to = MIN(gc_chunks(it), from + TRIM_CHUNKS_MAX);
+        struct chunk_trim_op op = {.ino = it->ino, .size = it->size, .epoch = it->epoch, .from = from, .to = to};
+
+        if (it->size == 0 && it->epoch == UINT64_MAX)
+            chunk_store_removed(s->cs, it->ino);
+        if (from < to)
+            gc_submit(s, &op);
+        g->next = to;
+        if (to >= gc_chunks(it)) {
+            g->cur++;
+            g->next = 0;
+        }
+    }
+    if (g->left)
+        return;
+    if (g->status == 0 && !g->last) {
+        struct chunk_trim_op op = {.gc_id = g->items[g->n - 1].id};
+
+        g->last = true;
+        gc_submit(s, &op);
+        if (g->left)
+            return;
+    }
+    server_gc_end(s);
+}
+
+void server_gc_take(struct storage_server *s, const struct store_beat_res *res)
+{
+    uint32_t n = MIN(res->gc.n, (uint32_t)GC_BATCH_MAX), k = 0;
+    struct gc_run *g;
+
+    if (s->gc || !n || !s->map || !s->map->pg_count)
+        return;
+    g = tc_calloc(1, sizeof(*g));
+    g->items = tc_calloc(n, sizeof(*g->items));
+    g->pg_count = s->map->pg_count;
+    for (uint32_t i = 0; i < n; i++) {
+        if (res->gc.items[i].id > chunk_store_gc_cursor(s->cs))
+            g->items[k++] = res->gc.items[i];
+    }
+    g->n = k;
+    s->gc = g;
+    if (k)
+        gc_step(s);
+    else
+        server_gc_end(s);
+}
