@@ -466,6 +466,11 @@ uint32_t storage_server_busy(const struct storage_server *s)
     return s->busy + chunk_store_busy(s->cs);
 }
 
+void storage_server_checkpoint(struct storage_server *s)
+{
+    chunk_store_checkpoint(s->cs);
+}
+
 void storage_server_status(struct storage_server *s, struct storage_status *ret_status)
 {
     struct chunk_store_stats st;

@@ -57,4 +57,6 @@ void storage_server_close(struct storage_server *s);
 
 /* Disk jobs in flight. */
 uint32_t storage_server_busy(const struct storage_server *s);
+/* Write the index now, as it is when the journal has grown; for tests. */
+void storage_server_checkpoint(struct storage_server *s);
 void storage_server_status(struct storage_server *s, struct storage_status *ret_status);

@@ -29,6 +29,8 @@ static void log_line(void *arg, const char *line)
     (void)arg;
     if (c && c->watch_log)
         c->watch_log(line);
+    if (c && c->strike_log)
+        c->strike_log(c->strike_arg, line);
     snprintf(out, LOG_LINE, "%10.6f %.*s", c ? (double)sim_now(c->s) / 1e9 : 0.0, (int)strcspn(line, "\n"), line);
     if (c && c->opt.verbose)
         fprintf(stderr, "%s\n", out);

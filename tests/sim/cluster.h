@@ -105,6 +105,8 @@ struct cluster {
     uint64_t lost_store; /* whose disk was lost: its place is to be taken */
     struct checks *checks; /* checks.h, or NULL */
     void (*watch_log)(const char *line); /* coverage.h, or NULL */
+    void (*strike_log)(void *arg, const char *line); /* the nemesis waits for something that is soon over, or NULL */
+    void *strike_arg;
     bool stopping;  /* actors end at their next operation */
     bool failed;
     char why[1024];

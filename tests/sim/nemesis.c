@@ -23,11 +23,16 @@ struct nemesis *nemesis_new(struct cluster *c)
     n->nodes.next_id = 100;
     n->hurt.data = (c->opt.faults & FAULT_ROT) || sim_below(&n->hurt.rng, 2);
     n->n_nodes = c->opt.n_meta + c->opt.n_store + c->opt.n_client + (c->n_members - c->opt.n_meta);
+    if (c->opt.faults & FAULT_DAMAGE) {
+        c->strike_log = hurt_on_log;
+        c->strike_arg = n;
+    }
     return n;
 }
 
 void nemesis_free(struct nemesis *n)
 {
+    n->c->strike_log = NULL;
     free(n);
 }
 

@@ -124,6 +124,31 @@ static void hurt_store(struct nemesis *n)
     n->hurt.whole_at = sim_now(c->s) + (live ? LATENT_S : 4) * NS_PER_S;
 }
 
+/* There is no damaged index where there is none. */
+static void write_index(struct nemesis *n)
+{
+    struct store *s = &n->c->stores[n->hurt.index_of];
+
+    if (sim_now(n->c->s) < n->hurt.index_at)
+        return;
+    n->hurt.index_at = sim_now(n->c->s) + NS_PER_S;
+    n->hurt.index_of = (n->hurt.index_of + 1) % n->c->opt.n_store;
+    if (s->server && sim_node_alive(s->node) && !s->fatal)
+        storage_server_checkpoint(s->server);
+}
+
+/* Every other snapshot rots before it is sent: it is there for a moment only. */
+void hurt_on_log(void *arg, const char *line)
+{
+    struct nemesis *n = arg;
+    uint64_t k = n->hurt.snapshots;
+
+    if (!n->until || !strstr(line, "msg=\"snapshot made\"") || n->hurt.snapshots++ % 2)
+        return;
+    for (unsigned i = 0; i < n->c->n_members; i++)
+        (void)sim_disk_flip(sim_node_disk(n->c->members[i].node), "meta/snap-out", 40 + k * 37 % 160, (uint8_t)(1u << k % 8));
+}
+
 bool hurt_idle(const struct nemesis *n)
 {
     return !n->hurt.member;
@@ -136,6 +161,7 @@ void hurt_tick(struct nemesis *n)
 
     if (!(c->opt.faults & FAULT_DAMAGE))
         return;
+    write_index(n);
     if (h->member && h->member->server && was_found(h) && cluster_group_whole(c)) {
         cluster_log(c, "damage: member %u is whole again", h->member->id);
         h->member = NULL;

@@ -15,6 +15,8 @@ struct hurt { /* nemesis_hurt.c: one server at a time has files that are damaged
     uint64_t whole_at;      /* the store, at the earliest */
     bool data;             /* chunk files: of one store for the whole run, for nobody says when all are repaired */
     unsigned emptied[STORES_MAX];
+    uint64_t index_at;     /* a store writes its index then: they are young, and would not by themselves */
+    unsigned index_of, snapshots;
 };
 
 struct group { /* nemesis_members.c: one change at a time */
@@ -68,6 +70,7 @@ void nemesis_disturbed_no_more(struct nemesis *n, struct client *cl);
 void cut_tick(struct nemesis *n);
 bool cut_has(const struct nemesis *n, const struct client *cl);
 void hurt_tick(struct nemesis *n);
+void hurt_on_log(void *n, const char *line);
 bool hurt_idle(const struct nemesis *n); /* no member is damaged */
 void members_tick(struct nemesis *n);
 bool members_idle(const struct nemesis *n);

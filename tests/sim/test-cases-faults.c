@@ -139,6 +139,42 @@ START_TEST(member_killed_while_it_is_filled)
 }
 END_TEST
 
+static unsigned refusals;
+
+static void count_refusals(const char *line)
+{
+    refusals += strstr(line, "msg=\"snapshot refused, retrying\"") != NULL;
+}
+
+/* A bit of the snapshot flips before it is sent: who is filled refuses it, and gets another. */
+static bool rotten_snapshot(struct scene *s, const uint64_t off[RULE_LAYERS])
+{
+    struct member *m, *lead;
+
+    s->faults = FAULT_MEMBERS;
+    s->keep_entries = 20;
+    if (!scene_start(s, 1, off))
+        return true;
+    s->c->watch_log = count_refusals;
+    m = &s->c->members[3];
+    actor_new(&s->c->clients[0], toucher, s);
+    scene_run(s, 6000); /* a checkpoint, and the log before it is dropped */
+    lead = cluster_leader(s->c);
+    m->in = true;
+    m->down = false;
+    member_boot(m);
+    cluster_say_member(s->c, m->id, META_ADD, m->endpoint);
+    for (int n = 0; n < 400000 && !sim_disk_flip(sim_node_disk(lead->node), "meta/snap-out", 200, 4); n++)
+        cluster_run_until(s->c, sim_now(s->c->s) + NS_PER_US);
+    return !promote_member(s) || refusals == 0;
+}
+
+START_TEST(snapshot_with_a_flipped_bit)
+{
+    case_check(rotten_snapshot, NULL, false);
+}
+END_TEST
+
 /* One member has the files of another cluster: who mounts meanwhile is not misled. */
 static bool mount_beside_foreign(struct scene *s, const uint64_t off[RULE_LAYERS])
 {
@@ -234,6 +270,7 @@ END_TEST
 int main(void)
 {
     const TTest *const tests[] = {lost_journal_of_a_store, member_killed_while_it_is_filled,
+                                  snapshot_with_a_flipped_bit,
                                   mount_beside_files_of_another_cluster, leader_and_the_next_one_removed};
 
     return cases_run("cases-faults", tests, ARRAY_SIZE(tests));
