@@ -310,10 +310,84 @@ START_TEST(unfinished)
 }
 END_TEST
 
+/*
+ * Two of three stores have no room: the writer is told so, and the end of his X says that the inode is unclean. What the third has is
+ * not shown until it is made sure of, and everybody sees the same then.
+ */
+static void writer_without_room(struct actor *a)
+{
+    struct scene *s = a->arg;
+    uint8_t data[LEN];
+
+    if (make_file(a, LEN) || a_fsync(a, s->f))
+        return;
+    s->replaced = true;
+    while (!s->stale)
+        actor_sleep(a, 10 * NS_PER_MS);
+    memset(data, 'b', sizeof data);
+    s->status = a_write(a, s->f, data, LEN, 0, false);
+    s->status = s->status ? s->status : a_fsync(a, s->f);
+    s->ended = true;
+}
+
+static unsigned n_unclean;
+
+static void see_commit(void *arg, struct sim_node *from, struct buf *head, struct buf *payload)
+{
+    struct wire_arena arena = {0};
+    struct commit_req req;
+    struct wire_header h;
+    struct slice body;
+
+    (void)arg;
+    (void)from;
+    (void)payload;
+    if (wire_check_frame(slice_of(head->data, head->len), &h, &body) == 0 && h.type == MSG_COMMIT && h.kind == WIRE_REQUEST &&
+        wire_decode(body, &commit_req_schema, &arena, &req) == 0)
+        for (uint32_t i = 0; i < req.items.n; i++)
+            n_unclean += req.items.items[i].action && req.items.items[i].data_state >= DATA_UNCLEAN;
+    wire_arena_fini(&arena);
+}
+
+START_TEST(no_room)
+{
+    struct scene s = {.ttl_ms = 10000};
+    uint64_t first;
+
+    ck_assert(scene_start(&s, 3, NULL));
+    sim_net_set_tap(s.c->s, see_commit, NULL);
+    actor_new(&s.c->clients[0], writer_without_room, &s);
+    ck_assert(scene_wait(&s, &s.replaced, 1000));
+    for (unsigned i = 1; i < 3; i++)
+        sim_disk_set_limit(sim_node_disk(s.c->stores[i].node), sim_disk_used(sim_node_disk(s.c->stores[i].node)) + BLOCK_SIZE);
+    scene_run(&s, 3000); /* they measure now and then */
+    s.stale = true;
+    ck_assert(scene_wait(&s, &s.ended, 60000));
+    ck_assert_int_eq(s.status, -TC_E_NOSPC);
+    for (unsigned i = 1; i < 3; i++)
+        sim_disk_set_limit(sim_node_disk(s.c->stores[i].node), 0);
+    scene_run(&s, 6000);
+    s.ended = false;
+    actor_new(&s.c->clients[1], counting_reader, &s);
+    ck_assert(scene_wait(&s, &s.ended, 30000));
+    ck_assert_int_eq(s.status, 0);
+    ck_assert_uint_gt(n_unclean, 0);
+    first = s.n;
+    client_kill(&s.c->clients[0]);
+    store_kill(&s.c->stores[0]);
+    s.ended = false;
+    actor_new(&s.c->clients[2], counting_reader, &s);
+    ck_assert(scene_wait(&s, &s.ended, 30000));
+    ck_assert_int_eq(s.status, 0);
+    ck_assert_uint_eq(s.n, first);
+}
+END_TEST
+
 int main(void)
 {
     const TTest *const tests[] = {written_is_seen, synced_survives, written_twice, synced_in_a_session, within_reach, not_clean,
-                                  behind_the_horizon, zeros_past_the_size, truncate_under_way, unfinished};
+                                  behind_the_horizon, zeros_past_the_size, truncate_under_way, unfinished,
+                                  no_room};
 
     return cases_run("data", tests, ARRAY_SIZE(tests));
 }
