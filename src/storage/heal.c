@@ -14,8 +14,6 @@
  * others are done; a reconciliation at once. What is unknown here without its version takes another's only when no
  * writer's acknowledgement can be under way (heal.unsettled): this store may be one of the two that a write counts.
  */
-
-
 #include <endian.h>
 
 #include "common/log.h"

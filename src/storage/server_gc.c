@@ -9,6 +9,7 @@
 
 #define GC_BATCH_MAX 512
 #define GC_AT_ONCE 256
+#define GC_CHUNKS_AT_ONCE (8 * TRIM_CHUNKS_MAX) /* all of them may be applied in one turn: of sparse files, too */
 
 struct gc_trim {
     struct chunk_trim_op op;
@@ -18,6 +19,7 @@ struct gc_trim {
 struct gc_run {
     struct gc_item *items;
     uint32_t n, cur, left;
+    uint64_t chunks; /* in the windows under way */
     uint64_t next; /* chunk of the current item */
     uint32_t pg_count;
     bool last;
@@ -39,6 +41,7 @@ static void gc_done(struct chunk_trim_op *op, int status)
     struct gc_trim *t = container_of(op, struct gc_trim, op);
     struct storage_server *s = t->s;
 
+    s->gc->chunks -= op->to - op->from;
     free(t);
     if (status < 0)
         s->gc->status = status;
@@ -56,10 +59,12 @@ static void gc_submit(struct storage_server *s, const struct chunk_trim_op *op)
     t->op.pg_count = s->gc->pg_count;
     t->s = s;
     s->gc->left++;
+    s->gc->chunks += op->to - op->from;
     r = chunk_store_trim(s->cs, &t->op);
     if (r < 0) {
         s->gc->status = r;
         s->gc->left--;
+        s->gc->chunks -= op->to - op->from;
         free(t);
     }
 }
@@ -75,7 +80,7 @@ static void gc_step(struct storage_server *s)
 {
     struct gc_run *g = s->gc;
 
-    while (g->cur < g->n && g->left < GC_AT_ONCE && g->status == 0) {
+    while (g->cur < g->n && g->left < GC_AT_ONCE && g->chunks < GC_CHUNKS_AT_ONCE && g->status == 0) {
         const struct gc_item *it = &g->items[g->cur];
         uint64_t from = MAX(g->next, it->size / CHUNK_SIZE), to = MIN(gc_chunks(it), from + TRIM_CHUNKS_MAX);
         struct chunk_trim_op op = {.ino = it->ino, .size = it->size, .epoch = it->epoch, .from = from, .to = to};
