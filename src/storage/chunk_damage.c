@@ -7,6 +7,11 @@
  */
 #include "storage/chunk_impl.h"
 
+#include "common/log.h"
+
+#define UNREADABLE_MAX 20 /* blocks in an hour: above, the disk counts as failing */
+#define HOUR_NS (3600 * NS_PER_S)
+
 void cs_damaged(struct chunk_store *cs, const struct chunk_key *key)
 {
     if (cs->opt.damaged)
@@ -69,6 +74,25 @@ int chunk_store_check_index(struct chunk_store *cs)
     int r = kv_check(cs->kv);
 
     return r == -TC_E_DAMAGED ? kv_check(cs->kv) : r; /* twice: it was being written */
+}
+
+/*
+ * A disk loses a sector now and then; what was there comes back from the others, and the disk puts a good sector in the
+ * place when it is written. Many at a time say that it is about to fail.
+ */
+void cs_unreadable(struct chunk_store *cs, uint32_t blocks)
+{
+    uint64_t now = env_now(cs->env);
+
+    if (!cs->hour || now - cs->hour >= HOUR_NS) {
+        cs->hour = now;
+        cs->unreadable_low = cs->unreadable;
+    }
+    cs->unreadable += blocks;
+    LOG_ERR("storage", "blocks of a chunk file cannot be read", "blocks=%u hour=%llu", blocks,
+            (unsigned long long)(cs->unreadable - cs->unreadable_low));
+    if (cs->unreadable - cs->unreadable_low > UNREADABLE_MAX)
+        cs->disk_error = true;
 }
 
 void chunk_store_disk_error(struct chunk_store *cs)

@@ -179,6 +179,9 @@ struct chunk_store {
     uint64_t reserve;
 
     uint64_t corrupt, repaired, writes, reads;
+    uint64_t unreadable;     /* blocks that the disk did not give */
+    uint64_t unreadable_low; /* as many were so when the hour began ... */
+    uint64_t hour;           /* ... at this time */
     bool disk_error;
     struct watch watch;
 };
@@ -187,6 +190,7 @@ struct chunk_store {
 void cs_fail(struct chunk_store *cs, int err, const char *why);
 void cs_apply_pos(struct chunk_store *cs, uint64_t end);
 void cs_damaged(struct chunk_store *cs, const struct chunk_key *key);
+void cs_unreadable(struct chunk_store *cs, uint32_t blocks); /* chunk_damage.c */
 /* 0: taken. BACKPRESSURE: what was removed may still be going. NOSPC. */
 TC_MUST_CHECK int cs_no_space(struct chunk_store *cs, uint64_t bytes, bool rewrite);
 

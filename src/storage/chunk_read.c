@@ -29,7 +29,7 @@ struct file_read {
     uint64_t file;
     int status;
     bool bad; /* a block did not match */
-    bool unreadable; /* the disk refused some of it */
+    uint32_t unreadable; /* so many blocks the disk refused */
     uint32_t n;
     struct extent extents[];
 };
@@ -83,14 +83,19 @@ static void check_extent(struct file_read *fr, const struct extent *x, bool mark
 /* ---- files ------------------------------------------------------------------------------------------------- */
 
 /* Something in the extent cannot be read: only the blocks that cannot are lost. */
-static void read_singly(struct vfs_file *f, const struct extent *x, uint32_t block)
+static uint32_t read_singly(struct vfs_file *f, const struct extent *x, uint32_t block)
 {
+    uint32_t lost = 0;
+
     for (uint32_t i = 0; i < x->count; i++) {
         uint8_t *to = x->to + (size_t)i * BLOCK_SIZE;
 
-        if (vfs_pread(f, to, BLOCK_SIZE, (uint64_t)(block + i) * BLOCK_SIZE) != BLOCK_SIZE)
-            memset(to, 0, BLOCK_SIZE); /* then its sum fails */
+        if (vfs_pread(f, to, BLOCK_SIZE, (uint64_t)(block + i) * BLOCK_SIZE) == BLOCK_SIZE)
+            continue;
+        memset(to, 0, BLOCK_SIZE); /* then its sum fails */
+        lost++;
     }
+    return MAX(lost, 1); /* if at a second try all came, it is a warning, too */
 }
 
 static void file_run(struct env_job *j)
@@ -113,8 +118,7 @@ static void file_run(struct env_job *j)
         int64_t got = vfs_pread(f, x->to, len, (uint64_t)(fr->item->first + x->first) * BLOCK_SIZE);
 
         if (got == -TC_E_IO) {
-            fr->unreadable = true;
-            read_singly(f, x, fr->item->first + x->first);
+            fr->unreadable += read_singly(f, x, fr->item->first + x->first);
         } else if (got < 0) {
             fr->status = (int)got;
         } else if ((size_t)got < len) {
@@ -173,7 +177,8 @@ static void file_done(struct env_job *j)
         fr->status = 0;
         again = true;
     }
-    cs->disk_error = cs->disk_error || fr->unreadable;
+    if (fr->unreadable)
+        cs_unreadable(cs, fr->unreadable);
     if (fr->status < 0) {
         cs->disk_error = true;
         fr->item->status = fr->status;

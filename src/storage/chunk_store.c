@@ -275,6 +275,7 @@ void chunk_store_stats(const struct chunk_store *cs, struct chunk_store_stats *s
         .repaired = cs->repaired,
         .writes = cs->writes,
         .reads = cs->reads,
+        .unreadable = cs->unreadable,
         .disk_error = cs->disk_error || cs->watch.hangs,
     };
 }

@@ -204,6 +204,7 @@ struct chunk_store_stats {
     uint64_t corrupt;          /* blocks found damaged since the start */
     uint64_t repaired;         /* and given good contents again */
     uint64_t writes, reads;    /* items */
+    uint64_t unreadable;       /* blocks that the disk did not give: of those found damaged */
     bool disk_error;
 };
 void chunk_store_stats(const struct chunk_store *cs, struct chunk_store_stats *ret_stats);

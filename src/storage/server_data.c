@@ -491,12 +491,12 @@ static void handle_status(struct request *q)
     chunk_store_stats(s->cs, &st);
     json = tc_asprintf("{\"node\":%u,\"store\":\"%016llx\",\"start\":%llu,\"map_epoch\":%llu,\"registered\":%s,"
                        "\"chunks\":%llu,\"used\":%llu,\"total\":%llu,\"free\":%llu,\"pending\":%llu,\"behind\":%llu,"
-                       "\"corrupt\":%llu,\"writes\":%llu,\"reads\":%llu,\"requests\":%u,\"disk_error\":%s}",
+                       "\"corrupt\":%llu,\"unreadable\":%llu,\"writes\":%llu,\"reads\":%llu,\"requests\":%u,\"disk_error\":%s}",
                        s->cfg.node, (unsigned long long)s->id.store, (unsigned long long)s->id.start,
                        (unsigned long long)(s->map ? s->map->epoch : 0), s->registered ? "true" : "false",
                        (unsigned long long)st.chunks, (unsigned long long)st.blocks * BLOCK_SIZE,
                        (unsigned long long)st.total, (unsigned long long)st.free, (unsigned long long)st.pending_bytes,
-                       (unsigned long long)recovery_behind(s), (unsigned long long)st.corrupt,
+                       (unsigned long long)recovery_behind(s), (unsigned long long)st.corrupt, (unsigned long long)st.unreadable,
                        (unsigned long long)st.writes, (unsigned long long)st.reads, s->n_requests,
                        st.disk_error || s->failing ? "true" : "false");
     res.json = wire_str_of(json);

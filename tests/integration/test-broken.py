@@ -93,17 +93,22 @@ def scrub_until(c, node, what, cond):
 # ---- a store ----
 
 def chunk_unreadable(c, files, w):
-    """A place in a chunk file: what lies there is unknown, fetched from the others and written anew."""
+    """A place in a chunk file: what lies there is unknown, fetched from the others and written anew. Many: the disk is failing."""
     p = chunk_files(c, 2)[0]
     c.disks.fail('r', p, 65536, 131072)
     out = json.loads(c.tercet('scrub', '--json', files.path, check=False).stdout)
     assert out['found'] == 16, out
-    disk_error(c, 2)
     files.check()
     c.disks.fail('-', p)                # what was written anew can be read
     wait_until('repaired', lambda: store_doc(c, 2)['scrub']['repaired'] == 16, 30, 0.1)
     out = json.loads(c.tercet('scrub', '--json', files.path).stdout)
     assert out['found'] == 0 and out['left'] == 0, out
+    assert 'disk_error' not in store_doc(c, 2)['flags'], store_doc(c, 2)
+    c.disks.fail('r', p)
+    c.tercet('scrub', '--json', files.path, check=False)
+    disk_error(c, 2)
+    files.check()
+    c.disks.fail('-', p)
     restart(c, 'storage-2')
     healthy_again(c, files, w)
 

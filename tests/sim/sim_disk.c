@@ -75,6 +75,7 @@ struct sim_disk {
         uint64_t left;
         int err;
     } fail[SIM_DISK_OPS];
+    int broken[SIM_DISK_OPS];
 };
 
 /* ---- faults --------------------------------------------------------------------------------------- */
@@ -98,7 +99,12 @@ static int disk_enter(struct sim_disk *d, enum sim_disk_op op, bool *ret_torn)
         d->fail[op].armed = false;
         return d->fail[op].err;
     }
-    return 0;
+    return d->broken[op];
+}
+
+void sim_disk_break(struct sim_disk *d, enum sim_disk_op op, int err)
+{
+    d->broken[op] = err;
 }
 
 void sim_disk_crash_after(struct sim_disk *d, uint64_t n)
@@ -874,6 +880,7 @@ void sim_disk_reopen(struct sim_disk *d)
     d->life++;
     d->frozen = d->crash_armed = false;
     memset(d->fail, 0, sizeof d->fail);
+    memset(d->broken, 0, sizeof d->broken);
     tree_unlock(d->root);
 }
 

@@ -46,6 +46,8 @@ void sim_disk_freeze(struct sim_disk *d);
 void sim_disk_set_limit(struct sim_disk *d, uint64_t bytes); /* 0: none */
 /* The (after+1)-th operation of kind @op from now fails with @err (-TC_E_x), once. */
 void sim_disk_fail(struct sim_disk *d, enum sim_disk_op op, uint64_t after, int err);
+/* Every operation of kind @op from now fails with @err; 0: no longer. */
+void sim_disk_break(struct sim_disk *d, enum sim_disk_op op, int err);
 /* Flip bits of one byte, on the platter and in memory. False if there is no such byte. */
 bool sim_disk_flip(struct sim_disk *d, const char *path, uint64_t off, uint8_t mask);
 /* Overwrite on the platter and in memory, whatever the state. For tests of damage. */

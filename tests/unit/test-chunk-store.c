@@ -740,6 +740,55 @@ START_TEST(disk_errors)
 }
 END_TEST
 
+/* Reads blocks that the disk does not give, then mends them as a repair does. Returns how many were unknown. */
+static uint32_t lose_blocks(struct life *l, uint32_t first, uint32_t count)
+{
+    struct rop r = {.item = {.key = key_of(0), .first = first, .count = count, .data = true}};
+    uint32_t unknown = 0;
+
+    r.op.items = &r.item;
+    r.op.n = 1;
+    r.op.done = rop_done;
+    sim_disk_break(sim_node_disk(l->node), SIM_DISK_READ, -TC_E_IO);
+    chunk_store_read(l->cs, &r.op);
+    ck_assert(sim_run(l->sim, sim_now(l->sim) + 60 * NS_PER_S, rop_is_done, &r));
+    sim_disk_break(sim_node_disk(l->node), SIM_DISK_READ, 0);
+    for (uint32_t i = 0; i < count; i++)
+        unknown += r.item.blocks[i].kind == RUN_UNKNOWN;
+    chunk_read_op_fini(&r.op);
+    ck_assert_int_eq(write_one(l, 0, first, count, 1, 1, 0), 0);
+    sim_run_until(l->sim, sim_now(l->sim) + 20 * NS_PER_S); /* merged: it lies in the file again */
+    return unknown;
+}
+
+/* Some sectors that cannot be read are mended from the others and counted; many within an hour condemn the disk. */
+START_TEST(bad_sectors)
+{
+    struct life *l = life_new(8);
+    struct chunk_store_stats st;
+
+    ck_assert_int_eq(start_store(l, 0), 0);
+    ck_assert_int_eq(write_one(l, 0, 0, 256, 1, 1, 0), 0);
+    for (int hour = 0; hour < 3; hour++) {
+        ck_assert_uint_eq(lose_blocks(l, 16, 15), 15);
+        sim_run_until(l->sim, sim_now(l->sim) + 3600 * NS_PER_S);
+    }
+    chunk_store_stats(l->cs, &st);
+    ck_assert_uint_eq(st.unreadable, 45);
+    ck_assert_uint_eq(st.repaired, 45);
+    ck_assert(!st.disk_error);
+    verify(l);
+    ck_assert_uint_eq(lose_blocks(l, 0, 20), 20);
+    chunk_store_stats(l->cs, &st);
+    ck_assert(!st.disk_error);
+    ck_assert_uint_eq(lose_blocks(l, 100, 1), 1);
+    chunk_store_stats(l->cs, &st);
+    ck_assert(st.disk_error);
+    verify(l);
+    life_free(l);
+}
+END_TEST
+
 static void quiet(void *arg, const char *line)
 {
     (void)arg;
@@ -764,6 +813,7 @@ int main(void)
     tcase_add_test(t, compared_while_written);
     tcase_add_test(t, orphans);
     tcase_add_test(t, disk_errors);
+    tcase_add_test(t, bad_sectors);
     tcase_add_loop_test(t, crash_anywhere, 0, 8); /* the later half with removals */
     suite_add_tcase(s, t);
     sr = srunner_create(s);
