@@ -637,6 +637,79 @@ START_TEST(no_space_in_write)
 }
 END_TEST
 
+/* The same, with the failed batch written back by the system meanwhile, and power lost while or after the next takes its
+ * place: no record of the failed one comes behind the new one. */
+START_TEST(no_space_then_power_loss)
+{
+    for (uint64_t k = 0; k < 200; k++) {
+        struct world *w = world_new(100 + k);
+        struct sim_disk *d = sim_node_disk(w->n);
+
+        ck_assert_int_eq(world_open(w), 0);
+        append_n(w, 5);
+        sim_disk_fail(d, SIM_DISK_WRITE, 0, -TC_E_NOSPC);
+        for (int i = 0; i < 4; i++) {
+            want_len(w, 290);
+            ck_assert_int_eq(world_append(w), 0);
+        }
+        world_settle(w);
+        ck_assert_int_eq(w->last_status, -TC_E_NOSPC);
+        ck_assert_uint_eq(w->n_tags, 5);
+        sim_disk_power_loss(d, SIM_LOSS_NONE); /* what was written is on the platter */
+        sim_disk_crash_after(d, 2 + k % 3);
+        want_len(w, 290);
+        append_n(w, 1);
+        world_kill(w);
+        sim_disk_power_loss(d, SIM_LOSS_RANDOM);
+        ck_assert_int_eq(world_open(w), 0);
+        world_check(w);
+        world_free(w);
+    }
+}
+END_TEST
+
+static int has_segment(void *arg, const char *name)
+{
+    return strcmp(arg, name) == 0;
+}
+
+/* A process dies between the rename of a new segment and its sync; the next one writes to that segment, and power is lost. */
+START_TEST(killed_then_power_loss)
+{
+    uint32_t met = 0;
+
+    for (uint64_t k = 0; k < 20 * 40; k++) {
+        struct world *w = world_new(1000 + k);
+        struct sim_disk *d = sim_node_disk(w->n);
+        struct journal_options opt = {.segment_bytes = SEG, .spare_max = 2};
+        struct env *env = sim_node_boot(w->n);
+
+        sim_disk_crash_after(d, k / 40);
+        if (journal_open(env, "j", &opt, on_replay, w, &w->damage, &w->j) < 0)
+            w->j = NULL;
+        world_settle(w);
+        world_kill(w); /* and no more: the page cache lives */
+        sim_disk_reopen(d);
+        if (vfs_list(sim_disk_vfs(d), "j", has_segment, (void *)(uintptr_t)"0000000000000002.seg") == 1) {
+            met++;
+            ck_assert_int_eq(world_open(w), 0);
+            sim_disk_crash_after(d, k % 40);
+            for (int i = 0; i < 8; i++) {
+                want_len(w, 10000);
+                ck_assert_int_eq(world_append(w), 0);
+            }
+            world_settle(w);
+            world_kill(w);
+            sim_disk_power_loss(d, SIM_LOSS_ALL);
+            ck_assert_int_eq(world_open(w), 0);
+            world_check(w);
+        }
+        world_free(w);
+    }
+    ck_assert_uint_ge(met, 12);
+}
+END_TEST
+
 /* A failed sync or write ends the journal: all that is queued and all that comes gets IO. */
 START_TEST(io_error_is_final)
 {
@@ -707,6 +780,8 @@ int main(void)
     tcase_add_test(tc, trim_recycles);
     tcase_add_test(tc, no_space);
     tcase_add_test(tc, no_space_in_write);
+    tcase_add_test(tc, no_space_then_power_loss);
+    tcase_add_test(tc, killed_then_power_loss);
     tcase_add_loop_test(tc, io_error_is_final, 0, 2);
     tcase_add_loop_test(tc, io_error_in_background, 0, 8);
     suite_add_tcase(s, tc);
