@@ -274,6 +274,9 @@ void watch_end(struct chunk_store *cs, enum watched kind);
 void sweep_open(struct chunk_store *cs);
 void sweep_close(struct chunk_store *cs);
 
+int chunk_rows_of(struct chunk_store *cs, uint64_t pg, uint64_t ino, uint32_t from, uint32_t to,
+                  bool (*see)(void *arg, uint32_t index), void *arg); /* chunk_index.c */
+
 /* chunk_trim.c */
 bool was_removed(const struct chunk_store *cs, uint64_t ino);
 int trim_apply(struct chunk_store *cs, const struct chunk_trim_op *op);

@@ -615,6 +615,32 @@ int chunk_store_manifest(struct chunk_store *cs, uint64_t pg, const struct chunk
     return r;
 }
 
+/* The rows of an inode's chunks [from, to) in one placement group, until @see has enough. What is only in memory is not among them. */
+int chunk_rows_of(struct chunk_store *cs, uint64_t pg, uint64_t ino, uint32_t from, uint32_t to,
+                  bool (*see)(void *arg, uint32_t index), void *arg)
+{
+    struct chunk_key a = {pg, ino, from, 0}, b = {pg, ino, to, 0};
+    uint8_t first[KEY_BYTES], end[KEY_BYTES];
+    struct kv_iter *it;
+    int r;
+
+    key_put(first, 'c', &a);
+    key_put(end, 'c', &b);
+    it = kv_iter_new(cs->kv, NULL, slice_of(first, sizeof first), slice_of(end, sizeof end));
+    for (; kv_iter_valid(it); kv_iter_next(it)) {
+        struct slice key = kv_iter_key(it);
+
+        if (key.len != KEY_BYTES)
+            continue;
+        key_get(key.data, &a);
+        if (!see(arg, a.index))
+            break;
+    }
+    r = kv_trouble(cs, kv_iter_error(it));
+    kv_iter_free(it);
+    return r;
+}
+
 int chunk_store_pair(struct chunk_store *cs, const struct chunk_key *key, struct chunk_pair *ret_pair)
 {
     struct chunk *c;

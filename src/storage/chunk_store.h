@@ -129,7 +129,9 @@ void chunk_read_op_fini(struct chunk_read_op *op);
 
 /* ---- removing ----------------------------------------------------------------------------------- */
 
-#define TRIM_CHUNKS_MAX 1024 /* of one trim: it is applied in one go */
+/* A trim is applied in one go. So many chunks are looked up one by one; in a wider one those are sought that there are,
+ * which must be few: some thousand searches, whatever the file's size. */
+#define TRIM_CHUNKS_MAX 1024
 
 /* Blocks wholly at or past size, with a version epoch below epoch, of chunks [from, to) (PROTOCOL 5.3). */
 struct chunk_trim_op {
@@ -146,6 +148,8 @@ struct chunk_trim_op {
 };
 /* An error at once: done() is not called. */
 TC_MUST_CHECK int chunk_store_trim(struct chunk_store *cs, struct chunk_trim_op *op);
+/* Are there at most TRIM_CHUNKS_MAX of these chunks? An error of the index: no. */
+bool chunk_store_few(struct chunk_store *cs, uint64_t ino, uint64_t from, uint64_t to, uint32_t pg_count);
 uint64_t chunk_store_gc_cursor(const struct chunk_store *cs);
 /* The inode is gone for good, and its trim follows: what is written to it from now on comes too late, from a writer that
  * gave up or a copy that was under way, and is FENCED. Remembered for the newest some ten thousands, and in this life. */

@@ -105,6 +105,35 @@ START_TEST(gc)
 }
 END_TEST
 
+/* A file of the greatest size with a few chunks goes at once, and one with many of them window by window. */
+START_TEST(gc_sparse)
+{
+    struct world *w = world_new(3, 3);
+    struct storage_status st;
+
+    ck_assert_int_eq(world_write(w, 1, 10, 0, 0, 3, 1, 1, 0), 0);
+    ck_assert_int_eq(world_write(w, 1, 10, 2147483647, 0, 3, 1, 2, 0), 0);
+    ck_assert_int_eq(world_write(w, 1, 11, 5, 0, 3, 1, 3, 0), 0);
+    ck_assert_int_eq(world_write(w, 1, 11, 2000000000, 0, 3, 1, 4, 0), 0);
+    for (uint32_t i = 0; i < 1500; i++)
+        ck_assert_int_eq(world_write(w, 1, 12, 1000000 + i, 0, 1, 1, 5 + i, 0), 0);
+    w->leader.gc[0] = (struct gc_item){.id = 5, .ino = 10, .epoch = UINT64_MAX, .reach = UINT64_C(1) << 52};
+    w->leader.gc[1] = (struct gc_item){.id = 6, .ino = 11, .size = UINT64_C(1) << 40, .epoch = 2, .reach = UINT64_C(1) << 52};
+    w->leader.gc[2] = (struct gc_item){.id = 7, .ino = 12, .epoch = UINT64_MAX, .reach = UINT64_C(1) << 52};
+    w->leader.n_gc = 3;
+    world_run(w, 2000);
+    ck_assert_uint_eq(w->leader.gc_done[1], 7);
+    world_kill(w, 1);
+    sim_disk_power_loss(sim_node_disk(w->s[1]), SIM_LOSS_ALL);
+    world_start(w, 1);
+    world_settle(w);
+    world_expect(w, 1, 11, 5, 0, 3, 1, 3); /* before the cut */
+    storage_server_status(w->server[1], &st);
+    ck_assert_uint_eq(st.chunks, 1);
+    world_free(w);
+}
+END_TEST
+
 /* PROTOCOL 3.6 (a): the newest size of the ended epoch, over all chunks here. */
 START_TEST(sizes)
 {
@@ -593,6 +622,7 @@ int main(void)
     tcase_add_test(t, write_restart_read);
     tcase_add_test(t, admission);
     tcase_add_test(t, gc);
+    tcase_add_test(t, gc_sparse);
     tcase_add_test(t, sizes);
     tcase_add_test(t, wrong_directory);
     tcase_add_test(t, aside_through_power_loss);
