@@ -16,6 +16,16 @@
 
 #define LEADER_WAIT_MS 10000
 
+/* Does a member serve a filesystem? Others may not have heard yet that a load has ended. */
+static bool anyone_serves(const struct tool_status *s)
+{
+    for (unsigned i = 0; i < s->n; i++) {
+        if (json_is_true(json_object_get(s->docs[i], "formatted")) && !json_is_true(json_object_get(s->docs[i], "loading")))
+            return true;
+    }
+    return false;
+}
+
 /* May the members be formatted? Returns 0 or an exit status. @ret_begun: genesis in hex of a format that was
  * interrupted, freed by the caller, or NULL; NULL itself: one such is refused as any other. */
 int format_check_members(const struct cli *cli, struct env *env, struct tool_members *m, char **ret_begun)
@@ -38,7 +48,7 @@ int format_check_members(const struct cli *cli, struct env *env, struct tool_mem
             status = cli_failed(cli, "members were formatted as different clusters (meta.%" PRIu32 " is of %s), and hold "
                                 "nothing yet; nothing was changed. Empty the data directories of all and begin anew",
                                 m->ids[i], json_text(s.docs[i], "cluster", "?"));
-        else if (json_is_true(json_object_get(s.docs[i], "loading")))
+        else if (json_is_true(json_object_get(s.docs[i], "loading")) && !anyone_serves(&s))
             status = cli_failed(cli, "a dump is being loaded into the members; nothing was changed. Run `tercet meta load FILE` "
                                 "to its end; or, for a new and empty filesystem, empty the members' data directories first");
         else if (!json_is_false(formatted) && !begun)

@@ -47,7 +47,7 @@ static const struct config_setting settings[] = {
      0, 0, CONFIG_PATH, AT(config_node, data)},
     {"storage.", "zone", "", "what fails together with it (rack, room): copies go to different zones",
      0, 0, CONFIG_STRING, AT(config_node, zone)},
-    {"storage.", "reserve", "0", "bytes of its disk never given to data; 0: 256M, at most 5 % of the disk",
+    {"storage.", "reserve", "0", "bytes of its disk never given to data; 0: 5 % of the disk, at least 64M (of a small one a quarter), at most 256M",
      0, UINT64_C(1) << 50, CONFIG_BYTES, AT(config_node, reserve)},
     {"raft", "heartbeat_ms", "50", "between heartbeats of the metadata leader",
      5, 60000, CONFIG_NUMBER, AT(config_raft, heartbeat_ms)},

@@ -159,7 +159,7 @@ int kv_check(struct kv *kv)
     return kv->ops->check ? kv->ops->check(kv) : 0;
 }
 
-void kv_stats(struct kv *kv, uint64_t *ret_disk_bytes, uint64_t *ret_mem_bytes)
+void kv_stats(struct kv *kv, struct kv_stats *ret)
 {
-    kv->ops->stats(kv, ret_disk_bytes, ret_mem_bytes);
+    kv->ops->stats(kv, ret);
 }

@@ -85,8 +85,11 @@ TC_MUST_CHECK int kv_flush(struct kv *kv);
 /* Read all of it as it is on disk. 0, DAMAGED, or the error that kept it from being read. Blocking: run it in a job. */
 TC_MUST_CHECK int kv_check(struct kv *kv);
 
-/* Approximate bytes on disk and in memory, for status. */
-void kv_stats(struct kv *kv, uint64_t *ret_disk_bytes, uint64_t *ret_mem_bytes);
+/* Approximate bytes on disk, in memory, and of what was written and is not on disk yet. From the owner's loop; cheap. */
+struct kv_stats {
+    uint64_t disk, memory, unflushed;
+};
+void kv_stats(struct kv *kv, struct kv_stats *ret);
 
 /* Remove the store in @path entirely (before an import). Must not be open. */
 TC_MUST_CHECK int kv_destroy_rocks(const char *path);

@@ -31,7 +31,7 @@ struct kv_ops {
     void (*snapshot_free)(struct kv *kv, struct kv_snapshot *s);
     int (*flush)(struct kv *kv);
     int (*check)(struct kv *kv); /* may be NULL */
-    void (*stats)(struct kv *kv, uint64_t *ret_disk_bytes, uint64_t *ret_mem_bytes);
+    void (*stats)(struct kv *kv, struct kv_stats *ret);
 };
 
 struct kv {

@@ -389,10 +389,11 @@ static int mem_flush(struct kv *kv)
     return r;
 }
 
-static void mem_stats(struct kv *kv, uint64_t *ret_disk_bytes, uint64_t *ret_mem_bytes)
+static void mem_stats(struct kv *kv, struct kv_stats *ret)
 {
-    *ret_disk_bytes = atomic_load(&mem_of(kv)->disk_bytes);
-    *ret_mem_bytes = kv_tree_bytes(mem_of(kv)->root);
+    ret->disk = atomic_load(&mem_of(kv)->disk_bytes);
+    ret->memory = kv_tree_bytes(mem_of(kv)->root);
+    ret->unflushed = ret->memory > ret->disk ? ret->memory - ret->disk : 0;
 }
 
 static const struct kv_ops mem_ops = {

@@ -288,17 +288,20 @@ static int rocks_check(struct kv *kv)
     return error_take("check", err);
 }
 
-static void rocks_stats(struct kv *kv, uint64_t *ret_disk_bytes, uint64_t *ret_mem_bytes)
+static uint64_t property(struct kv_rocks *k, const char *name)
+{
+    uint64_t v = 0;
+
+    return rocksdb_property_int(k->db, name, &v) == 0 ? v : 0;
+}
+
+static void rocks_stats(struct kv *kv, struct kv_stats *ret)
 {
     struct kv_rocks *k = rocks_of(kv);
-    uint64_t disk = 0, tables = 0;
 
-    if (rocksdb_property_int(k->db, "rocksdb.total-sst-files-size", &disk) != 0)
-        disk = 0;
-    if (rocksdb_property_int(k->db, "rocksdb.size-all-mem-tables", &tables) != 0)
-        tables = 0;
-    *ret_disk_bytes = disk;
-    *ret_mem_bytes = tables + rocksdb_cache_get_usage(k->cache);
+    ret->disk = property(k, "rocksdb.total-sst-files-size");
+    ret->memory = property(k, "rocksdb.size-all-mem-tables") + rocksdb_cache_get_usage(k->cache);
+    ret->unflushed = property(k, "rocksdb.cur-size-all-mem-tables");
 }
 
 static void rocks_close(struct kv *kv)

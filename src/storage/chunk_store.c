@@ -10,7 +10,8 @@
 
 #define CACHE_BYTES_DEFAULT (64u << 20)
 #define PENDING_BYTES_DEFAULT (64u << 20)
-#define RESERVE_DEFAULT (256u << 20)
+#define RESERVE_MAX (256u << 20)
+#define RESERVE_MIN (64u << 20) /* the journal grows, the kv flushes and compacts, and starting anew has room */
 #define SPACE_EVERY_NS (500 * NS_PER_MS)
 #define SPACE_SHORT_NS (50 * NS_PER_MS)     /* while writes wait for space */
 #define SPACE_PATIENCE_NS (5 * NS_PER_S)    /* for what was removed to be gone: asked for, trimmed, merged, measured */
@@ -81,10 +82,15 @@ int cs_no_space(struct chunk_store *cs, uint64_t bytes, bool rewrite)
 
 static void space_set(struct chunk_store *cs, uint64_t total, uint64_t avail)
 {
+    struct kv_stats kv;
+
     cs->space_total = total;
     cs->space_free = avail;
-    cs->reserve = cs->opt.reserve_bytes ? cs->opt.reserve_bytes : MIN((uint64_t)RESERVE_DEFAULT, total / 20);
-    cs->space_taken = 0;
+    cs->reserve = cs->opt.reserve_bytes;
+    if (!cs->reserve)
+        cs->reserve = MIN(total / 4, MIN(MAX(total / 20, (uint64_t)RESERVE_MIN), (uint64_t)RESERVE_MAX));
+    kv_stats(cs->kv, &kv);
+    cs->space_taken = cs->pending_bytes + kv.unflushed; /* will take its place yet */
     if (avail > cs->reserve + SPACE_ENOUGH)
         cs->short_since = 0;
 }
@@ -174,13 +180,12 @@ static int open_state(struct chunk_store *cs)
 
     if (r < 0)
         return r;
-    r = vfs_space(cs->vfs, cs->dir, &total, &avail);
+    r = (cs->opt.kv_open ? cs->opt.kv_open : kv_open_default)(cs->opt.kv_arg, cs->env, cs->kv_dir, &cs->kv);
+    if (r == 0)
+        r = vfs_space(cs->vfs, cs->dir, &total, &avail);
     if (r < 0)
         return r;
     space_set(cs, total, avail);
-    r = (cs->opt.kv_open ? cs->opt.kv_open : kv_open_default)(cs->opt.kv_arg, cs->env, cs->kv_dir, &cs->kv);
-    if (r < 0)
-        return r;
     cs->batch = kv_batch_new(cs->kv);
     r = cs_meta_load(cs, &cs->applied);
     if (r < 0)

@@ -24,7 +24,7 @@ struct storage_config {
     int (*kv_open)(void *arg, struct env *env, const char *path, struct kv **ret_kv);
     void *kv_arg;
     struct journal_options journal;
-    uint64_t reserve_bytes;  /* of the disk, never given to data; 0: default 256 MiB, at most 5 % of the disk */
+    uint64_t reserve_bytes;  /* of the disk, never given to data; 0: the default (chunk_store.c space_set) */
     uint64_t cache_bytes;    /* chunk index cache; 0: default 64 MiB */
     uint64_t pending_bytes;  /* data only in the journal and not merged yet; 0: default 64 MiB */
     uint32_t beat_ms;        /* 0: default 200 */

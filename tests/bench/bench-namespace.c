@@ -285,7 +285,8 @@ static void restart(char **argv, uint64_t cache_mib)
 
 static void measure(const uint64_t *dirs, const char *dir, uint64_t cache_mib, pid_t asker)
 {
-    uint64_t began = namespace_now(), disk, mem;
+    uint64_t began = namespace_now();
+    struct kv_stats stats;
     double some, all;
 
     store_open(dir, cache_mib);
@@ -295,9 +296,9 @@ static void measure(const uint64_t *dirs, const char *dir, uint64_t cache_mib, p
     some = lookups(dirs, SOME, "10 thousand");
     (void)lookups(dirs, inodes, "all, cold");
     all = lookups(dirs, inodes, "all");
-    kv_stats(kv, &disk, &mem);
+    kv_stats(kv, &stats);
     printf("all are %.1f times as slow as 10 thousand; store %llu MiB on disk, %llu MiB in memory\n", all / some,
-           (unsigned long long)(disk >> 20), (unsigned long long)(mem >> 20));
+           (unsigned long long)(stats.disk >> 20), (unsigned long long)(stats.memory >> 20));
     namespace_mount_run(fsm, session, dirs);
     kill(asker, SIGKILL);
     fsm_close(fsm);

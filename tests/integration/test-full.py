@@ -99,7 +99,7 @@ def all_full(c, m, rnd):
     assert seen < 12, seen
     assert len(sums) * 4 > before - 40, (len(sums), before)
     refused = 0
-    for i in range(100):    # small ones: an error at the close at last, or they are there, without any fsync
+    for i in range(1000):   # small ones, more than what came back of the last refused large one: an error at the close at last, or they are there, without any fsync
         name, data = m.path + '/small%d' % i, rnd.randbytes(50000)
         try:
             with open(name, 'wb') as f:
