@@ -582,7 +582,7 @@ static void compare_all(struct recovery *r)
 {
     struct storage_server *s = r->s;
 
-    for (uint32_t i = 0; i < r->n_pgs; i++) {
+    for (uint32_t i = 0; i < r->n_pgs && TC_RULE(COMPARE); i++) {
         if (map_is_c1(&s->map->pgs[i], s->id.store) && s->map->pgs[i].n > 1 && r->pgs[i].want == WORK_NONE)
             want(r, i, WORK_COMPARE);
     }

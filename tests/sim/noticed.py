@@ -100,6 +100,7 @@ CASES = {
     'REACH': ('sim/test-cases-data', 'within_reach'),
     'TRUNCATE_ALONE': ('sim/test-cases-data', 'truncate_under_way'),
     'ASK_NEXT': ('sim/test-cases-caching', 'unannounced_leader'),
+    'COMPARE': ('unit/test-storage-recovery', 'voter_returns'),
     'GENERATION': ('sim/test-cases-caching', 'generation'),
     'LEARNERS': ('unit/test-raft', 'blank_member_does_not_count'),
     'ONE_CHANGE': ('unit/test-raft', 'membership_is_checked'),
