@@ -114,9 +114,11 @@ static double memory_mib(void)
     return kib / 1024;
 }
 
+static uint64_t buffer_bytes; /* 0: as a member has it */
+
 static void store_open(const char *dir, uint64_t cache_mib)
 {
-    struct kv_options opt = {.cache_bytes = cache_mib << 20};
+    struct kv_options opt = {.cache_bytes = cache_mib << 20, .buffer_bytes = buffer_bytes};
 
     namespace_must(kv_open_rocks(dir, &opt, &kv), dir);
     namespace_must(fsm_open(kv, &fsm), dir);
@@ -264,8 +266,8 @@ static double lookups(const uint64_t *dirs, uint64_t over, const char *what)
     return took;
 }
 
-/* Another process of this program, in which the member dies. */
-static void restart(char **argv, uint64_t cache_mib)
+/* Another process of this program, in which the member dies. @how: "log", or "full" if its store is to write nothing out. */
+static void restart(char **argv, uint64_t cache_mib, const char *how)
 {
     struct kv_options opt = {.cache_bytes = cache_mib << 20};
     char n[24], cache[24];
@@ -276,7 +278,7 @@ static void restart(char **argv, uint64_t cache_mib)
     snprintf(cache, sizeof cache, "%llu", (unsigned long long)cache_mib);
     pid = fork();
     if (pid == 0) {
-        execl("/proc/self/exe", argv[0], argv[1], n, cache, "log", (char *)NULL);
+        execl("/proc/self/exe", argv[0], argv[1], n, cache, how, (char *)NULL);
         _exit(127);
     }
     namespace_must(pid > 0 && waitpid(pid, &status, 0) == pid && status == 0 ? 0 : -TC_E_IO, "the member that dies");
@@ -308,7 +310,7 @@ static void measure(const uint64_t *dirs, const char *dir, uint64_t cache_mib, p
 int main(int argc, char **argv)
 {
     uint64_t cache_mib = argc > 3 ? strtoull(argv[3], NULL, 10) : 0;
-    bool log = argc > 4 && strcmp(argv[4], "log") == 0;
+    bool log = argc > 4, full; /* a process that restart() began */
     uint64_t *dirs;
     pid_t asker = 0;
 
@@ -318,6 +320,11 @@ int main(int argc, char **argv)
         return 2;
     }
     (void)setvbuf(stdout, NULL, _IOLBF, 0);
+    full = log && strcmp(argv[4], "full") == 0;
+    if (full) {
+        buffer_bytes = 2 * NAMESPACE_FULL;
+        cache_mib = 8; /* what the store has in memory is then its buffers, nearly */
+    }
     if (!log)
         asker = namespace_mount_begin(inodes);
     store_open(argv[1], cache_mib);
@@ -331,11 +338,12 @@ int main(int argc, char **argv)
         namespace_must(kv_flush(kv), "checkpoint");
     }
     if (log)
-        namespace_restart_log(argv[1], kv, fsm, dirs, inodes / PER_DIR); /* does not return */
+        namespace_restart_log(argv[1], kv, fsm, dirs, inodes / PER_DIR, full ? NAMESPACE_FULL : 0);
     fsm_close(fsm);
     kv_close(kv);
     measure(dirs, argv[1], cache_mib, asker);
-    restart(argv, cache_mib);
+    restart(argv, cache_mib, "log");
+    restart(argv, cache_mib, "full");
     free(dirs);
     return 0;
 }

@@ -2,6 +2,8 @@
 /*
  * A restart at its worst: a member alone in its group (replica, journal, state machine) whose store is the big one takes
  * creates until its log has as many bytes as make a checkpoint due, and dies without one. Then another process starts it.
+ * Once as it is, with a store that writes full buffers out by itself; once as if its disk had taken none of them, until all
+ * buffers that there are would be full.
  *
  * DIR.member is its directory, with DIR as the store. The log begins where the store was when that was made.
  */
@@ -34,7 +36,8 @@ struct member {
     uint64_t longest;  /* turn of the loop, as far as applying goes: ns of one entry */
     uint64_t session, seq, nonce, clock;
     const uint64_t *dirs;
-    uint64_t n_dirs;
+    uint64_t n_dirs, mem_max;
+    bool full;
 };
 
 static void propose(struct member *m, uint32_t type, const struct wire_schema *schema, const void *body)
@@ -84,7 +87,14 @@ static void on_apply(void *arg, uint64_t index, uint64_t term, struct slice data
             os_env_stop(m->env, 0);
         return;
     }
-    if (replica_log_bytes(m->r) >= LOG_BYTES && m->under_way == 0) {
+    if (m->mem_max && index % AT_ONCE == 0) {
+        uint64_t disk, mem;
+
+        kv_stats(m->kv, &disk, &mem);
+        m->full |= mem >= m->mem_max;
+    }
+    m->full |= replica_log_bytes(m->r) >= LOG_BYTES;
+    if (m->full && m->under_way == 0) {
         printf("log        %llu creates in %llu MiB behind the store, and the member dies\n", (unsigned long long)m->seq,
                (unsigned long long)(replica_log_bytes(m->r) >> 20));
         (void)fflush(stdout);
@@ -95,7 +105,7 @@ static void on_apply(void *arg, uint64_t index, uint64_t term, struct slice data
 
         propose(m, MSG_SESSION_OPEN, &session_open_req_schema, &open);
     }
-    while (m->session && m->under_way < AT_ONCE && replica_log_bytes(m->r) < LOG_BYTES)
+    while (m->session && m->under_way < AT_ONCE && !m->full)
         propose_file(m);
 }
 
@@ -158,10 +168,10 @@ static void open_log(struct member *m, const char *dir)
     free(path);
 }
 
-void namespace_restart_log(const char *dir, struct kv *kv, struct fsm *fsm, const uint64_t *dirs, uint64_t n_dirs)
+void namespace_restart_log(const char *dir, struct kv *kv, struct fsm *fsm, const uint64_t *dirs, uint64_t n_dirs, uint64_t mem_max)
 {
-    struct member m = {.kv = kv, .fsm = fsm, .writes = true, .dirs = dirs, .n_dirs = n_dirs, .nonce = namespace_now(),
-                       .clock = fsm_clock(fsm)};
+    struct member m = {.kv = kv, .fsm = fsm, .writes = true, .dirs = dirs, .n_dirs = n_dirs, .mem_max = mem_max,
+                       .nonce = namespace_now(), .clock = fsm_clock(fsm)};
 
     namespace_must(os_env_new(NULL, &m.env), "env");
     make_dir(m.env, dir, fsm);
