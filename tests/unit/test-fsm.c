@@ -1393,7 +1393,6 @@ int main(void)
     tcase_add_test(tc, test_rename);
     tcase_add_test(tc, test_rename_exchange_loop);
     tcase_add_test(tc, test_lookup);
-    tcase_add_test(tc, test_lookup_keeps_directories);
     tcase_add_test(tc, test_readdir);
     tcase_add_test(tc, test_cookie_collisions);
     tcase_add_test(tc, test_symlink);
@@ -1422,6 +1421,11 @@ int main(void)
     tcase_add_test(tc, test_store_admin);
     tcase_add_test(tc, test_placement);
     tcase_add_test(tc, test_genesis);
+    suite_add_tcase(s, tc);
+    tc = tcase_create("big");
+    tcase_set_timeout(tc, 60); /* thousands of entries, perhaps under a sanitizer on a busy machine */
+    tcase_add_checked_fixture(tc, setup, teardown);
+    tcase_add_test(tc, test_lookup_keeps_directories);
     suite_add_tcase(s, tc);
     sr = srunner_create(s);
     srunner_run_all(sr, CK_ENV);
