@@ -321,10 +321,8 @@ int main(int argc, char **argv)
     }
     (void)setvbuf(stdout, NULL, _IOLBF, 0);
     full = log && strcmp(argv[4], "full") == 0;
-    if (full) {
+    if (full)
         buffer_bytes = 2 * NAMESPACE_FULL;
-        cache_mib = 8; /* what the store has in memory is then its buffers, nearly */
-    }
     if (!log)
         asker = namespace_mount_begin(inodes);
     store_open(argv[1], cache_mib);

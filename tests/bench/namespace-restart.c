@@ -36,7 +36,7 @@ struct member {
     uint64_t longest;  /* turn of the loop, as far as applying goes: ns of one entry */
     uint64_t session, seq, nonce, clock;
     const uint64_t *dirs;
-    uint64_t n_dirs, mem_max;
+    uint64_t n_dirs, unflushed_max;
     bool full;
 };
 
@@ -87,11 +87,11 @@ static void on_apply(void *arg, uint64_t index, uint64_t term, struct slice data
             os_env_stop(m->env, 0);
         return;
     }
-    if (m->mem_max && index % AT_ONCE == 0) {
-        uint64_t disk, mem;
+    if (m->unflushed_max && index % AT_ONCE == 0) {
+        struct kv_stats stats;
 
-        kv_stats(m->kv, &disk, &mem);
-        m->full |= mem >= m->mem_max;
+        kv_stats(m->kv, &stats);
+        m->full |= stats.unflushed >= m->unflushed_max;
     }
     m->full |= replica_log_bytes(m->r) >= LOG_BYTES;
     if (m->full && m->under_way == 0) {
@@ -168,9 +168,9 @@ static void open_log(struct member *m, const char *dir)
     free(path);
 }
 
-void namespace_restart_log(const char *dir, struct kv *kv, struct fsm *fsm, const uint64_t *dirs, uint64_t n_dirs, uint64_t mem_max)
+void namespace_restart_log(const char *dir, struct kv *kv, struct fsm *fsm, const uint64_t *dirs, uint64_t n_dirs, uint64_t unflushed_max)
 {
-    struct member m = {.kv = kv, .fsm = fsm, .writes = true, .dirs = dirs, .n_dirs = n_dirs, .mem_max = mem_max,
+    struct member m = {.kv = kv, .fsm = fsm, .writes = true, .dirs = dirs, .n_dirs = n_dirs, .unflushed_max = unflushed_max,
                        .nonce = namespace_now(), .clock = fsm_clock(fsm)};
 
     namespace_must(os_env_new(NULL, &m.env), "env");

@@ -28,7 +28,7 @@ pid_t namespace_mount_begin(uint64_t n);
 void namespace_mount_run(struct fsm *fsm, uint64_t session, const uint64_t *dirs);
 
 /* namespace-restart.c: in a process of its own, which dies when the log is long, or before if the store has more than
- * @mem_max in memory (0: whatever it has); then in another. */
+ * @unflushed_max not written out (0: whatever it has); then in another. */
 #define NAMESPACE_FULL (UINT64_C(128) << 20) /* all of a store's write buffers: with so much not written out it takes no more */
-void namespace_restart_log(const char *dir, struct kv *kv, struct fsm *fsm, const uint64_t *dirs, uint64_t n_dirs, uint64_t mem_max);
+void namespace_restart_log(const char *dir, struct kv *kv, struct fsm *fsm, const uint64_t *dirs, uint64_t n_dirs, uint64_t unflushed_max);
 void namespace_restart_run(const char *dir, const struct kv_options *opt);
