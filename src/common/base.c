@@ -29,6 +29,14 @@ void *tc_malloc(size_t size)
     return p;
 }
 
+void *tc_aligned(size_t alignment, size_t size)
+{
+    void *p = aligned_alloc(alignment, (size + alignment - 1) & ~(alignment - 1));
+
+    ASSERT(p);
+    return p;
+}
+
 void *tc_realloc(void *p, size_t size)
 {
     void *q = realloc(p, size ? size : 1);

@@ -3,6 +3,8 @@
 
 #include <stdlib.h>
 
+#define BUF_ALIGN 4096u
+
 static struct buf *buf_init(struct buf *b, void *data, uint32_t len, uint32_t cap)
 {
     atomic_init(&b->refs, 1);
@@ -16,9 +18,14 @@ static struct buf *buf_init(struct buf *b, void *data, uint32_t len, uint32_t ca
 
 struct buf *buf_new(uint32_t cap)
 {
-    struct buf *b = tc_malloc(sizeof *b + cap);
+    struct buf *b;
 
-    return buf_init(b, b + 1, 0, cap);
+    if (cap < BUF_ALIGNED_MIN) {
+        b = tc_malloc(sizeof *b + cap);
+        return buf_init(b, b + 1, 0, cap);
+    }
+    b = tc_aligned(BUF_ALIGN, BUF_ALIGN + (size_t)cap);
+    return buf_init(b, (uint8_t *)b + BUF_ALIGN, 0, cap);
 }
 
 struct buf *buf_copy(const void *data, uint32_t len)

@@ -24,7 +24,11 @@ enum {
     VFS_CREATE = 1 << 1, /* create if absent */
     VFS_EXCL = 1 << 2,   /* with CREATE: fail with EXIST */
     VFS_TRUNC = 1 << 3,
+    /* Past the page cache, where the filesystem can: memory, offset and length of reads are multiples of VFS_ALIGN. */
+    VFS_DIRECT = 1 << 4,
 };
+
+#define VFS_ALIGN 4096u
 
 struct vfs;
 struct vfs_file;
@@ -36,6 +40,8 @@ struct vfs_ops {
     int64_t (*pread)(struct vfs_file *f, void *data, size_t len, uint64_t off);
     /* The same without waiting for a disk: AGAIN if not all of it is in memory. May be NULL: always AGAIN. */
     int64_t (*pread_nowait)(struct vfs_file *f, void *data, size_t len, uint64_t off);
+    /* Is all of it in memory? Never waits for a disk. May be NULL: not to be known, no. */
+    bool (*cached)(struct vfs_file *f, uint64_t off, size_t len);
     /* The next reads come from the disk, as far as the system can be told to. May be NULL. */
     void (*uncache)(struct vfs_file *f);
     /* Writes all of it or fails. */
@@ -85,6 +91,11 @@ TC_MUST_CHECK static inline int64_t vfs_pread(struct vfs_file *f, void *data, si
 TC_MUST_CHECK static inline int64_t vfs_pread_nowait(struct vfs_file *f, void *data, size_t len, uint64_t off)
 {
     return f->vfs->ops->pread_nowait ? f->vfs->ops->pread_nowait(f, data, len, off) : -TC_E_AGAIN;
+}
+
+static inline bool vfs_cached(struct vfs_file *f, uint64_t off, size_t len)
+{
+    return f->vfs->ops->cached && f->vfs->ops->cached(f, off, len);
 }
 
 static inline void vfs_uncache(struct vfs_file *f)

@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/file.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <unistd.h>
@@ -15,6 +16,7 @@
 #include "common/vfs.h"
 
 #define PWRITEV_BATCH 64 /* iovecs per system call */
+#define CACHED_PAGES_MAX 512
 
 struct posix_file {
     struct vfs_file base;
@@ -48,9 +50,12 @@ static int posix_open(struct vfs *v, const char *path, int flags, struct vfs_fil
     oflags |= (flags & VFS_CREATE) ? O_CREAT : 0;
     oflags |= (flags & VFS_EXCL) ? O_EXCL : 0;
     oflags |= (flags & VFS_TRUNC) ? O_TRUNC : 0;
+    oflags |= (flags & VFS_DIRECT) ? O_DIRECT : 0;
     do
         fd = open(path, oflags, 0600);
     while (fd < 0 && errno == EINTR);
+    if (fd < 0 && errno == EINVAL && (flags & VFS_DIRECT)) /* not on this filesystem */
+        return posix_open(v, path, flags & ~VFS_DIRECT, ret_file);
     if (fd < 0)
         return last_error();
     *ret_file = file_new(v, fd);
@@ -87,6 +92,27 @@ static int64_t posix_pread_nowait(struct vfs_file *f, void *data, size_t len, ui
     ssize_t r = preadv2(fd_of(f), &iov, 1, (off_t)off, RWF_NOWAIT);
 
     return r == (ssize_t)len ? r : -TC_E_AGAIN; /* short, not in memory, not supported: the job finds out */
+}
+
+/* By mincore(), which every kernel has: a read that may not wait begins to read ahead. */
+static bool posix_cached(struct vfs_file *f, uint64_t off, size_t len)
+{
+    uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE), from = off & ~(page - 1);
+    size_t n = (size_t)((off + len - from + page - 1) / page);
+    unsigned char *in, seen[CACHED_PAGES_MAX];
+    void *at;
+    bool all;
+
+    if (n > CACHED_PAGES_MAX)
+        return false;
+    at = mmap(NULL, n * page, PROT_READ, MAP_SHARED, fd_of(f), (off_t)from);
+    if (at == MAP_FAILED)
+        return false;
+    all = mincore(at, n * page, seen) == 0;
+    for (in = seen; all && in < seen + n; in++)
+        all = *in & 1;
+    (void)munmap(at, n * page);
+    return all;
 }
 
 /* Write @n iovecs whole (at most PWRITEV_BATCH; the array is consumed). */
@@ -291,6 +317,7 @@ static const struct vfs_ops posix_ops = {
     .close = posix_close,
     .pread = posix_pread,
     .pread_nowait = posix_pread_nowait,
+    .cached = posix_cached,
     .uncache = posix_uncache,
     .pwritev = posix_pwritev,
     .sync = posix_sync,

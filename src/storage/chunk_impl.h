@@ -28,6 +28,8 @@
 #define FILE_NUMBERS_LOST 65536   /* at most so many were given out in a life and not recorded */
 #define FILE_DIRS 16              /* directories under data/ */
 #define FILES_OPEN_MAX 2048       /* handles kept */
+#define BULK_BLOCKS 64            /* reads from this size on may go past the page cache */
+#define BULK_SLOTS 4096
 #define NOWAIT_BLOCKS 16          /* reads up to this size are tried on the loop first: a thread costs more */
 #define SYNC_JOBS_MAX 8           /* file syncs at once */
 #define MERGE_JOBS_MAX 4          /* merging chunks at once */
@@ -171,6 +173,7 @@ struct chunk_store {
 
     struct sweep *sweep;
     uint64_t removed[REMOVED_SLOTS]; /* inodes by hash; 0: none */
+    uint64_t bulk_read[BULK_SLOTS];  /* hashes of chunks that were read past the page cache; 0: none */
     struct env_timer space_timer;
     struct env_job space_job;
     uint64_t space_total, space_free, space_new_total, space_new_free;

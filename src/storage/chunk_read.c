@@ -26,8 +26,10 @@ struct file_read {
     struct chunk *chunk;
     struct chunk_file *fh;
     struct vfs_file *opened;
+    struct vfs_file *past; /* opened past the page cache */
     uint64_t file;
     int status;
+    bool direct; /* read from the disk past the page cache, unless it is all there */
     bool bad; /* a block did not match */
     uint32_t unreadable; /* so many blocks the disk refused */
     uint32_t n;
@@ -98,16 +100,36 @@ static uint32_t read_singly(struct vfs_file *f, const struct extent *x, uint32_t
     return MAX(lost, 1); /* if at a second try all came, it is a warning, too */
 }
 
+static int file_open(struct file_read *fr, int flags, struct vfs_file **ret_f)
+{
+    struct chunk_store *cs = fr->op->cs;
+    char path[512];
+
+    chunk_file_path(cs, &fr->item->key, fr->file, path, sizeof path);
+    return vfs_open(cs->vfs, path, flags, ret_f);
+}
+
+static int64_t read_extent(struct file_read *fr, struct vfs_file *f, const struct extent *x)
+{
+    uint64_t off = (uint64_t)(fr->item->first + x->first) * BLOCK_SIZE;
+    size_t len = (size_t)x->count * BLOCK_SIZE;
+
+    if (fr->direct && !vfs_cached(f, off, len)) {
+        if (!fr->past && file_open(fr, VFS_DIRECT, &fr->past) < 0)
+            fr->direct = false;
+        else if (vfs_pread(fr->past, x->to, len, off) == (int64_t)len)
+            return (int64_t)len;
+    }
+    return vfs_pread(f, x->to, len, off); /* whatever is wrong shows here, too */
+}
+
 static void file_run(struct env_job *j)
 {
     struct file_read *fr = container_of(j, struct file_read, job);
-    struct chunk_store *cs = fr->op->cs;
     struct vfs_file *f = fr->fh ? fr->fh->f : NULL;
-    char path[512];
 
     if (!f) {
-        chunk_file_path(cs, &fr->item->key, fr->file, path, sizeof path);
-        fr->status = vfs_open(cs->vfs, path, VFS_RDWR, &fr->opened);
+        fr->status = file_open(fr, VFS_RDWR, &fr->opened);
         f = fr->opened;
     }
     if (fr->status == 0 && fr->op->from_disk)
@@ -115,7 +137,7 @@ static void file_run(struct env_job *j)
     for (uint32_t i = 0; i < fr->n && fr->status == 0; i++) {
         struct extent *x = &fr->extents[i];
         size_t len = (size_t)x->count * BLOCK_SIZE;
-        int64_t got = vfs_pread(f, x->to, len, (uint64_t)(fr->item->first + x->first) * BLOCK_SIZE);
+        int64_t got = read_extent(fr, f, x);
 
         if (got == -TC_E_IO) {
             fr->unreadable += read_singly(f, x, fr->item->first + x->first);
@@ -127,6 +149,8 @@ static void file_run(struct env_job *j)
         if (fr->status == 0)
             check_extent(fr, x, false);
     }
+    if (fr->past)
+        vfs_close(fr->past);
 }
 
 /* The payload has nothing of items that failed. */
@@ -294,6 +318,24 @@ static bool read_nowait(struct chunk_read *rd, struct chunk *c, const struct fil
     return true;
 }
 
+/*
+ * What is read in bulk and for the first time in a while goes past the page cache: whoever reads it has it in his own,
+ * and here it would be copied once more, in the place of something that is read again. The second reader leaves it
+ * there for the third.
+ */
+static bool reads_past_cache(struct chunk_store *cs, const struct chunk_key *key, const struct file_read *fr)
+{
+    uint64_t hash = XXH3_64bits(key, sizeof(*key)), *slot = &cs->bulk_read[hash % BULK_SLOTS];
+    uint32_t blocks = 0;
+
+    for (uint32_t i = 0; i < fr->n; i++)
+        blocks += fr->extents[i].count;
+    if (blocks < BULK_BLOCKS || *slot == hash)
+        return false;
+    *slot = hash;
+    return true;
+}
+
 /* false: the layout changed under it (a damaged block was found). */
 static bool start_item(struct chunk_read_op *op, struct chunk_read *rd)
 {
@@ -318,6 +360,7 @@ static bool start_item(struct chunk_read_op *op, struct chunk_read *rd)
     fr->chunk = c;
     fr->file = c->file;
     fr->fh = chunk_file_ref(c);
+    fr->direct = !op->from_disk && reads_past_cache(cs, &rd->key, fr);
     fr->job.run = file_run;
     fr->job.done = file_done;
     op->left++;
