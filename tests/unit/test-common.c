@@ -52,6 +52,37 @@ static int collect(void *arg, const char *name)
 }
 
 /* Open, write by many pieces, read over the end, punch, lock twice, list in order. */
+/* Past the page cache: what was just written is read, and what is in memory is known to be there. */
+START_TEST(posix_direct)
+{
+    struct vfs *v = vfs_posix();
+    char dir[] = "/tmp/tc-common-XXXXXX", path[64];
+    struct buf *out = buf_new(BUF_ALIGNED_MIN), *in = buf_new(BUF_ALIGNED_MIN);
+    struct vfs_file *f, *past;
+
+    for (uint32_t i = 0; i < out->cap; i++)
+        out->data[i] = (uint8_t)(i * 7 + i / 256);
+    ck_assert_ptr_nonnull(mkdtemp(dir));
+    snprintf(path, sizeof path, "%s/f", dir);
+    ck_assert_int_eq(vfs_open(v, path, VFS_RDWR | VFS_CREATE, &f), 0);
+    ck_assert_int_eq(vfs_pwrite(f, out->data, out->cap, 0), 0);
+    ck_assert(vfs_cached(f, 0, out->cap));
+    ck_assert(!vfs_cached(f, 0, out->cap + (1u << 20)));
+    ck_assert_int_eq(vfs_open(v, path, VFS_DIRECT, &past), 0);
+    ck_assert_uint_eq((uintptr_t)in->data % VFS_ALIGN, 0);
+    ck_assert_int_eq(vfs_pread(past, in->data, in->cap, 0), in->cap);
+    ck_assert_mem_eq(in->data, out->data, in->cap);
+    ck_assert_int_eq(vfs_pread(past, in->data, 2 * VFS_ALIGN, VFS_ALIGN), 2 * VFS_ALIGN);
+    ck_assert_mem_eq(in->data, out->data + VFS_ALIGN, 2 * VFS_ALIGN);
+    vfs_close(past);
+    vfs_close(f);
+    ck_assert_int_eq(vfs_unlink(v, path), 0);
+    ck_assert_int_eq(vfs_rmdir(v, dir), 0);
+    buf_unref(out);
+    buf_unref(in);
+}
+END_TEST
+
 START_TEST(posix_files)
 {
     struct vfs *v = vfs_posix();
@@ -145,6 +176,7 @@ int main(void)
     tcase_add_test(tc, buf_counts_references);
     tcase_add_test(tc, slices_compare_as_bytes);
     tcase_add_test(tc, posix_files);
+    tcase_add_test(tc, posix_direct);
     tcase_add_test(tc, log_lines);
     tcase_add_test(tc, log_floods_are_cut);
     suite_add_tcase(s, tc);
