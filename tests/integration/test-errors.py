@@ -125,7 +125,7 @@ def full_disks():
         small = [c.data('storage-1'), c.data('meta-1')]
         try:
             for d in small:
-                subprocess.run(['mount', '-t', 'tmpfs', '-o', 'size=120M', 'tmpfs', d], check=True)
+                subprocess.run(['mount', '-t', 'tmpfs', '-o', 'size=240M', 'tmpfs', d], check=True)
             c.start()
             m = c.mount()
             c.wait_healthy()
