@@ -140,6 +140,8 @@ struct replica {
         unsigned n_waiting;
         struct raft_want wants[RAFT_MEMBERS_MAX]; /* to be begun by the work task */
         unsigned n_wants;
+        uint64_t had[RAFT_MEMBERS_MAX]; /* peers that were sent this one to its end */
+        unsigned n_had;
     } out;
     struct {
         uint64_t id, index, term;

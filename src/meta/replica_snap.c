@@ -117,9 +117,20 @@ void replica_snap_drop_out(struct replica *r)
     pthread_mutex_unlock(&s->lock);
 }
 
+static bool out_had(const struct replica *r, uint64_t peer)
+{
+    for (unsigned i = 0; i < r->out.n_had; i++) {
+        if (r->out.had[i] == peer)
+            return true;
+    }
+    return false;
+}
+
 static void export_begin(struct replica *r)
 {
     struct replica_snap_job *s = tc_calloc(1, sizeof *s);
+
+    r->out.n_had = 0;
 
     s->view = r->ops->snapshot_take(r->arg, &s->kv, &r->out.index);
     if (!s->view) {
@@ -182,6 +193,8 @@ static void piece_done(struct env_job *j)
         ev.last = p->want.offset + p->len == p->size;
         if (p->err < 0 || r->out.state != SNAP_OUT_READY || r->out.id != p->want.snap_id)
             ev.type = RAFT_EV_SNAP_FAILED;
+        else if (ev.last && !out_had(r, ev.peer) && r->out.n_had < ARRAY_SIZE(r->out.had))
+            r->out.had[r->out.n_had++] = ev.peer;
         if (!r->failed)
             replica_step(r, &ev);
     }
@@ -231,8 +244,9 @@ static void make_begin(struct replica *r, uint64_t peer)
     r->out.waiting[r->out.n_waiting++] = peer;
     if (r->out.state == SNAP_OUT_EXPORTING)
         return;
-    /* One that still meets the log serves another member, too. */
-    if (r->out.state == SNAP_OUT_READY && r->out.index + 1 >= s.first)
+    /* One that still meets the log serves another member, too; not one that had all of it and asks again: it may have
+     * been damaged here. */
+    if (r->out.state == SNAP_OUT_READY && r->out.index + 1 >= s.first && !out_had(r, peer))
         out_tell(r);
     else
         export_begin(r);

@@ -146,8 +146,9 @@ static void count_refusals(const char *line)
     refusals += strstr(line, "msg=\"snapshot refused, retrying\"") != NULL;
 }
 
-/* A bit of the snapshot flips before it is sent: who is filled refuses it, and gets another. */
-static bool rotten_snapshot(struct scene *s, const uint64_t off[RULE_LAYERS])
+/* A bit of the snapshot flips before it is sent: who is filled refuses it, and gets another; @idle: also when nobody
+ * writes any more, so that the one there is would still do. */
+static bool rotten_snapshot(struct scene *s, const uint64_t off[RULE_LAYERS], bool idle)
 {
     struct member *m, *lead;
 
@@ -166,12 +167,26 @@ static bool rotten_snapshot(struct scene *s, const uint64_t off[RULE_LAYERS])
     cluster_say_member(s->c, m->id, META_ADD, m->endpoint);
     for (int n = 0; n < 400000 && !sim_disk_flip(sim_node_disk(lead->node), "meta/snap-out", 200, 4); n++)
         cluster_run_until(s->c, sim_now(s->c->s) + NS_PER_US);
+    if (idle)
+        client_kill(&s->c->clients[0]);
     return !promote_member(s) || refusals == 0;
+}
+
+static bool rotten_snapshot_busy(struct scene *s, const uint64_t off[RULE_LAYERS])
+{
+    return rotten_snapshot(s, off, false);
+}
+
+static bool rotten_snapshot_idle(struct scene *s, const uint64_t off[RULE_LAYERS])
+{
+    return rotten_snapshot(s, off, true);
 }
 
 START_TEST(snapshot_with_a_flipped_bit)
 {
-    case_check(rotten_snapshot, NULL, false);
+    case_check(rotten_snapshot_busy, NULL, false);
+    refusals = 0;
+    case_check(rotten_snapshot_idle, NULL, false);
 }
 END_TEST
 
