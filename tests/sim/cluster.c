@@ -291,12 +291,22 @@ struct tool {
     struct env *env;
     struct env_timer timer;
     bool foreign;
+    unsigned n_meta;
     struct tool_peer {
         struct tool *t;
         struct net_port *port;
         bool formatted;
     } peers[METAS_MAX];
 };
+
+/*
+ * One member of many cannot lead with the files of another cluster. One that is a whole group of one does, by right: nothing
+ * tells it from the other cluster, and it never gives its files up (replica_foreign()).
+ */
+static unsigned foreign_metas(const struct cluster *c)
+{
+    return MAX(c->opt.n_meta, 3U);
+}
 
 static void tool_on_msg(void *arg, uint64_t peer, struct buf *head, struct buf *payload)
 {
@@ -330,14 +340,14 @@ static void tool_on_timer(struct env_timer *t)
                         .pg_count = c->opt.pg_count, .siphash_key = {key, 16}, .time = env_realtime(tool->env),
                         .stores = c->opt.n_store, .root_mode = 0755};
 
-    for (unsigned i = 0; i < c->opt.n_meta; i++) {
+    for (unsigned i = 0; i < tool->n_meta; i++) {
         tool_endpoint(tool, i, endpoints[i]);
         members[i] = (struct member_info){.id = i + 1, .endpoint = wire_str_of(endpoints[i])};
     }
     g.members.items = members;
-    g.members.n = c->opt.n_meta;
+    g.members.n = tool->n_meta;
     g.time = UINT64_C(1700000000) * NS_PER_S; /* the same in every copy */
-    for (unsigned i = 0; i < c->opt.n_meta; i++) {
+    for (unsigned i = 0; i < tool->n_meta; i++) {
         struct wire_header h = {.kind = WIRE_REQUEST, .type = MSG_FORMAT, .id = 1 + i};
 
         if (!tool->peers[i].formatted)
@@ -348,7 +358,7 @@ static void tool_on_timer(struct env_timer *t)
 
 static bool tool_done(struct cluster *c)
 {
-    for (unsigned i = 0; i < c->opt.n_meta; i++)
+    for (unsigned i = 0; i < c->tool->n_meta; i++)
         if (!c->tool->peers[i].formatted)
             return false;
     return true;
@@ -361,9 +371,10 @@ static void cluster_format(struct cluster *c, bool foreign)
 
     t->c = c;
     t->foreign = foreign;
+    t->n_meta = foreign ? foreign_metas(c) : c->opt.n_meta;
     t->node = sim_node_new(c->s, foreign ? "xtool" : "tool");
     t->env = sim_node_boot(t->node);
-    for (unsigned i = 0; i < c->opt.n_meta; i++) {
+    for (unsigned i = 0; i < t->n_meta; i++) {
         t->peers[i].t = t;
         tool_endpoint(t, i, endpoint);
         ASSERT(env_connect(t->env, endpoint, tool_on_msg, &t->peers[i], &t->peers[i].port) == 0);
@@ -373,7 +384,7 @@ static void cluster_format(struct cluster *c, bool foreign)
     if (!cluster_run(c, sim_now(c->s) + 30 * NS_PER_S, tool_done))
         cluster_fail(c, "the cluster cannot be formatted");
     env_timer_cancel(t->env, &t->timer);
-    for (unsigned i = 0; i < c->opt.n_meta; i++)
+    for (unsigned i = 0; i < t->n_meta; i++)
         env_port_close(t->peers[i].port);
     sim_node_kill(t->node);
     free(TAKE(c->tool));
@@ -385,21 +396,22 @@ static void cluster_live_foreign(struct cluster *c)
     struct meta_server *servers[METAS_MAX];
     struct meta_member all[METAS_MAX];
     char endpoints[METAS_MAX][32], host[16];
+    unsigned n = foreign_metas(c);
 
-    for (unsigned i = 0; i < c->opt.n_meta; i++) {
+    for (unsigned i = 0; i < n; i++) {
         snprintf(host, sizeof host, "x%u", i + 1);
         snprintf(endpoints[i], sizeof endpoints[i], "tcp://%s:7101", host);
         c->foreign[i] = sim_node_new(c->s, host);
         all[i] = (struct meta_member){i + 1, endpoints[i]};
     }
-    for (unsigned i = 0; i < c->opt.n_meta; i++) {
-        struct meta_server_config cfg = {.id = i + 1, .members = all, .n_members = c->opt.n_meta, .dir = "meta", .kv_mem = true};
+    for (unsigned i = 0; i < n; i++) {
+        struct meta_server_config cfg = {.id = i + 1, .members = all, .n_members = n, .dir = "meta", .kv_mem = true};
 
         ASSERT(meta_server_open(sim_node_boot(c->foreign[i]), &cfg, NULL, 0, &servers[i]) == 0);
     }
     cluster_format(c, true);
     cluster_run_until(c, sim_now(c->s) + 2 * NS_PER_S);
-    for (unsigned i = 0; i < c->opt.n_meta; i++) {
+    for (unsigned i = 0; i < n; i++) {
         sim_node_kill(c->foreign[i]);
         meta_server_close(servers[i]);
     }
