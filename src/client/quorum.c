@@ -328,6 +328,8 @@ static struct qstore *store_connect(struct quorum *q, uint64_t id)
     struct qstore *s = quorum_store(q, id);
     int r;
 
+    if (ms && !map_store_there(m, id))
+        return NULL;
     if (s && ms && strcmp(s->endpoint, ms->endpoint) == 0)
         return s;
     if (s && ms && !s->write_queue && !s->read_queue && !s->requests) {

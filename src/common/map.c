@@ -266,6 +266,13 @@ bool map_session_dead(const struct map *m, uint64_t session, uint32_t incarnatio
     return false;
 }
 
+const struct map_store *map_store_there(const struct map *m, uint64_t store)
+{
+    const struct map_store *s = map_store(m, store);
+
+    return s && s->state != STORE_REPLACED && s->endpoint[0] ? s : NULL;
+}
+
 bool map_is_voter(const struct map_pg *pg, uint64_t store)
 {
     for (unsigned i = 0; i < pg->n; i++) {

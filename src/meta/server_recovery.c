@@ -149,6 +149,14 @@ static void size_ask(struct recovery *r, struct asked *a, uint64_t now)
         (void)env_send(p, 0, wire_encode_frame(&h, &size_query_req_schema, &req), NULL); /* sent again */
 }
 
+/* What came from the address of a store whose place was taken may be of the one that took it. */
+static bool size_counts(struct recovery *r, uint64_t store)
+{
+    const struct fsm_store *st = fsm_store(r->s->fsm, store);
+
+    return asked_get(r, store)->answered && st && st->state != STORE_REPLACED;
+}
+
 /* Have R voters of every group answered? Asks those that have not. */
 static bool size_quorum(struct recovery *r, uint64_t now)
 {
@@ -166,7 +174,7 @@ static bool size_quorum(struct recovery *r, uint64_t now)
         seen[pg] = 1;
         n_seen++;
         for (unsigned v = 0; p && v < p->n; v++)
-            have += asked_get(r, p->voters[v])->answered;
+            have += size_counts(r, p->voters[v]);
         if (p && have < g->r)
             all = false;
     }

@@ -255,10 +255,10 @@ bool map_is_c1(const struct map_pg *pg, uint64_t store)
 
 struct rpc_link *server_peer(struct storage_server *s, uint64_t store)
 {
-    const struct map_store *ms = s->map ? map_store(s->map, store) : NULL;
+    const struct map_store *ms = s->map ? map_store_there(s->map, store) : NULL;
     struct rpc_link *l;
 
-    if (!ms || !ms->endpoint[0])
+    if (!ms)
         return NULL;
     for (uint32_t i = 0; i < s->n_peers; i++) {
         if (!strcmp(s->peers[i]->endpoint, ms->endpoint))

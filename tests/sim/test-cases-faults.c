@@ -53,6 +53,68 @@ START_TEST(lost_journal_of_a_store)
 }
 END_TEST
 
+/* ---- another store in the place of a lost one, 6.3 ---------------------------------------------------- */
+
+static void synced_main(struct actor *a)
+{
+    struct scene *s = a->arg;
+
+    s->replaced = make_file(a, LEN) == 0 && a_fsync(a, s->f) == 0;
+}
+
+static void whole_reader(struct actor *a)
+{
+    struct scene *s = a->arg;
+
+    s->status = read_file(a, LEN);
+    for (size_t i = 0; s->status == 0 && i < a->len; i++)
+        s->n += a->data[i] == 'a';
+    s->ended = true;
+}
+
+/*
+ * Two of three have it, one of them is lost and an empty store listens at its address, the other is away: the empty one is
+ * not filled from the one that has missed it, and what it says itself is no vote of the lost one.
+ */
+static bool lost_and_away(struct scene *s, const uint64_t off[RULE_LAYERS])
+{
+    struct store *lost, *missed, *away;
+    uint64_t before;
+
+    if (!scene_start(s, 2, off))
+        return true;
+    lost = &s->c->stores[0];
+    missed = &s->c->stores[1];
+    away = &s->c->stores[2];
+    before = cluster_store_of(s->c, lost->id);
+    store_kill(missed);
+    sim_net_cut(s->c->s, s->c->clients[0].node, missed->node, true); /* nor is it brought there later */
+    actor_new(&s->c->clients[0], synced_main, s);
+    if (!scene_wait(s, &s->replaced, 5000))
+        return true;
+    store_kill(lost);
+    store_kill(away);
+    sim_disk_erase(sim_node_disk(lost->node));
+    store_boot(lost);
+    for (int n = 0; n < 100 && cluster_store_of(s->c, lost->id) == before; n++)
+        scene_run(s, 100);
+    if (cluster_store_of(s->c, lost->id) == before)
+        return true;
+    store_boot(missed);
+    actor_new(&s->c->clients[1], whole_reader, s);
+    scene_run(s, 10000);
+    if (s->ended)
+        return true; /* of whom? */
+    store_boot(away);
+    return !scene_wait(s, &s->ended, 20000) || s->status || s->n != LEN;
+}
+
+START_TEST(replaced_store_is_no_source)
+{
+    case_check(lost_and_away, NULL, false);
+}
+END_TEST
+
 /* ---- the group changes ------------------------------------------------------------------------------ */
 
 static bool names(struct meta_server *server, uint32_t id)
@@ -284,7 +346,7 @@ END_TEST
 
 int main(void)
 {
-    const TTest *const tests[] = {lost_journal_of_a_store, member_killed_while_it_is_filled,
+    const TTest *const tests[] = {lost_journal_of_a_store, replaced_store_is_no_source, member_killed_while_it_is_filled,
                                   snapshot_with_a_flipped_bit,
                                   mount_beside_files_of_another_cluster, leader_and_the_next_one_removed};
 
