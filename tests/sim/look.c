@@ -63,6 +63,22 @@ bool cluster_store_holds(struct cluster *c, uint64_t store)
     return !f;
 }
 
+/* Does the leader take a store for the one that was at its node before? */
+static bool mistaken(struct cluster *c, const struct fsm_store *known)
+{
+    struct storage_status st;
+
+    for (unsigned i = 0; i < c->opt.n_store; i++) {
+        struct store *s = &c->stores[i];
+
+        if (s->id != known->node || !s->server || !sim_node_alive(s->node))
+            continue;
+        storage_server_status(s->server, &st);
+        return st.store != known->store;
+    }
+    return false;
+}
+
 bool cluster_placed(struct cluster *c)
 {
     struct member *m = cluster_leader(c);
@@ -77,6 +93,8 @@ bool cluster_placed(struct cluster *c)
         up += stores[i].state == STORE_UP;
         if (stores[i].store == c->lost_store && stores[i].state != STORE_REPLACED)
             return false; /* nobody knows yet */
+        if (stores[i].state == STORE_UP && mistaken(c, &stores[i]))
+            return false;
     }
     for (uint32_t i = 0; i < c->opt.pg_count; i++) {
         const struct map_pg *pg = fsm_pg(f, i);
