@@ -171,6 +171,19 @@ static int dump_verify(struct vfs_file *f, uint64_t size, uint8_t *buf)
     return err;
 }
 
+int kv_dump_check(struct vfs_file *f, uint64_t size)
+{
+    uint8_t *buf;
+    int err;
+
+    if (size < DUMP_HEAD + DUMP_TAIL)
+        return -TC_E_DAMAGED;
+    buf = tc_malloc(DUMP_CHUNK);
+    err = dump_verify(f, size, buf);
+    free(buf);
+    return err;
+}
+
 /* Reads ahead in chunks: *buf holds [at, end) of the stream. */
 struct dump_reader {
     struct vfs_file *f;

@@ -24,6 +24,9 @@ TC_MUST_CHECK int kv_dump_write(struct kv *kv, struct kv_snapshot *snap, struct 
 TC_MUST_CHECK int kv_dump_piece(struct kv *kv, struct kv_snapshot *snap, const struct buf *from, size_t max,
                                 struct buf **ret_rows, struct buf **ret_next, uint64_t *ret_count);
 
+/* Is the stream of @size bytes in @f whole? Errors: DAMAGED, IO. */
+TC_MUST_CHECK int kv_dump_check(struct vfs_file *f, uint64_t size);
+
 /* Check the stream of @size bytes in @f from end to end, then put its pairs into @kv, which is empty.
  * Not flushed. Errors: DAMAGED, VERSION, IO, NOSPC. */
 TC_MUST_CHECK int kv_dump_load(struct vfs_file *f, uint64_t size, struct kv *kv);

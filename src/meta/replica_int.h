@@ -136,12 +136,11 @@ struct replica {
         enum replica_out_state state;
         uint64_t id, index, size;
         struct replica_snap_job *job;
+        uint64_t verifying; /* the id that is read again, because a member refused it; 0: none */
         uint64_t waiting[RAFT_MEMBERS_MAX]; /* peers */
         unsigned n_waiting;
         struct raft_want wants[RAFT_MEMBERS_MAX]; /* to be begun by the work task */
         unsigned n_wants;
-        uint64_t had[RAFT_MEMBERS_MAX]; /* peers that were sent this one to its end */
-        unsigned n_had;
     } out;
     struct {
         uint64_t id, index, term;

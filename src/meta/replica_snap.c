@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Snapshots. Out: a view of the owner's store is written to snap-out by a disk job, once for all members
- * that want it; its pieces are read from there. In: pieces go to snap-in; the last one is followed by a job
+ * that want it; its pieces are read from there. One that a member refuses is read again before it is offered
+ * again: if it is damaged here, another one is made. In: pieces go to snap-in; the last one is followed by a job
  * that checks the whole, loads it into a store of the next number, makes that durable, and then writes
  * the base that makes it count. Only then does the core, and after it the owner, hear of it.
  */
@@ -106,6 +107,7 @@ void replica_snap_drop_out(struct replica *r)
     struct replica_snap_job *s = r->out.job;
 
     r->out.state = SNAP_OUT_NONE;
+    r->out.verifying = 0;
     r->out.n_waiting = r->out.n_wants = 0;
     if (!s)
         return;
@@ -117,21 +119,12 @@ void replica_snap_drop_out(struct replica *r)
     pthread_mutex_unlock(&s->lock);
 }
 
-static bool out_had(const struct replica *r, uint64_t peer)
-{
-    for (unsigned i = 0; i < r->out.n_had; i++) {
-        if (r->out.had[i] == peer)
-            return true;
-    }
-    return false;
-}
-
 static void export_begin(struct replica *r)
 {
     struct replica_snap_job *s = tc_calloc(1, sizeof *s);
 
-    r->out.n_had = 0;
-
+    r->out.state = SNAP_OUT_NONE; /* whatever there was */
+    r->out.verifying = 0;
     s->view = r->ops->snapshot_take(r->arg, &s->kv, &r->out.index);
     if (!s->view) {
         free(s);
@@ -151,6 +144,58 @@ static void export_begin(struct replica *r)
     r->out.state = SNAP_OUT_EXPORTING;
     r->jobs++;
     env_job_submit(r->env, &r->queue, &s->job);
+}
+
+/* -- out: refused ----------------------------------------------------------------------------- */
+
+struct verify_job {
+    struct env_job job;
+    struct replica *r;
+    uint64_t id, size;
+    char *path;
+    int err;
+};
+
+static void verify_run(struct env_job *j)
+{
+    struct verify_job *v = container_of(j, struct verify_job, job);
+    struct vfs_file *f;
+
+    v->err = vfs_open(env_vfs(v->r->env), v->path, VFS_RDONLY, &f);
+    if (v->err < 0)
+        return;
+    v->err = kv_dump_check(f, v->size);
+    vfs_close(f);
+}
+
+static void verify_done(struct env_job *j)
+{
+    struct verify_job *v = container_of(j, struct verify_job, job);
+    struct replica *r = v->r;
+
+    if (!replica_job_over(r) && !r->failed && r->out.verifying == v->id) {
+        r->out.verifying = 0;
+        if (v->err < 0) {
+            LOG_WARN("raft", "the snapshot is damaged on disk, another one is made", "index=%" PRIu64 " error=%s",
+                     r->out.index, tc_error_name(v->err));
+            export_begin(r);
+        } else {
+            out_tell(r); /* the fault is not here */
+        }
+    }
+    free(v->path);
+    free(v);
+}
+
+static void verify_begin(struct replica *r)
+{
+    struct verify_job *v = tc_calloc(1, sizeof *v);
+
+    *v = (struct verify_job){.job = {.run = verify_run, .done = verify_done}, .r = r, .id = r->out.id,
+                             .size = r->out.size, .path = snap_path(r, "snap-out")};
+    r->out.verifying = v->id;
+    r->jobs++;
+    env_job_submit(r->env, &r->queue, &v->job);
 }
 
 /* -- out: pieces ------------------------------------------------------------------------------ */
@@ -190,11 +235,11 @@ static void piece_done(struct env_job *j)
                             .data = p->data, .len = p->len};
 
     if (!replica_job_over(r)) {
+        if (p->err < 0 && r->out.state == SNAP_OUT_READY && r->out.id == p->want.snap_id && !r->out.verifying)
+            r->out.state = SNAP_OUT_NONE; /* another one may be readable */
         ev.last = p->want.offset + p->len == p->size;
         if (p->err < 0 || r->out.state != SNAP_OUT_READY || r->out.id != p->want.snap_id)
             ev.type = RAFT_EV_SNAP_FAILED;
-        else if (ev.last && !out_had(r, ev.peer) && r->out.n_had < ARRAY_SIZE(r->out.had))
-            r->out.had[r->out.n_had++] = ev.peer;
         if (!r->failed)
             replica_step(r, &ev);
     }
@@ -232,24 +277,25 @@ void replica_snap_want(struct replica *r, const struct raft_want *w)
     replica_work(r);
 }
 
-static void make_begin(struct replica *r, uint64_t peer)
+static void make_begin(struct replica *r, const struct raft_want *w)
 {
     struct raft_status s;
 
     raft_get_status(r->core, &s);
     for (unsigned i = 0; i < r->out.n_waiting; i++)
-        if (r->out.waiting[i] == peer)
+        if (r->out.waiting[i] == w->peer)
             return;
     ASSERT(r->out.n_waiting < ARRAY_SIZE(r->out.waiting));
-    r->out.waiting[r->out.n_waiting++] = peer;
-    if (r->out.state == SNAP_OUT_EXPORTING)
+    r->out.waiting[r->out.n_waiting++] = w->peer;
+    if (r->out.state == SNAP_OUT_EXPORTING || r->out.verifying)
         return;
-    /* One that still meets the log serves another member, too; not one that had all of it and asks again: it may have
-     * been damaged here. */
-    if (r->out.state == SNAP_OUT_READY && r->out.index + 1 >= s.first && !out_had(r, peer))
-        out_tell(r);
-    else
+    /* One that still meets the log serves another member, too. */
+    if (r->out.state != SNAP_OUT_READY || r->out.index + 1 < s.first)
         export_begin(r);
+    else if (w->refused == r->out.id)
+        verify_begin(r);
+    else
+        out_tell(r);
 }
 
 void replica_snap_work(struct replica *r)
@@ -261,7 +307,7 @@ void replica_snap_work(struct replica *r)
     r->out.n_wants = 0;
     for (unsigned i = 0; i < n && !r->failed; i++) {
         if (wants[i].snap_id == 0)
-            make_begin(r, wants[i].peer);
+            make_begin(r, &wants[i]);
         else
             piece_begin(r, &wants[i]);
     }

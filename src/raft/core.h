@@ -54,6 +54,7 @@ struct raft_progress {
     uint64_t window_bytes;
     /* Snapshot under way. */
     uint64_t snap_id, snap_index, snap_offset;
+    uint64_t snap_refused; /* the id of the last one it refused, 0: none since one was begun */
     uint64_t snap_retry_at;
     bool snap_wanted; /* the driver was asked for what comes next */
 };

@@ -205,6 +205,7 @@ struct raft_want {
     uint64_t peer;
     uint64_t snap_id;
     uint64_t offset;
+    uint64_t refused; /* the last one that this follower refused, or 0: perhaps it is damaged where it was made */
 };
 
 /* The applied state is now no older than the RAFT_EV_READ of that number was; or nobody can say (failed). */

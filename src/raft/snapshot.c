@@ -10,7 +10,7 @@ void snapshot_want(struct raft *r, struct raft_progress *p)
 {
     ASSERT(r->n_wants < RAFT_MEMBERS_MAX);
     p->snap_wanted = true;
-    r->wants[r->n_wants++] = (struct raft_want){p->id, p->snap_id, p->snap_offset};
+    r->wants[r->n_wants++] = (struct raft_want){p->id, p->snap_id, p->snap_offset, p->snap_refused};
     r->flags |= RAFT_WANT;
 }
 
@@ -53,6 +53,7 @@ void snapshot_made(struct raft *r, const struct raft_event *ev)
     if (ev->type == RAFT_EV_SNAP_FAILED || ev->index < r->log.base_index ||
         ev->index > r->applied)
         return; /* asked for again after a while */
+    p->snap_refused = 0;
     p->snap_id = ev->snap_id;
     p->snap_index = ev->index;
     p->snap_offset = 0;
@@ -100,6 +101,7 @@ void on_snapshot_res(struct raft *r, const struct raft_msg *m)
         progress_probe(r, p, p->snap_index + 1);
         leader_commit(r);
     } else if (m->snapshot_res.failed) {
+        p->snap_refused = p->snap_id;
         snapshot_begin(r, p);
         p->snap_retry_at = r->now + r->cfg.election_max;
     } else if (m->snapshot_res.offset != p->snap_offset) {

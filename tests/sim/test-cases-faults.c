@@ -252,6 +252,43 @@ START_TEST(snapshot_with_a_flipped_bit)
 }
 END_TEST
 
+/*
+ * The same, of a member without which no entry is committed: none makes that snapshot too old to be offered again, and
+ * another one is made all the same.
+ */
+static bool rotten_snapshot_and_nothing_new(struct scene *s, const uint64_t off[RULE_LAYERS])
+{
+    struct member *lead, *behind, *other;
+    uint64_t index;
+
+    s->keep_entries = 20;
+    refusals = 0;
+    if (!scene_start(s, 1, off))
+        return true;
+    s->c->watch_log = count_refusals;
+    lead = cluster_leader(s->c);
+    behind = &s->c->members[lead == s->c->members];
+    other = &s->c->members[3 - (lead - s->c->members) - (behind - s->c->members)];
+    member_kill(behind);
+    actor_new(&s->c->clients[0], toucher, s);
+    scene_run(s, 6000); /* a checkpoint, and the log before it is dropped */
+    if (cluster_leader(s->c) != lead)
+        return true;
+    member_kill(other);
+    member_boot(behind);
+    for (int n = 0; n < 400000 && !sim_disk_flip(sim_node_disk(lead->node), "meta/snap-out", 200, 4); n++)
+        cluster_run_until(s->c, sim_now(s->c->s) + NS_PER_US);
+    index = meta_server_applied(lead->server);
+    scene_run(s, 10000);
+    return refusals == 0 || meta_server_applied(behind->server) < index;
+}
+
+START_TEST(snapshot_with_a_flipped_bit_and_nothing_new)
+{
+    case_check(rotten_snapshot_and_nothing_new, NULL, false);
+}
+END_TEST
+
 /* One member has the files of another cluster: who mounts meanwhile is not misled. */
 static bool mount_beside_foreign(struct scene *s, const uint64_t off[RULE_LAYERS])
 {
@@ -347,7 +384,7 @@ END_TEST
 int main(void)
 {
     const TTest *const tests[] = {lost_journal_of_a_store, replaced_store_is_no_source, member_killed_while_it_is_filled,
-                                  snapshot_with_a_flipped_bit,
+                                  snapshot_with_a_flipped_bit, snapshot_with_a_flipped_bit_and_nothing_new,
                                   mount_beside_files_of_another_cluster, leader_and_the_next_one_removed};
 
     return cases_run("cases-faults", tests, ARRAY_SIZE(tests));
