@@ -327,22 +327,59 @@ static bool audit_agree(struct checks *k, uint32_t *ret_block, bool complain)
     return true;
 }
 
+static bool has_peer(struct checks *k, uint64_t store)
+{
+    for (unsigned i = 0; i < k->n_peers; i++)
+        if (k->peers[i].store == store)
+            return true;
+    return false;
+}
+
+/* The map as it is now: copies move after the faults, too (a store whose disk hung is filled again), and stores answer
+ * only who knows where they went. False: nobody has one. */
+static bool audit_map(struct checks *k)
+{
+    struct member *m = cluster_leader(k->c);
+    struct wire_arena arena = {0};
+    struct cluster_map msg;
+    int err;
+
+    if (!m)
+        return false;
+    fsm_map(meta_server_fsm(m->server), 0, &arena, &msg);
+    err = map_apply(k->map, &msg);
+    wire_arena_fini(&arena);
+    if (err < 0 || !k->map->pgs)
+        return false;
+    for (uint32_t i = 0; i < k->map->n_stores && k->n_peers < STORES_MAX; i++) {
+        struct audit_peer *p = &k->peers[k->n_peers];
+
+        if (k->map->stores[i].state == STORE_REPLACED || has_peer(k, k->map->stores[i].store))
+            continue;
+        p->k = k;
+        p->store = k->map->stores[i].store;
+        if (env_connect(k->env, k->map->stores[i].endpoint, audit_on_msg, p, &p->port) == 0)
+            k->n_peers++;
+    }
+    return true;
+}
+
 static bool audit_chunk(struct checks *k)
 {
     struct cluster *c = k->c;
     uint32_t pg_id = map_pg_of(k->map, k->at_ino, k->at_index), block = 0;
-    const struct map_pg *pg = &k->map->pgs[pg_id];
     uint64_t until = sim_now(c->s) + 60 * NS_PER_S;
 
     while (!c->failed && sim_now(c->s) < until) {
         struct member *m = cluster_leader(c);
 
         wire_arena_reset(&k->attr_arena);
-        if (!m || fsm_getattr(meta_server_fsm(m->server), 0, k->at_ino, &k->attr_arena, &k->attr) < 0) {
+        if (!m || !audit_map(k) ||
+            fsm_getattr(meta_server_fsm(m->server), 0, k->at_ino, &k->attr_arena, &k->attr) < 0) {
             cluster_run_until(c, sim_now(c->s) + NS_PER_S);
             continue;
         }
-        audit_ask(k, pg, pg_id);
+        audit_ask(k, &k->map->pgs[pg_id], pg_id);
         if (cluster_run(c, sim_now(c->s) + NS_PER_S, audit_come) && audit_agree(k, &block, true))
             return true;
         cluster_run_until(c, sim_now(c->s) + 5 * NS_PER_S);
@@ -359,34 +396,14 @@ static bool audit_chunk(struct checks *k)
 bool checks_replicas(struct checks *k)
 {
     struct cluster *c = k->c;
-    struct wire_arena arena = {0};
-    struct cluster_map msg;
-    struct member *m;
 
     cluster_run_until(c, sim_now(c->s) + 5 * NS_PER_S);
-    m = cluster_leader(c);
-    if (!m) {
-        cluster_fail(c, "no leader at the end");
-        return false;
-    }
     k->map = map_new();
-    fsm_map(meta_server_fsm(m->server), 0, &arena, &msg);
-    if (map_apply(k->map, &msg) < 0 || !k->map->pgs) {
-        cluster_fail(c, "no map at the end");
-        return false;
-    }
-    wire_arena_fini(&arena);
     k->node = sim_node_new(c->s, "audit");
     k->env = sim_node_boot(k->node);
-    for (uint32_t i = 0; i < k->map->n_stores && k->n_peers < STORES_MAX; i++) {
-        struct audit_peer *p = &k->peers[k->n_peers];
-
-        if (k->map->stores[i].state == STORE_REPLACED)
-            continue;
-        p->k = k;
-        p->store = k->map->stores[i].store;
-        if (env_connect(k->env, k->map->stores[i].endpoint, audit_on_msg, p, &p->port) == 0)
-            k->n_peers++;
+    if (!audit_map(k)) {
+        cluster_fail(c, "no leader, or no map, at the end");
+        return false;
     }
     for (unsigned f = 0; f < k->n_files && !c->failed; f++)
         for (uint32_t i = 0; i < k->files[f].chunks && !c->failed; i++) {
