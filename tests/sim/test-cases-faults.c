@@ -256,7 +256,7 @@ END_TEST
  * The same, of a member without which no entry is committed: none makes that snapshot too old to be offered again, and
  * another one is made all the same.
  */
-static bool rotten_snapshot_and_nothing_new(struct scene *s, const uint64_t off[RULE_LAYERS])
+static bool nothing_new(struct scene *s, const uint64_t off[RULE_LAYERS], bool cut_short)
 {
     struct member *lead, *behind, *other;
     uint64_t index;
@@ -276,16 +276,30 @@ static bool rotten_snapshot_and_nothing_new(struct scene *s, const uint64_t off[
         return true;
     member_kill(other);
     member_boot(behind);
-    for (int n = 0; n < 400000 && !sim_disk_flip(sim_node_disk(lead->node), "meta/snap-out", 200, 4); n++)
+    for (int n = 0; n < 400000 && !sim_disk_flip(sim_node_disk(lead->node), "meta/snap-out", 200, cut_short ? 0 : 4); n++)
         cluster_run_until(s->c, sim_now(s->c->s) + NS_PER_US);
+    if (cut_short && !sim_disk_chop(sim_node_disk(lead->node), "meta/snap-out", 200))
+        return true;
     index = meta_server_applied(lead->server);
     scene_run(s, 10000);
-    return refusals == 0 || meta_server_applied(behind->server) < index;
+    return (refusals == 0) != cut_short || meta_server_applied(behind->server) < index;
 }
 
-START_TEST(snapshot_with_a_flipped_bit_and_nothing_new)
+static bool rotten_snapshot_and_nothing_new(struct scene *s, const uint64_t off[RULE_LAYERS])
+{
+    return nothing_new(s, off, false);
+}
+
+/* That one cannot be read, so nobody gets to refuse it. */
+static bool short_snapshot_and_nothing_new(struct scene *s, const uint64_t off[RULE_LAYERS])
+{
+    return nothing_new(s, off, true);
+}
+
+START_TEST(damaged_snapshot_and_nothing_new)
 {
     case_check(rotten_snapshot_and_nothing_new, NULL, false);
+    case_check(short_snapshot_and_nothing_new, NULL, false);
 }
 END_TEST
 
@@ -384,7 +398,7 @@ END_TEST
 int main(void)
 {
     const TTest *const tests[] = {lost_journal_of_a_store, replaced_store_is_no_source, member_killed_while_it_is_filled,
-                                  snapshot_with_a_flipped_bit, snapshot_with_a_flipped_bit_and_nothing_new,
+                                  snapshot_with_a_flipped_bit, damaged_snapshot_and_nothing_new,
                                   mount_beside_files_of_another_cluster, leader_and_the_next_one_removed};
 
     return cases_run("cases-faults", tests, ARRAY_SIZE(tests));
