@@ -270,9 +270,10 @@ static void audit_ask(struct checks *k, const struct map_pg *pg, uint32_t pg_id)
         struct read_item it = {.pg = pg_id, .pg_epoch = pg->epoch, .ino = k->at_ino, .index = k->at_index,
                                .first = 0, .count = BLOCKS_PER_CHUNK};
         struct read_req req = {.barrier = k->map->epoch, .items = {&it, 1}};
+        const struct map_store *st = map_store(k->map, p->store);
 
         memset(&p->a, 0, sizeof p->a);
-        p->a.asked = map_is_voter(pg, p->store);
+        p->a.asked = st && st->state != STORE_REPLACED && map_is_voter(pg, p->store); /* else another answers there */
         if (p->a.asked)
             env_send(p->port, 0, wire_encode_frame(&h, &read_req_schema, &req), NULL);
     }
