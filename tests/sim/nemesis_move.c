@@ -34,10 +34,12 @@ void move_tick(struct nemesis *n)
         return;
     if (n->until && (n->c->opt.faults & FAULT_MOVE) && sim_below(&n->move_rng, n->c->opt.move) == 0)
         fault_move(n);
-    if (!n->until && sim_now(n->c->s) < n->take_back_until && sim_below(&n->move_rng, 8) == 0) {
-        for (unsigned i = 0; i < n->c->opt.n_store; i++)
-            if (&n->c->stores[i] != n->nodes.s)
-                cluster_say(n->c, n->c->stores[i].id, STORE_IN);
+    if (!n->until && sim_now(n->c->s) < n->take_back_until && sim_below(&n->move_rng, 2) == 0) {
+        /* One word at a time: the leader takes no other before that is through. */
+        struct store *s = &n->c->stores[sim_below(&n->move_rng, n->c->opt.n_store)];
+
+        if (s != n->nodes.s)
+            cluster_say(n->c, s->id, STORE_IN);
     }
 }
 
