@@ -40,6 +40,8 @@ TC_NORETURN void tc_assert_fail(const char *expr, const char *file, int line, co
 /* Allocation that cannot fail: the daemons have bounded memory, so NULL here is a broken belief. */
 void *tc_calloc(size_t n, size_t size);
 void *tc_malloc(size_t size);
+/* What a disk reads into directly begins, and ends, at multiples of this, in memory and in the file. */
+#define DISK_ALIGN 4096u
 void *tc_aligned(size_t alignment, size_t size); /* alignment: a power of two */
 void *tc_realloc(void *p, size_t size);
 char *tc_strdup(const char *s);

@@ -3,8 +3,6 @@
 
 #include <stdlib.h>
 
-#define BUF_ALIGN 4096u
-
 static struct buf *buf_init(struct buf *b, void *data, uint32_t len, uint32_t cap)
 {
     atomic_init(&b->refs, 1);
@@ -24,8 +22,8 @@ struct buf *buf_new(uint32_t cap)
         b = tc_malloc(sizeof *b + cap);
         return buf_init(b, b + 1, 0, cap);
     }
-    b = tc_aligned(BUF_ALIGN, BUF_ALIGN + (size_t)cap);
-    return buf_init(b, (uint8_t *)b + BUF_ALIGN, 0, cap);
+    b = tc_aligned(DISK_ALIGN, DISK_ALIGN + (size_t)cap);
+    return buf_init(b, (uint8_t *)b + DISK_ALIGN, 0, cap);
 }
 
 struct buf *buf_copy(const void *data, uint32_t len)

@@ -20,7 +20,7 @@ struct buf {
     void *arg;                      /* free_fn's own */
 };
 
-/* From this size on, the data of a new buffer begins at a multiple of 4096: a disk can write there. */
+/* From this size on, the data of a new buffer begins at a multiple of DISK_ALIGN: a disk can write there. */
 #define BUF_ALIGNED_MIN (64u << 10)
 
 /* New buffer of @cap bytes, len 0, one reference. Returns: caller drops with buf_unref(). */

@@ -24,11 +24,9 @@ enum {
     VFS_CREATE = 1 << 1, /* create if absent */
     VFS_EXCL = 1 << 2,   /* with CREATE: fail with EXIST */
     VFS_TRUNC = 1 << 3,
-    /* Past the page cache, where the filesystem can: memory, offset and length of reads are multiples of VFS_ALIGN. */
+    /* Past the page cache, where the filesystem can: memory, offset and length of reads are multiples of DISK_ALIGN. */
     VFS_DIRECT = 1 << 4,
 };
-
-#define VFS_ALIGN 4096u
 
 struct vfs;
 struct vfs_file;

@@ -141,7 +141,7 @@ static enum in_rename in_rename(int tid)
 
 enum moved { UNMOVED, WALK_AGAIN, ASK_SERVER };
 
-/* A thread found @e under a name, and had found the same under another one just before, if @same. Notes the name. */
+/* A thread found @e under a name, and had found the same under another one just before, if @same. Notes whether it renames. */
 static enum moved has_moved(struct looked_up *l, const struct tc_entry *e, bool same)
 {
     bool one_name = S_ISDIR(e->attr.mode) || e->attr.nlink == 1, renames = l->renames;
@@ -187,8 +187,6 @@ static void reply_lookup(void *arg, int status, const struct tc_entry *e)
 
 static void op_lookup(fuse_req_t req, fuse_ino_t parent, const char *name)
 {
-    int tid = (int)fuse_req_ctx(req)->pid;
-    struct tc_mount *m = mount_of(req);
     struct fop *op;
     uint64_t hash = 0xcbf29ce484222325;
 
@@ -200,7 +198,7 @@ static void op_lookup(fuse_req_t req, fuse_ino_t parent, const char *name)
     for (const char *p = name; *p; p++)
         hash = (hash ^ (uint8_t)*p) * 0x100000001b3;
     if (op->told_gone)
-        m->told_gone[(unsigned)tid % LOOKED_UP_MAX] = tid;
+        op->m->told_gone[(unsigned)op->tid % LOOKED_UP_MAX] = op->tid;
     op->name_hash = hash;
     op->call = tc_lookup(op->m->client, op->ino, name, reply_lookup, op);
 }

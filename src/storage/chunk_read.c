@@ -295,14 +295,19 @@ static bool gather(struct chunk_store *cs, struct chunk_read *rd, struct chunk *
     return damaged;
 }
 
-/* From the page cache, on the loop. False: not all of it is there, or it does not match: let a job see. */
-static bool read_nowait(struct chunk_read *rd, struct chunk *c, const struct file_read *fr)
+static uint32_t blocks_in_file(const struct file_read *fr)
 {
     uint32_t blocks = 0;
 
     for (uint32_t i = 0; i < fr->n; i++)
         blocks += fr->extents[i].count;
-    if (!c->fh || blocks > NOWAIT_BLOCKS)
+    return blocks;
+}
+
+/* From the page cache, on the loop. False: not all of it is there, or it does not match: let a job see. */
+static bool read_nowait(struct chunk_read *rd, struct chunk *c, const struct file_read *fr)
+{
+    if (!c->fh || blocks_in_file(fr) > NOWAIT_BLOCKS)
         return false;
     for (uint32_t i = 0; i < fr->n; i++) {
         const struct extent *x = &fr->extents[i];
@@ -326,11 +331,8 @@ static bool read_nowait(struct chunk_read *rd, struct chunk *c, const struct fil
 static bool reads_past_cache(struct chunk_store *cs, const struct chunk_key *key, const struct file_read *fr)
 {
     uint64_t hash = XXH3_64bits(key, sizeof(*key)), *slot = &cs->bulk_read[hash % BULK_SLOTS];
-    uint32_t blocks = 0;
 
-    for (uint32_t i = 0; i < fr->n; i++)
-        blocks += fr->extents[i].count;
-    if (blocks < BULK_BLOCKS || *slot == hash)
+    if (blocks_in_file(fr) < BULK_BLOCKS || *slot == hash)
         return false;
     *slot = hash;
     return true;

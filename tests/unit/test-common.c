@@ -69,11 +69,11 @@ START_TEST(posix_direct)
     ck_assert(vfs_cached(f, 0, out->cap));
     ck_assert(!vfs_cached(f, 0, out->cap + (1u << 20)));
     ck_assert_int_eq(vfs_open(v, path, VFS_DIRECT, &past), 0);
-    ck_assert_uint_eq((uintptr_t)in->data % VFS_ALIGN, 0);
+    ck_assert_uint_eq((uintptr_t)in->data % DISK_ALIGN, 0);
     ck_assert_int_eq(vfs_pread(past, in->data, in->cap, 0), in->cap);
     ck_assert_mem_eq(in->data, out->data, in->cap);
-    ck_assert_int_eq(vfs_pread(past, in->data, 2 * VFS_ALIGN, VFS_ALIGN), 2 * VFS_ALIGN);
-    ck_assert_mem_eq(in->data, out->data + VFS_ALIGN, 2 * VFS_ALIGN);
+    ck_assert_int_eq(vfs_pread(past, in->data, 2 * DISK_ALIGN, DISK_ALIGN), 2 * DISK_ALIGN);
+    ck_assert_mem_eq(in->data, out->data + DISK_ALIGN, 2 * DISK_ALIGN);
     vfs_close(past);
     vfs_close(f);
     ck_assert_int_eq(vfs_unlink(v, path), 0);
