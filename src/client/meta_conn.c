@@ -165,7 +165,7 @@ static bool rpc_enter(struct rpc *r)
 {
     struct tc_client *c = r->c;
 
-    if (!r->urgent && !r->no_session && c->n_inflight >= RPC_MAX - RPC_RESERVED)
+    if (!(r->urgent && TC_RULE(SLOTS)) && !r->no_session && c->n_inflight >= RPC_MAX - RPC_RESERVED)
         return false;
     for (;;) {
         for (unsigned n = 0; n < c->n_slots; n++) {
@@ -190,7 +190,7 @@ static bool rpc_enter(struct rpc *r)
 static bool rpc_may_go(const struct rpc *r)
 {
     struct tc_client *c = r->c;
-    uint64_t window = MUTATION_WINDOW - (r->urgent ? 0 : MUTATION_RESERVED);
+    uint64_t window = MUTATION_WINDOW - (r->urgent && TC_RULE(SLOTS) ? 0 : MUTATION_RESERVED);
 
     if (r->no_session)
         return true;

@@ -22,7 +22,7 @@ static_assert(offsetof(struct meta_op, seq) == offsetof(struct meta_op, key_sess
 
 struct meta_op *op_new(struct meta_server *s, enum op_kind kind, const struct request *q)
 {
-    bool urgent = kind == OP_INTERNAL || (q && q->type == MSG_COMMIT);
+    bool urgent = (kind == OP_INTERNAL || (q && q->type == MSG_COMMIT)) && TC_RULE(SLOTS);
     struct meta_op *op;
 
     if (s->lead->n_ops >= OPS_MAX + (urgent ? OPS_RESERVED : 0))

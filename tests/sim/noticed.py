@@ -87,6 +87,7 @@ CASES = {
     'OLDEST_EPOCH': ('unit/test-fsm', 'test_oldest_epoch'),
     'HORIZON_COVER': ('unit/test-fsm', 'test_truncate_horizon'),
     'QUEUES_AT_ONCE': ('unit/test-leases', 'queue_no_deadlock'),
+    'SLOTS': ('sim/test-cases-caching', 'window_full'),
     'HOLDER_PASSES': ('unit/test-meta-server', 'holder_passes'),
     'LOOK_PASSES': ('unit/test-meta-server', 'recalls'),
     'EPOCH_AGAIN': ('unit/test-fsm', 'test_get_x'),

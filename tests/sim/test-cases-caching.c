@@ -415,6 +415,58 @@ START_TEST(deaf_holder)
 END_TEST
 
 /*
+ * Two clients, each with as many requests under way as it may have, all of which wait for the end of the other's X: what ends
+ * them has slots of its own.
+ */
+enum { CROWD = 300 };
+
+static void one_changed(void *arg, int status, const struct tc_entry *e)
+{
+    struct scene *s = arg;
+
+    (void)e;
+    s->status = s->status ? s->status : status;
+    if (++s->n == 2 * CROWD)
+        s->ended = true;
+}
+
+static uint64_t crowd_inos[2];
+
+static void crowd(struct actor *a)
+{
+    struct setattr_req set = {.mask = SET_MODE};
+    struct scene *s = a->arg;
+    struct tc_file *f;
+
+    if (!actor_ready(a) || a_make(a, root_of(a), a->cl->index ? "f1" : "f0", S_IFREG | 0644, true))
+        return;
+    crowd_inos[a->cl->index] = a->ino;
+    if (a_open(a, a->ino, TC_OPEN_READ | TC_OPEN_WRITE, &f) || a_write(a, f, "a", 1, 0, false))
+        return;
+    for (s->done++; s->done < 2;)
+        actor_sleep(a, NS_PER_MS);
+    set.ino = crowd_inos[1 - a->cl->index];
+    for (unsigned n = 0; n < CROWD; n++) {
+        set.mode = 0600 + n % 64;
+        tc_setattr(a->cl->tc, &set, one_changed, s);
+    }
+}
+
+START_TEST(window_full)
+{
+    struct scene s = {.ttl_ms = 10000};
+
+    ck_assert(scene_start(&s, 2, NULL));
+    s.holds[0] = (struct hold){MSG_RECALL, WIRE_NOTICE, NULL, 50 * NS_PER_MS, 2}; /* when both windows are full */
+    actor_new(&s.c->clients[0], crowd, &s);
+    actor_new(&s.c->clients[1], crowd, &s);
+    ck_assert(scene_wait(&s, &s.ended, 10000));
+    ck_assert_int_eq(s.status, 0);
+    ck_assert_uint_eq(s.holds[0].times, 0);
+}
+END_TEST
+
+/*
  * A leader that the others have replaced still has a client that reaches nobody else. Off lease it answers nothing. (That it steps down
  * soon, and that a new leader waits for whoever may cache, are rules of their own: here they are off.)
  */
@@ -470,7 +522,7 @@ END_TEST
 int main(void)
 {
     const TTest *const tests[] = {late_name, late_attributes, late_answers, late_end_of_x, late_grants, caching_right, generation,
-                                  new_leader, unannounced_leader, deaf_holder, lease_reads};
+                                  new_leader, unannounced_leader, deaf_holder, window_full, lease_reads};
 
     return cases_run("caching", tests, ARRAY_SIZE(tests));
 }
