@@ -453,6 +453,12 @@ struct tc_client {
     struct env_timer map_timer;
     struct waitq map_wq;
 
+    /* lost.c */
+    struct env_timer lost_timer;
+    struct net_port *lost_port; /* to the store asked last */
+    uint64_t lost_id;
+    uint32_t lost_store; /* the next one to ask */
+
     /* calls */
     struct tc_call *calls, *free_calls;
     struct waitq runq, run_now, doneq;
@@ -552,6 +558,12 @@ void rpc_session_expired(struct tc_client *c, uint64_t old_session);
 void meta_send_keepalive(struct tc_client *c, uint64_t id, bool next_member);
 /* Forget requests of one kind without their callbacks (shutdown). */
 
+/* ---- lost.c -------------------------------------------------------------------------------------------------------- */
+
+/* A keepalive or a new session is not answered at once: soon stores are asked who is in the group, until somebody answers. */
+void lost_watch(struct tc_client *c);
+void lost_stop(struct tc_client *c);
+
 /* ---- session.c ------------------------------------------------------------------------------------------------------ */
 
 void session_start(struct tc_client *c);
@@ -567,6 +579,8 @@ void session_see_term(struct tc_client *c, uint64_t term);
 void session_ended(struct tc_client *c); /* the leader said it is expired */
 void session_listed(struct tc_client *c, int status); /* the list was answered */
 bool session_revalidate(struct tc_call *call); /* false: valid now; true: waits for a keepalive */
+/* A newer map, of whoever it is. */
+void map_take(struct tc_client *c, const struct cluster_map *m);
 void map_need(struct tc_client *c, uint64_t epoch);
 bool map_ready(struct tc_client *c, uint64_t barrier);
 /* Wait until the map is at least @barrier and has its table; false: it is. */

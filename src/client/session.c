@@ -97,6 +97,7 @@ static void session_open(struct tc_client *c)
 
     c->state = SESSION_OPENING;
     c->open_sent = env_now(c->env);
+    lost_watch(c);
     RPC(c, MSG_SESSION_OPEN, RPC_NO_SESSION, session_open_req, &req, session_open_res, session_open_done, c);
 }
 
@@ -159,6 +160,7 @@ void session_stop(struct tc_client *c)
     env_timer_cancel(c->env, &c->session_timer);
     env_timer_cancel(c->env, &c->ready_timer);
     env_timer_cancel(c->env, &c->map_timer);
+    lost_stop(c);
 }
 
 /* ---- the end of a session ------------------------------------------------------------------------------------------- */
@@ -225,6 +227,8 @@ static void keepalive_send(struct tc_client *c, bool again)
     meta_send_keepalive(c, k->id, false);
     if (again && c->n_members > 1)
         meta_send_keepalive(c, k->id, true);
+    if (again)
+        lost_watch(c);
     env_timer_set(c->env, &c->session_timer, now + RPC_RESEND_NS);
 }
 
@@ -365,14 +369,11 @@ static void owner_need_map(void *arg, uint64_t epoch)
     map_need(arg, epoch);
 }
 
-static void map_done(struct rpc *r, int status, const void *res)
+void map_take(struct tc_client *c, const struct cluster_map *m)
 {
-    struct tc_client *c = r->c;
-    const struct cluster_map *m = res;
     int e;
 
-    c->map_getting = false;
-    if (status == 0 && m->cluster.n == 16) {
+    if (m->cluster.n == 16) {
         e = map_apply(c->map, m);
         if (e == -TC_E_STALE_MAP)
             c->map_whole = true;
@@ -393,6 +394,15 @@ static void map_done(struct rpc *r, int status, const void *res)
     if (c->quorum)
         quorum_map_changed(c->quorum);
     waitq_wake(&c->map_wq);
+}
+
+static void map_done(struct rpc *r, int status, const void *res)
+{
+    struct tc_client *c = r->c;
+
+    c->map_getting = false;
+    if (status == 0)
+        map_take(c, res);
     if (c->map->epoch < c->map_want || !c->map->pgs)
         env_timer_set(c->env, &c->map_timer, env_now(c->env) + 50 * NS_PER_MS);
 }

@@ -395,11 +395,65 @@ START_TEST(leader_and_the_next_one_removed)
 }
 END_TEST
 
+/* ---- all members replaced meanwhile, 2.6 ------------------------------------------------------------- */
+
+/* Two more, and the first, of which alone everybody knew, is gone. */
+static bool replace_first_member(struct scene *s)
+{
+    struct member *old = &s->c->members[0];
+
+    if (!add_member(s, &s->c->members[1]) || !add_member(s, &s->c->members[2]))
+        return false;
+    for (int n = 0; n < 100 && !cluster_group_whole(s->c); n++) {
+        cluster_say_member(s->c, s->c->members[1].id, META_PROMOTE, NULL);
+        cluster_say_member(s->c, s->c->members[2].id, META_PROMOTE, NULL);
+        scene_run(s, 100);
+    }
+    for (int n = 0; n < 100 && cluster_leader(s->c) && names(cluster_leader(s->c)->server, old->id); n++) {
+        cluster_say_member(s->c, old->id, META_REMOVE, NULL);
+        scene_run(s, 200);
+    }
+    scene_run(s, 1000);
+    if (!cluster_leader(s->c) || cluster_leader(s->c) == old)
+        return false;
+    old->in = false;
+    member_kill(old);
+    return true;
+}
+
+/* A client that stood still for so long comes back, and none of whom it knew is there. */
+static bool client_alone(struct scene *s, const uint64_t off[RULE_LAYERS])
+{
+    uint64_t done;
+
+    s->faults = FAULT_MEMBERS;
+    s->metas = 1;
+    if (!scene_start(s, 1, off))
+        return true;
+    actor_new(&s->c->clients[0], toucher, s);
+    scene_run(s, 500);
+    sim_node_pause(s->c->clients[0].node, true);
+    if (!replace_first_member(s))
+        return true;
+    sim_node_pause(s->c->clients[0].node, false);
+    scene_run(s, 1000);
+    done = s->c->n_ops;
+    scene_run(s, 10000);
+    return s->c->n_ops == done;
+}
+
+START_TEST(client_stood_still_while_members_were_replaced)
+{
+    case_check(client_alone, NULL, false);
+}
+END_TEST
+
 int main(void)
 {
     const TTest *const tests[] = {lost_journal_of_a_store, replaced_store_is_no_source, member_killed_while_it_is_filled,
                                   snapshot_with_a_flipped_bit, damaged_snapshot_and_nothing_new,
-                                  mount_beside_files_of_another_cluster, leader_and_the_next_one_removed};
+                                  mount_beside_files_of_another_cluster, leader_and_the_next_one_removed,
+                                  client_stood_still_while_members_were_replaced};
 
     return cases_run("cases-faults", tests, ARRAY_SIZE(tests));
 }
