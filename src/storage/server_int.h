@@ -5,6 +5,7 @@
  *   server.c        opening, closing, the port, dispatch
  *   server_data.c   WRITE, READ, MANIFEST, SIZE_QUERY, RECONCILE, MAP_GET, STORE_STATUS
  *   server_leader.c registration, heartbeats, the durable map
+ *   server_lost.c   no leader answers: other stores say who is in the group
  *   server_gc.c     what is to be deleted
  *   server_aside.c  a damaged directory put out of the way
  *   server_failing.c a disk that failed is remembered
@@ -139,6 +140,9 @@ struct storage_server {
     struct env_timer beat_timer;
     struct rpc_call leader_call; /* register or beat */
     uint32_t misses;
+    struct rpc_call lost_call;
+    uint64_t lost_at; /* no leader answers: another store is asked then */
+    uint32_t lost_store; /* the next one */
     uint64_t last_beat; /* time of the last one answered */
     struct env_job id_job;
     struct identity id_new;
@@ -212,9 +216,15 @@ int leader_open(struct storage_server *s);
 void leader_last_word(struct storage_server *s);
 void leader_close(struct storage_server *s);
 void leader_want_map(struct storage_server *s, uint64_t epoch);
+/* The members are those that @m names. Not from a callback of a link to a member. */
+void leader_learn(struct storage_server *s, const struct map *m);
 int identity_load(struct storage_server *s);
 int map_load(struct storage_server *s);
 struct rpc_link *leader_current(struct storage_server *s);
+
+/* server_lost.c: called when the leader did not answer, or a member that does not lead did, and when the leader did */
+void lost_silence(struct storage_server *s);
+void lost_heard(struct storage_server *s);
 
 /* heal.c */
 enum heal_mode { HEAL_LOCAL, HEAL_ALL };

@@ -136,7 +136,6 @@ int map_load(struct storage_server *s)
 }
 
 static void map_fetch(struct storage_server *s);
-static void links_learn(struct storage_server *s);
 
 static void map_job_run(struct env_job *j)
 {
@@ -164,7 +163,7 @@ static void map_job_done(struct env_job *j)
     joined_map_saved(s);
     LOG_INFO("storage", "new map", "node=%u epoch=%llu stores=%u table=%d", s->cfg.node,
              (unsigned long long)s->map->epoch, s->map->n_stores, s->map->pgs != NULL);
-    links_learn(s);
+    leader_learn(s, s->map);
     recovery_map_changed(s);
     joined_kick(s);
     requests_map_changed(s);
@@ -271,19 +270,19 @@ static void link_drop(struct storage_server *s, uint32_t i)
 }
 
 /* The map names every member. Those it once named and does not any more are asked no longer. */
-static void links_learn(struct storage_server *s)
+void leader_learn(struct storage_server *s, const struct map *m)
 {
     for (uint32_t i = 0; i < s->n_links; i++) {
         struct leader_link *l = &s->links[i];
         bool there = false;
 
-        for (uint32_t k = 0; k < s->map->n_members; k++)
-            there = there || !strcmp(s->map->members[k].endpoint, l->link->endpoint);
-        l->gone = s->map->n_members && l->in_map && !there;
+        for (uint32_t k = 0; k < m->n_members; k++)
+            there = there || !strcmp(m->members[k].endpoint, l->link->endpoint);
+        l->gone = m->n_members && l->in_map && !there;
         l->in_map = l->in_map || there;
     }
-    for (uint32_t k = 0; k < s->map->n_members; k++) {
-        struct wire_str endpoint = wire_str_of(s->map->members[k].endpoint);
+    for (uint32_t k = 0; k < m->n_members; k++) {
+        struct wire_str endpoint = wire_str_of(m->members[k].endpoint);
         int r;
 
         for (uint32_t i = 0; i < s->n_links && s->n_links == LEADER_LINKS_MAX; i++) {
@@ -384,8 +383,11 @@ static void beat_later(struct storage_server *s, bool soon)
 /* Common end of a failed call; true if it was one. */
 static bool call_failed(struct storage_server *s, const struct rpc_reply *reply)
 {
-    if (reply->status == 0)
+    if (reply->status == 0) {
+        s->misses = 0;
+        lost_heard(s);
         return false;
+    }
     s->misses++;
     if (reply->status == -TC_E_NOT_LEADER)
         leader_hint(s, reply->body);
@@ -394,6 +396,7 @@ static bool call_failed(struct storage_server *s, const struct rpc_reply *reply)
     if (s->misses == 50)
         LOG_WARN("storage", "no leader of the metadata group answers, serving on", "node=%u last=%s", s->cfg.node,
                  tc_error_name(reply->status));
+    lost_silence(s);
     beat_later(s, true);
     return true;
 }
@@ -462,7 +465,6 @@ static void register_on_reply(struct rpc_call *c, const struct rpc_reply *reply)
     }
     if (call_failed(s, reply))
         return;
-    s->misses = 0;
     if (wire_decode(reply->body, &store_register_res_schema, &a, &res) == 0)
         register_reply(s, &res);
     else
@@ -497,7 +499,6 @@ static void beat_on_reply(struct rpc_call *c, const struct rpc_reply *reply)
     if (s->last_beat && env_now(s->env) > s->last_beat + CUT_OFF_NS)
         recovery_cut_off(s);
     s->last_beat = env_now(s->env);
-    s->misses = 0;
     if (wire_decode(reply->body, &store_beat_res_schema, &a, &res) == 0) {
         if (res.unknown)
             s->registered = false;
@@ -573,7 +574,7 @@ int leader_open(struct storage_server *s)
             return r;
     }
     if (s->map)
-        links_learn(s);
+        leader_learn(s, s->map);
     env_timer_set(s->env, &s->beat_timer, env_now(s->env));
     return 0;
 }

@@ -442,6 +442,30 @@ static bool client_alone(struct scene *s, const uint64_t off[RULE_LAYERS])
     return s->c->n_ops == done;
 }
 
+/* A store, too. */
+static bool store_alone(struct scene *s, const uint64_t off[RULE_LAYERS])
+{
+    struct storage_status st;
+
+    s->faults = FAULT_MEMBERS;
+    s->metas = 1;
+    if (!scene_start(s, 0, off))
+        return true;
+    sim_node_pause(s->c->stores[0].node, true);
+    if (!replace_first_member(s))
+        return true;
+    sim_node_pause(s->c->stores[0].node, false);
+    scene_run(s, 15000);
+    storage_server_status(s->c->stores[0].server, &st);
+    return st.map_epoch != fsm_map_epoch(meta_server_fsm(cluster_leader(s->c)->server));
+}
+
+START_TEST(store_stood_still_while_members_were_replaced)
+{
+    case_check(store_alone, NULL, false);
+}
+END_TEST
+
 START_TEST(client_stood_still_while_members_were_replaced)
 {
     case_check(client_alone, NULL, false);
@@ -453,7 +477,8 @@ int main(void)
     const TTest *const tests[] = {lost_journal_of_a_store, replaced_store_is_no_source, member_killed_while_it_is_filled,
                                   snapshot_with_a_flipped_bit, damaged_snapshot_and_nothing_new,
                                   mount_beside_files_of_another_cluster, leader_and_the_next_one_removed,
-                                  client_stood_still_while_members_were_replaced};
+                                  client_stood_still_while_members_were_replaced,
+                                  store_stood_still_while_members_were_replaced};
 
     return cases_run("cases-faults", tests, ARRAY_SIZE(tests));
 }
