@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The real env: loop, clock, timers, tasks, jobs, descriptors and signals. Messages are in os_net.c.
+ * The real env: loop, clock, timers, tasks, jobs, descriptors and signals. Its waits are in os_wait.c, messages in os_net.c.
  *
  * Locks: only os_env.lock, held for list operations. The loop sleeps in one epoll_pwait2(); whoever finishes a
  * job writes the eventfd only when the loop sleeps or is about to (sleeping is set before the loop looks
@@ -10,7 +10,6 @@
 
 #include <signal.h>
 #include <string.h>
-#include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/random.h>
 #include <sys/signalfd.h>
@@ -25,7 +24,6 @@
 #define RECONNECT_MS_DEFAULT 20
 #define RECONNECT_MS_MAX_DEFAULT 400
 #define TASK_ROUNDS_MAX 8              /* of deferred tasks in a turn, before looking outside again */
-#define SLEEP_NS_MAX (500 * NS_PER_MS) /* the kernel does not count suspend: look again this often */
 
 /* ---- clock, randomness ------------------------------------------------------------------------ */
 
@@ -395,110 +393,6 @@ static void run_signals(struct os_env *e)
 
 /* ---- the loop --------------------------------------------------------------------------------- */
 
-/* Made anew, so that no descriptor closed or numbered again meanwhile is left in it. */
-static void rebuild_epoll(struct os_env *e, size_t n)
-{
-    if (e->epoll_fd >= 0)
-        (void)close(e->epoll_fd);
-    e->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
-    ASSERT(e->epoll_fd >= 0);
-    for (size_t i = 0; i < n; i++) {
-        struct epoll_event ev = {.events = (uint32_t)e->polls[i].events, .data.u64 = i};
-
-        int r = e->polls[i].fd < 0 ? 0 : epoll_ctl(e->epoll_fd, EPOLL_CTL_ADD, e->polls[i].fd, &ev);
-
-        ASSERT(r == 0);
-    }
-    e->n_events = 0;
-}
-
-static void rebuild_polls(struct os_env *e)
-{
-    size_t n = 0, need;
-
-    for (size_t i = 0; i < e->n_fds; i++) {
-        if (!e->fds[i].dead)
-            e->fds[n++] = e->fds[i];
-    }
-    e->n_fds = n;
-    os_net_sweep(e);
-    need = 2 + e->n_ports + e->n_fds;
-    if (need > e->cap_polls) {
-        e->cap_polls = need * 2;
-        e->polls = tc_realloc(e->polls, e->cap_polls * sizeof *e->polls);
-    }
-    n = 0;
-    e->polls[n++] = (struct pollfd){.fd = e->event_fd, .events = POLLIN};
-    e->polls[n++] = (struct pollfd){.fd = e->signal_fd, .events = POLLIN};
-    for (size_t i = 0; i < e->n_ports; i++)
-        e->polls[n++] = (struct pollfd){.fd = os_port_fd(e->ports[i]), .events = POLLIN};
-    for (size_t i = 0; i < e->n_fds; i++)
-        e->polls[n++] = (struct pollfd){.fd = e->fds[i].fd, .events = e->fds[i].events};
-    e->polls_stale = false;
-    rebuild_epoll(e, n);
-}
-
-/* How long may the loop sleep? */
-static uint64_t sleep_ns(struct os_env *e)
-{
-    uint64_t now;
-
-    if (e->task_head || atomic_load(&e->done_any) || atomic_load(&e->stopping))
-        return 0;
-    for (size_t i = 0; i < e->n_ports; i++) {
-        if (os_port_dirty(e->ports[i]))
-            return 0;
-    }
-    if (e->heap_n == 0)
-        return SLEEP_NS_MAX;
-    e->now_valid = false;
-    now = os_now(&e->base);
-    return e->heap[1]->at <= now ? 0 : MIN(e->heap[1]->at - now, SLEEP_NS_MAX);
-}
-
-/* Sleep for @ns at most, until a descriptor is ready: fills polls[].revents. Of more than OS_EVENTS_MAX, the others next
- * time. */
-static int wait_events(struct os_env *e, uint64_t ns)
-{
-    struct timespec ts = {(time_t)(ns / NS_PER_S), (long)(ns % NS_PER_S)};
-    int n = -1;
-
-    for (int i = 0; i < e->n_events; i++)
-        e->polls[e->events[i].data.u64].revents = 0;
-    if (!e->no_pwait2) {
-        n = epoll_pwait2(e->epoll_fd, e->events, OS_EVENTS_MAX, &ts, NULL);
-        e->no_pwait2 = n < 0 && (errno == ENOSYS || errno == EPERM); /* Linux before 5.11, sandboxes */
-    }
-    if (e->no_pwait2)
-        n = epoll_wait(e->epoll_fd, e->events, OS_EVENTS_MAX, (int)((ns + NS_PER_MS - 1) / NS_PER_MS));
-    ASSERT(n >= 0 || errno == EINTR);
-    e->n_events = MAX(n, 0);
-    for (int i = 0; i < e->n_events; i++)
-        e->polls[e->events[i].data.u64].revents = (short)e->events[i].events;
-    return n;
-}
-
-/* Wait for the outside. Returns the number of ready descriptors. */
-static int wait_ready(struct os_env *e)
-{
-    uint64_t ns;
-    int n;
-
-    if (e->polls_stale)
-        rebuild_polls(e);
-    atomic_store(&e->sleeping, true);
-    ns = sleep_ns(e); /* looks at done_any after sleeping is set: no lost wake-up */
-    n = wait_events(e, ns);
-    atomic_store(&e->sleeping, false);
-    if (n > 0 && e->polls[0].revents) { /* perhaps a late wake-up of the last turn: harmless */
-        eventfd_t count;
-
-        (void)eventfd_read(e->event_fd, &count);
-    }
-    e->now_valid = false;
-    return n;
-}
-
 static void dispatch_ports(struct os_env *e, size_t n_ports, bool polled)
 {
     for (size_t i = 0; i < n_ports; i++) {
@@ -521,7 +415,7 @@ static void dispatch_fds(struct os_env *e, size_t n_ports, size_t n_fds)
 
 static void turn(struct os_env *e)
 {
-    int n = wait_ready(e);
+    int n = os_wait(e);
     size_t n_ports = e->n_ports, n_fds = e->n_fds; /* as polled: callbacks append only */
 
     dispatch_ports(e, n_ports, n > 0);
@@ -534,7 +428,7 @@ static void turn(struct os_env *e)
     run_timers(e);
     run_tasks(e);
     if (e->polls_stale)
-        rebuild_polls(e);
+        os_wait_rebuild(e);
     dispatch_ports(e, e->n_ports, false);
     run_tasks(e);
 }

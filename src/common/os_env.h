@@ -43,6 +43,13 @@ int os_env_run(struct env *e);
 /* Makes os_env_run() return @code after the current turn. From any thread or callback. */
 void os_env_stop(struct env *e, int code);
 
+/*
+ * Stay awake for up to @us microseconds (0: never, as it is at first) in a wait that will be short, going by those
+ * before it. @awaits tells whether an answer is outstanding: waits with and without are foretold apart. Never done where
+ * there is one processor.
+ */
+void os_env_busy_poll(struct env *e, uint32_t us, bool (*awaits)(void *arg), void *arg);
+
 /* Call @fn when poll reports @events on @fd (level-triggered, once a turn). One entry per fd. */
 void os_env_add_fd(struct env *e, int fd, short events, void (*fn)(void *arg, short revents), void *arg);
 /* No callback of this fd comes after it. Harmless if unknown. */

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What the two halves of the real env share: os_env.c (loop, timers, jobs) and os_net.c (ZeroMQ).
+ * What the parts of the real env share: os_env.c (timers, tasks, jobs, turns of the loop), os_wait.c (what it waits for,
+ * and how) and os_net.c (ZeroMQ).
  * Nobody else includes this.
  */
 #pragma once
@@ -80,12 +81,25 @@ struct os_env {
     int n_events;
     bool no_pwait2;
     bool polls_stale;
+
+    /* Busy polling (os_wait.c). */
+    uint64_t busy_ns; /* 0: never */
+    bool (*awaits)(void *arg);
+    void *awaits_arg;
+    uint8_t short_waits[2]; /* in a row, without and with an answer awaited */
 };
 
 static inline struct os_env *os_env_of(struct env *e)
 {
     return container_of(e, struct os_env, base);
 }
+
+/* ---- os_wait.c ---- */
+
+/* Wait for the outside: fills polls[].revents. Returns the number of ready descriptors. */
+int os_wait(struct os_env *e);
+/* After descriptors or ports came or went (polls_stale). */
+void os_wait_rebuild(struct os_env *e);
 
 /* ---- os_net.c ---- */
 

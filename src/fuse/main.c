@@ -234,6 +234,14 @@ static int write_pid_file(const struct daemon *d, const char *path)
     return 0;
 }
 
+/* Is a program waiting for us? */
+static bool requests_in_flight(void *arg)
+{
+    const struct daemon *d = arg;
+
+    return d->mount.ops;
+}
+
 static int run(struct daemon *d)
 {
     char host[256] = "?";
@@ -254,6 +262,7 @@ static int run(struct daemon *d)
     name = tc_asprintf("%s:%s", host, d->mount.mountpoint);
     cfg.name = name;
     d->mount.on_unmounted = on_unmounted;
+    os_env_busy_poll(d->mount.env, d->opt.busy_poll_us, requests_in_flight, d);
     os_env_on_signal(d->mount.env, SIGTERM, on_signal, d);
     os_env_on_signal(d->mount.env, SIGINT, on_signal, d);
     os_env_on_signal(d->mount.env, SIGHUP, on_signal, d);

@@ -3,6 +3,9 @@
 
 #include <string.h>
 
+#define BUSY_POLL_US 300 /* a round trip and a read of a fast disk */
+#define BUSY_POLL_US_MAX 10000
+
 /* What mount(8), fstab and systemd write there, and what means nothing to a mounted filesystem. */
 static const char *const ignored[] = {"rw",       "_netdev", "nofail",  "auto",  "noauto", "user",    "users",
                                       "nouser",   "nousers", "owner",   "noowner", "group", "nogroup", "async",
@@ -41,10 +44,23 @@ static int parse_wait(const struct cli *c, const char *value, uint64_t *ret_ms)
     return 0;
 }
 
+static int parse_busy_poll(const struct cli *c, const char *value, uint32_t *ret_us)
+{
+    char *end;
+    unsigned long us = strtoul(value, &end, 10);
+
+    if (*value < '0' || *value > '9' || *end || us > BUSY_POLL_US_MAX)
+        return cli_usage_error(c, "option busy_poll=%s: say microseconds, from 0 (never) to %d", value, BUSY_POLL_US_MAX);
+    *ret_us = (uint32_t)us;
+    return 0;
+}
+
 static int parse_word(const struct cli *c, const char *word, struct mount_options *o)
 {
     if (strncmp(word, "wait=", 5) == 0)
         return parse_wait(c, word + 5, &o->wait_ms);
+    if (strncmp(word, "busy_poll=", 10) == 0)
+        return parse_busy_poll(c, word + 10, &o->busy_poll_us);
     if (strcmp(word, "pages=strict") == 0) {
         o->strict_pages = true;
         return 0;
@@ -69,7 +85,7 @@ static int parse_word(const struct cli *c, const char *word, struct mount_option
 int mount_options_parse(const struct cli *c, const char *text, struct mount_options *ret)
 {
     char *copy = tc_strdup(text ? text : ""), *save = NULL;
-    struct mount_options o = {.kernel = tc_strdup(""), .wait_ms = UINT64_MAX};
+    struct mount_options o = {.kernel = tc_strdup(""), .wait_ms = UINT64_MAX, .busy_poll_us = BUSY_POLL_US};
     int status = 0;
 
     for (char *w = strtok_r(copy, ",", &save); w && status == 0; w = strtok_r(NULL, ",", &save))

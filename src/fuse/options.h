@@ -8,6 +8,7 @@ struct mount_options {
     char *kernel;     /* comma list for libfuse */
     uint64_t wait_ms; /* UINT64_MAX: for ever */
     bool strict_pages;
+    uint32_t busy_poll_us; /* 0: never */
 };
 
 /* 0, or the exit status after one line on stderr. */

@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "common/os_env.h"
@@ -408,13 +409,62 @@ START_TEST(nobody_there)
 }
 END_TEST
 
-int main(void)
-{
-    Suite *s = suite_create("os_env");
-    TCase *tc = tcase_create("os_env");
-    SRunner *sr;
+/* ---- busy polling ------------------------------------------------------------------------------- */
 
-    tcase_add_checked_fixture(tc, setup, teardown);
+static bool awaits(void *arg TC_UNUSED)
+{
+    return true;
+}
+
+/* Longer than most waits here: they are spent awake. */
+static void setup_awake(void)
+{
+    setup();
+    os_env_busy_poll(env, 50000, awaits, NULL);
+}
+
+static uint64_t processor_ns(void)
+{
+    struct timespec ts;
+
+    ck_assert_int_eq(clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &ts), 0);
+    return (uint64_t)ts.tv_sec * NS_PER_S + (uint64_t)ts.tv_nsec;
+}
+
+static void again_later(struct env_timer *t)
+{
+    if (++n_replies == 20)
+        os_env_stop(env, 0);
+    else
+        env_timer_set(env, t, env_now(env) + 30 * NS_PER_MS);
+}
+
+/* Waits longer than the limit are slept through, even if a busy time came before. */
+START_TEST(long_waits_are_slept)
+{
+    struct env_timer t = {.fn = again_later};
+    uint64_t begun, awake;
+
+    os_env_busy_poll(env, 2000, awaits, NULL);
+    open_both();
+    for (int i = 0; i < 100; i++)
+        send_and_wait(1);
+    env_port_close(client);
+    env_port_close(server);
+    n_replies = 0;
+    begun = processor_ns();
+    env_timer_set(env, &t, env_now(env) + 30 * NS_PER_MS);
+    run();
+    awake = processor_ns() - begun;
+    ck_assert_msg(awake < 20 * 30 * NS_PER_MS / 2, "awake for %llu ms of 600", (unsigned long long)(awake / NS_PER_MS));
+}
+END_TEST
+
+static TCase *all_cases(const char *name, void (*before)(void))
+{
+    TCase *tc = tcase_create(name);
+
+    tcase_add_checked_fixture(tc, before, teardown);
     tcase_set_timeout(tc, 30);
     tcase_add_test(tc, timers_in_order);
     tcase_add_test(tc, timer_does_not_starve);
@@ -427,7 +477,18 @@ int main(void)
     tcase_add_test(tc, peer_restarts);
     tcase_add_test(tc, dead_peer);
     tcase_add_test(tc, nobody_there);
-    suite_add_tcase(s, tc);
+    return tc;
+}
+
+int main(void)
+{
+    Suite *s = suite_create("os_env");
+    TCase *busy = all_cases("os_env_awake", setup_awake);
+    SRunner *sr;
+
+    tcase_add_test(busy, long_waits_are_slept);
+    suite_add_tcase(s, all_cases("os_env", setup));
+    suite_add_tcase(s, busy);
     sr = srunner_create(s);
     srunner_set_fork_status(sr, CK_NOFORK); /* ZeroMQ does not survive the fork */
     srunner_run_all(sr, CK_ENV);
