@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
 """The metadata group of a mounted cluster grows from one member to three and five; a dead member is replaced; every
-member there was at the beginning goes. A program on the mount writes all the while and sees no error."""
-import json, shutil, signal, sys
+member there was at the beginning goes. A program on the mount writes all the while and sees no error. A mount and a store
+that stood still while every member they knew was replaced find the new ones."""
+import json, os, shutil, signal, subprocess, sys
 from cluster import Cluster, Writer, need_fuse, wait_until
 
 
@@ -38,8 +39,35 @@ def join(c, i):
     wait_until('vote of %d' % i, lambda: i in voters(c))
 
 
+def three_stores(c):
+    wait_until('three stores', lambda: [p for p in c.status()['members'] if p.get('status', {}).get('role') == 'leader']
+               and all('storage node' not in p['what'] for p in c.problems()))
+
+
+def stood_still():
+    with Cluster(metas=1, storages=3) as c:
+        m = c.start().mount()
+        file = os.path.join(m.path, 'file')
+        subprocess.run(['touch', file], check=True, timeout=60)
+        still = [m, c.daemons['storage-1']]
+        for d in still:
+            d.signal(signal.SIGSTOP)
+        for i in (2, 3):
+            join(c, i)
+        must(c, 'remove', '1')
+        wait_until('another leader', lambda: leader(c) != 1)
+        c.daemons.pop('meta-1').kill()
+        for d in still:
+            d.signal(signal.SIGCONT)
+        subprocess.run(['sh', '-c', 'echo here > "$0"', file], check=True, timeout=60)
+        three_stores(c)
+        m.umount()
+    print('ok: who stood still finds those who came meanwhile')
+
+
 def main():
     need_fuse()
+    stood_still()
     with Cluster(metas=1, storages=3) as c:
         first_conf = c.dir + '/first.conf'
         m = c.start().mount()
@@ -100,8 +128,7 @@ def main():
         d.stop()
         d.args[1] = '--config=' + first_conf
         d.start()
-        wait_until('three stores', lambda: [p for p in c.status()['members'] if p.get('status', {}).get('role') == 'leader']
-                   and all('storage node' not in p['what'] for p in c.problems()))
+        three_stores(c)
         w.end()
         print('ok: nobody is left of those who began; %d files written meanwhile, none took longer than %.2f s'
               % (w.n, w.longest))
