@@ -160,11 +160,11 @@ void inode_drop_attr(struct inode *i)
     i->attr_cached = false;
 }
 
-/* Another epoch has begun that is not of this client: the end of its X is committed, and the answer that says so is
- * under way. What was answered since is newer than what the X had. */
+/* Another epoch has begun that is not of this client, or nobody held X: the end of its X is committed, and the answer
+ * that says so is under way. What was answered since is newer than what the X had. */
 bool x_is_over(const struct inode *i)
 {
-    return i->x && i->phase == RECALL_COMMIT && i->attr.epoch > i->x->epoch;
+    return i->x && i->phase == RECALL_COMMIT && (i->attr.epoch > i->x->epoch || (i->attr.flags & ATTR_FREE));
 }
 
 void inode_attr(const struct inode *i, struct attr *ret)

@@ -50,8 +50,8 @@ bool lease_s_ok(struct tc_client *c, struct inode *i)
 {
     if (i->phase >= RECALL_BLOCK && !(i->downgrade && i->phase == RECALL_COMMIT))
         return false;
-    if (i->x)
-        return session_valid(c);
+    if (i->x) /* whose end is sent: it may be S already */
+        return i->phase == RECALL_COMMIT ? session_caching(c) : session_valid(c);
     return holds_s_now(c, i) && session_caching(c);
 }
 

@@ -132,8 +132,9 @@ enum data_state { DATA_CLEAN = 0, DATA_SETTLED = 1, DATA_UNCLEAN = 2, DATA_UNSIZ
 WIRE_DECLARE(attr, ATTR)
 
 /* attr.flags. HELD: another session holds X (or a dead one's size is not recovered): what the X holder may change
- * (size, times, mode, owner) is older than what it has; not to be shown or cached, ask with GETATTR. */
-enum attr_flags { ATTR_HELD = 1 << 0 };
+ * (size, times, mode, owner) is older than what it has; not to be shown or cached, ask with GETATTR.
+ * FREE: a file of which nobody held X; in answers of reads (replies that are kept say nothing of it). */
+enum attr_flags { ATTR_HELD = 1 << 0, ATTR_FREE = 1 << 1 };
 
 enum lease_kind { LEASE_NONE = 0, LEASE_O = 1, LEASE_S = 2, LEASE_X = 4 }; /* bits */
 

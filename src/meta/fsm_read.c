@@ -58,6 +58,14 @@ void attr_fill(struct fsm *f, uint64_t session, const struct inode *in, struct w
     }
 }
 
+/* For a read. */
+static void attr_show(struct fsm *f, uint64_t session, const struct inode *in, struct wire_arena *a, struct attr *ret)
+{
+    attr_fill(f, session, in, a, ret);
+    if (!in->has_lease && S_ISREG(in->mode))
+        ret->flags |= ATTR_FREE;
+}
+
 /* ---- namespace ------------------------------------------------------------------------------- */
 
 int fsm_getattr(struct fsm *f, uint64_t session, uint64_t ino, struct wire_arena *a,
@@ -69,7 +77,7 @@ int fsm_getattr(struct fsm *f, uint64_t session, uint64_t ino, struct wire_arena
     in = fsm_inode_get(f, ino);
     if (!in)
         return io_error_take(f, -TC_E_NOENT);
-    attr_fill(f, session, in, a, ret_attr);
+    attr_show(f, session, in, a, ret_attr);
     return 0;
 }
 
@@ -107,7 +115,7 @@ int fsm_lookup(struct fsm *f, uint64_t session, uint64_t parent, struct wire_str
     in = fsm_inode_get(f, slot.ino);
     if (!in)
         return io_error_take(f, -TC_E_DAMAGED);
-    attr_fill(f, session, in, a, ret_attr);
+    attr_show(f, session, in, a, ret_attr);
     return 0;
 }
 
@@ -142,7 +150,7 @@ static bool readdir_attr(struct fsm *f, uint64_t session, struct wire_arena *a,
     const struct inode *in = inode_peek(f, d->ino, room);
 
     if (in)
-        attr_fill(f, session, in, a, &d->attr);
+        attr_show(f, session, in, a, &d->attr);
     d->has_attr = in && !(d->attr.flags & ATTR_HELD);
     if (!d->has_attr)
         d->attr = (struct attr){0};

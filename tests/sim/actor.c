@@ -165,6 +165,7 @@ static void on_entry(void *arg, int status, const struct tc_entry *e)
         a->size = e->attr.size;
         a->mode = e->attr.mode;
         a->nlink = e->attr.nlink;
+        a->mtime = e->attr.mtime;
     }
     call_done(a, status);
 }
@@ -243,6 +244,14 @@ int a_truncate(struct actor *a, uint64_t ino, uint64_t size)
     struct setattr_req set = {.ino = ino, .mask = SET_SIZE, .size = size};
 
     CALL(a, "truncate", tc_setattr(a->cl->tc, &set, on_entry, a));
+    return call_wait(a);
+}
+
+int a_utimes(struct actor *a, uint64_t ino, uint64_t mtime)
+{
+    struct setattr_req set = {.ino = ino, .mask = SET_MTIME, .mtime = mtime};
+
+    CALL(a, "utimes", tc_setattr(a->cl->tc, &set, on_entry, a));
     return call_wait(a);
 }
 

@@ -34,7 +34,7 @@ struct actor {
     int status;
     uint64_t ino, size; /* results */
     uint32_t mode, nlink;
-    uint64_t off;
+    uint64_t mtime, off;
     size_t len;
     uint8_t *data; /* of a read */
     struct actor_entry *entries;
@@ -56,9 +56,10 @@ void actor_sleep(struct actor *a, uint64_t ns);
 bool actor_ready(struct actor *a);
 
 /* The client library's calls. 0 or an error. Results are in the actor. */
-int a_lookup(struct actor *a, uint64_t parent, const char *name); /* ino, mode, size, nlink */
+int a_lookup(struct actor *a, uint64_t parent, const char *name); /* ino, mode, size, nlink, mtime */
 int a_getattr(struct actor *a, uint64_t ino);
 int a_truncate(struct actor *a, uint64_t ino, uint64_t size);
+int a_utimes(struct actor *a, uint64_t ino, uint64_t mtime);
 int a_make(struct actor *a, uint64_t parent, const char *name, uint32_t mode, bool excl); /* ino, ... */
 int a_symlink(struct actor *a, uint64_t parent, const char *name, const char *target);
 int a_link(struct actor *a, uint64_t ino, uint64_t parent, const char *name);

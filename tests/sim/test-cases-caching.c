@@ -190,6 +190,98 @@ START_TEST(late_end_of_x)
 }
 END_TEST
 
+/* The same of times, whose change begins no epoch. */
+static void unheard_owner(struct actor *a)
+{
+    struct scene *s = a->arg;
+
+    unheard_holder(a);
+    s->n = a->mtime;
+}
+
+static void setter_of_times(struct actor *a)
+{
+    struct scene *s = a->arg;
+
+    s->replaced = actor_ready(a) && a_utimes(a, s->ino, 12345 * NS_PER_S) == 0;
+}
+
+START_TEST(late_end_and_times)
+{
+    struct scene s = {0};
+
+    ck_assert(scene_start(&s, 2, NULL));
+    actor_new(&s.c->clients[0], unheard_owner, &s);
+    ck_assert(scene_wait(&s, &s.written, 1000));
+    actor_new(&s.c->clients[1], setter_of_times, &s);
+    ck_assert(scene_wait(&s, &s.ended, 8000));
+    ck_assert_int_eq(s.status, 0);
+    ck_assert_uint_eq(s.n, 12345 * NS_PER_S);
+    s.holds[0].times = 0;
+    scene_run(&s, 2000);
+}
+END_TEST
+
+/* X goes down to S, and the answer that says so never comes: what is cached meanwhile is so under S, while that right runs. */
+static void unheard_downgrade(struct actor *a)
+{
+    struct scene *s = a->arg;
+
+    if (make_file(a, LEN) == 0)
+        s->holds[0] = (struct hold){MSG_COMMIT, WIRE_REPLY, a->cl->node, UINT64_MAX, 1000000};
+}
+
+static void reader_then_longer(struct actor *a)
+{
+    struct scene *s = a->arg;
+
+    if (read_file(a, LEN))
+        return;
+    if (s->done)
+        sim_node_pause(s->c->clients[0].node, true);
+    else
+        scene_cut(s, 0, true, true, true);
+    longer_writer(a);
+}
+
+static void size_seen(void *arg, int status, const struct tc_entry *e)
+{
+    struct scene *s = arg;
+
+    s->ended = true;
+    s->status = status;
+    s->n = e ? e->attr.size : 0;
+}
+
+/* @still: it stood still, and is asked before it has looked at the time; else it is cut off. */
+static void downgrade_unheard(bool still)
+{
+    struct scene s = {.ttl_ms = 10000, .done = still};
+
+    ck_assert(scene_start(&s, 2, NULL));
+    actor_new(&s.c->clients[0], unheard_downgrade, &s);
+    ck_assert(scene_wait(&s, &s.written, 1000));
+    actor_new(&s.c->clients[1], reader_then_longer, &s);
+    ck_assert(scene_wait(&s, &s.replaced, 8000)); /* S ran out; the session lives */
+    if (still)
+        sim_node_pause(s.c->clients[0].node, false);
+    tc_getattr(s.c->clients[0].tc, s.ino, size_seen, &s);
+    scene_run(&s, 1000);
+    ck_assert(!s.ended || s.n != LEN);
+    scene_cut(&s, 0, true, true, false);
+    s.holds[0].times = 0;
+    ck_assert(scene_wait(&s, &s.ended, 20000));
+    ck_assert_int_eq(s.status, 0);
+    ck_assert_uint_eq(s.n, 2 * LEN + 6);
+}
+
+START_TEST(late_downgrade)
+{
+    downgrade_unheard(false);
+    downgrade_unheard(true);
+}
+END_TEST
+
 /* ---- grants and rights, 3.1, 3.2 -------------------------------------------------------------------- */
 
 /* Makes the file longer and longer. */
@@ -521,7 +613,7 @@ END_TEST
 
 int main(void)
 {
-    const TTest *const tests[] = {late_name, late_attributes, late_answers, late_end_of_x, late_grants, caching_right, generation,
+    const TTest *const tests[] = {late_name, late_attributes, late_answers, late_end_of_x, late_end_and_times, late_downgrade, late_grants, caching_right, generation,
                                   new_leader, unannounced_leader, deaf_holder, window_full, lease_reads};
 
     return cases_run("caching", tests, ARRAY_SIZE(tests));
