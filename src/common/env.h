@@ -49,6 +49,7 @@ struct env_job {
  * once, as threads are free. Zero-initialise with env_queue_init(). Must outlive its jobs. */
 struct env_queue {
     bool serial;
+    bool apart;   /* set after init: jobs do not wait for a free thread (all may hang); for few jobs, and not serial */
     bool running; /* the env's own, from here on */
     struct env_job *head, **tail;
     void *impl;

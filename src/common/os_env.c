@@ -230,6 +230,8 @@ static void os_queue_init(struct env *env TC_UNUSED, struct env_queue *q, bool s
     q->tail = &q->head;
 }
 
+static bool start_apart(struct os_env *e, struct env_queue *q, struct env_job *j);
+
 static void os_job_submit(struct env *env, struct env_queue *q, struct env_job *j)
 {
     struct os_env *e = os_env_of(env);
@@ -237,6 +239,8 @@ static void os_job_submit(struct env *env, struct env_queue *q, struct env_job *
 
     ASSERT(j->run && j->done);
     j->queue = q;
+    if (q->apart && start_apart(e, q, j))
+        return;
     pthread_mutex_lock(&e->lock);
     if (q->serial && q->running) {
         j->next = NULL;
@@ -308,6 +312,47 @@ static void *disk_thread(void *arg)
     }
     pthread_mutex_unlock(&e->lock);
     return NULL;
+}
+
+static void *apart_thread(void *arg)
+{
+    struct env_job *j = arg;
+    struct os_env *e = j->queue->impl;
+
+    j->run(j);
+    pthread_mutex_lock(&e->lock);
+    job_finished(e, j);
+    wake(e); /* still under the lock: when the last is gone, so may the env be */
+    e->n_apart--;
+    pthread_cond_broadcast(&e->apart_over);
+    pthread_mutex_unlock(&e->lock);
+    return NULL;
+}
+
+/* False: no thread can be made, it waits for one like others. */
+static bool start_apart(struct os_env *e, struct env_queue *q, struct env_job *j)
+{
+    pthread_t thread;
+    sigset_t all, old;
+    int r;
+
+    ASSERT(!q->serial);
+    q->impl = e;
+    pthread_mutex_lock(&e->lock);
+    e->n_apart++;
+    pthread_mutex_unlock(&e->lock);
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &old);
+    r = pthread_create(&thread, NULL, apart_thread, j);
+    pthread_sigmask(SIG_SETMASK, &old, NULL);
+    if (r == 0) {
+        (void)pthread_detach(thread);
+        return true;
+    }
+    pthread_mutex_lock(&e->lock);
+    e->n_apart--;
+    pthread_mutex_unlock(&e->lock);
+    return false;
 }
 
 static void run_done_jobs(struct os_env *e)
@@ -506,6 +551,7 @@ int os_env_new(const struct os_env_options *opt, struct env **ret_env)
     e->polls_stale = true;
     pthread_mutex_init(&e->lock, NULL);
     pthread_cond_init(&e->work, NULL);
+    pthread_cond_init(&e->apart_over, NULL);
     e->event_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
     r = e->event_fd < 0 ? tc_error_from_errno(errno) : os_net_init(e);
     if (r == 0)
@@ -528,6 +574,8 @@ struct env *os_env_free(struct env *env)
     pthread_mutex_lock(&e->lock);
     e->quit = true;
     pthread_cond_broadcast(&e->work);
+    while (e->n_apart > 0)
+        pthread_cond_wait(&e->apart_over, &e->lock);
     pthread_mutex_unlock(&e->lock);
     for (uint32_t i = 0; i < e->n_threads; i++)
         pthread_join(e->threads[i], NULL);
@@ -539,6 +587,7 @@ struct env *os_env_free(struct env *env)
     if (e->epoll_fd >= 0)
         (void)close(e->epoll_fd);
     pthread_cond_destroy(&e->work);
+    pthread_cond_destroy(&e->apart_over);
     pthread_mutex_destroy(&e->lock);
     free(e->threads);
     free(e->heap);

@@ -50,9 +50,10 @@ struct os_env {
 
     /* Disk threads. Everything here, and q->head/tail/running, under @lock. */
     pthread_mutex_t lock;
-    pthread_cond_t work;
+    pthread_cond_t work, apart_over;
     pthread_t *threads;
     uint32_t n_threads, n_idle;
+    uint32_t n_apart; /* jobs of queues apart that run, each on a thread made for it */
     struct env_job *todo_head, **todo_tail;
     struct env_job *done_head, **done_tail;
     bool quit;

@@ -189,6 +189,7 @@ void store_beat(struct meta_server *s, const struct request *q)
     struct store_beat_res res = {.map_epoch = fsm_map_epoch(s->fsm), .time = server_time(s)};
     struct gc_item gc[GC_BATCH];
     struct meta_store *h;
+    bool turned;
 
     if (!st || st->state == STORE_REPLACED || st->start != req->start) {
         res.unknown = true;
@@ -207,10 +208,11 @@ void store_beat(struct meta_server *s, const struct request *q)
     h->used = req->used;
     h->chunks = req->chunks;
     h->behind = req->behind;
-    if (req->flags & ~h->flags & STORE_DISK_ERROR) {
+    if (req->flags & ~h->flags & STORE_DISK_ERROR)
         LOG_WARN("meta", "the disk of a store fails", "node=%u endpoint=%s", st->node, st->endpoint);
-        placement_soon(s);
-    }
+    else if (h->flags & ~req->flags & STORE_DISK_ERROR)
+        LOG_INFO("meta", "the disk of a store is well again", "node=%u endpoint=%s", st->node, st->endpoint);
+    turned = (req->flags ^ h->flags) & STORE_DISK_ERROR;
     h->flags = req->flags;
     h->map_epoch = req->map_epoch;
     h->found = req->found;
@@ -230,6 +232,10 @@ void store_beat(struct meta_server *s, const struct request *q)
     res.gc.items = gc;
     res.gc.n = fsm_gc(s->fsm, req->gc_done, gc, GC_BATCH);
     server_reply(s, q->peer, q->id, q->type, 0, &store_beat_res_schema, &res);
+    if (turned) {
+        placement_soon(s);
+        placement_tick(s); /* its groups move, or what moves is called off, now */
+    }
 }
 
 /* ---- gc ---- */

@@ -110,13 +110,25 @@ struct unlink_work { /* a file that is no chunk's any more; gone before the kv's
 
 /* chunk_watch.c */
 enum watched { WATCH_SYNCS, WATCH_FILES, WATCHED, WATCH_NONE = WATCHED };
+struct watch_kind { /* times are those of the watch's clock */
+    uint32_t asked;  /* and not ended: not counting the probe */
+    bool probing;
+    uint64_t ended_at;  /* when one ended last, or the first of those asked for was; the probe counts ... */
+    uint64_t own_at;    /* ... and not */
+    uint64_t probed_at; /* the probe was asked for */
+    uint64_t slow;      /* ns: the longest time lately in which none ended, and then one did ... */
+    uint64_t slow_at;   /* ... at this env_now() */
+    struct env_queue queue;
+    struct env_job job;
+};
 struct watch {
-    uint32_t asked[WATCHED]; /* and not ended */
-    uint64_t ended[WATCHED], seen[WATCHED]; /* as of the last tick */
-    uint64_t stuck[WATCHED]; /* ns, in which nothing ended */
-    uint64_t last;
+    struct watch_kind kinds[WATCHED];
+    uint64_t clock; /* time while this process could see what ends ... */
+    uint64_t last;  /* ... as of this env_now() */
     struct env_timer timer;
     bool hangs;
+    struct vfs_file *file, *direct; /* `probe`, to write and to read; NULL: there is none */
+    void *block;
 };
 
 struct merge;
@@ -269,6 +281,7 @@ void merge_free(struct chunk_store *cs);
 
 /* chunk_watch.c */
 void watch_open(struct chunk_store *cs);
+void watch_files(struct chunk_store *cs); /* blocking: makes what is asked for in doubt */
 void watch_close(struct chunk_store *cs);
 void watch_begin(struct chunk_store *cs, enum watched kind);
 void watch_end(struct chunk_store *cs, enum watched kind);

@@ -190,6 +190,7 @@ static int open_state(struct chunk_store *cs)
     r = cs_meta_load(cs, &cs->applied);
     if (r < 0)
         return r;
+    watch_files(cs);
     cs->flushed = cs->applied;
     r = journal_open(cs->env, cs->journal_dir, &cs->opt.journal, rec_replay, cs, &damage, &cs->journal);
     if (r == -TC_E_DAMAGED)

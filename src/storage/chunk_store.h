@@ -45,6 +45,9 @@ struct chunk_store_options {
     /* The store failed for good; deferred, at most once. DAMAGED: the index or the journal is. */
     void (*fatal)(void *arg, int err, const char *why);
     void *fatal_arg;
+    /* The disk hangs, or goes on: disk_error of the stats is another. From inside calls: take note, no more. NULL: none. */
+    void (*hangs)(void *arg);
+    void *hangs_arg;
 };
 
 /* Blocking. Errors: DAMAGED, VERSION, IO, NOSPC. */

@@ -316,6 +316,11 @@ static int open_dir(struct storage_server *s)
     return r;
 }
 
+static void store_hangs(void *arg)
+{
+    leader_tell(arg);
+}
+
 static int open_store(struct storage_server *s)
 {
     struct chunk_store_options opt = {
@@ -331,6 +336,8 @@ static int open_store(struct storage_server *s)
         .damaged_arg = s,
         .fatal = store_fatal,
         .fatal_arg = s,
+        .hangs = store_hangs,
+        .hangs_arg = s,
     };
     int r = chunk_store_open(s->env, &opt, &s->cs);
 

@@ -214,6 +214,7 @@ void server_gc_end(struct storage_server *s); /* also if none is under way */
 int leader_open(struct storage_server *s);
 /* A last word to the leader: the disk fails. */
 void leader_last_word(struct storage_server *s);
+void leader_tell(struct storage_server *s); /* the next beat now */
 void leader_close(struct storage_server *s);
 void leader_want_map(struct storage_server *s, uint64_t epoch);
 /* The members are those that @m names. Not from a callback of a link to a member. */

@@ -547,6 +547,14 @@ void leader_last_word(struct storage_server *s)
     send_beat(s);
 }
 
+void leader_tell(struct storage_server *s)
+{
+    if (!s->registered || s->closing)
+        return;
+    rpc_cancel(&s->leader_call); /* a beat: its answer is not waited for, the next one's says the same */
+    env_timer_set(s->env, &s->beat_timer, env_now(s->env));
+}
+
 static void beat_fire(struct env_timer *t)
 {
     struct storage_server *s = container_of(t, struct storage_server, beat_timer);

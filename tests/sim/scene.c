@@ -32,7 +32,7 @@ static uint64_t late(void *arg, struct sim_node *from, struct sim_node *to, stru
 
 struct cluster *scene_start(struct scene *s, unsigned clients, const uint64_t off[RULE_LAYERS])
 {
-    struct cluster_options opt = {.seed = 7, .n_meta = s->metas ? s->metas : 3, .n_store = 3, .n_client = clients, .n = 3, .w = 2, .r = 2,
+    struct cluster_options opt = {.seed = 7, .n_meta = s->metas ? s->metas : 3, .n_store = s->stores ? s->stores : 3, .n_client = clients, .n = 3, .w = 2, .r = 2,
                                   .pg_count = 16, .ttl_ms = s->ttl_ms ? s->ttl_ms : 2000,
                                   .faults = s->faults, .keep_entries = s->keep_entries};
 

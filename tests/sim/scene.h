@@ -27,6 +27,7 @@ struct scene {
     struct cluster *c;
     uint64_t ttl_ms; /* of sessions; 0: 2000 */
     unsigned metas;  /* 0: 3 */
+    unsigned stores; /* 0: 3 */
     uint32_t faults; /* what these need is there (spare members, another cluster); none happens by itself */
     unsigned keep_entries;
     uint64_t ino;
@@ -38,7 +39,7 @@ struct scene {
     uint64_t n;    /* what a reader has done */
 };
 
-/* Members, three stores. NULL: it does not come up. */
+/* Members, stores. NULL: it does not come up. */
 struct cluster *scene_start(struct scene *s, unsigned clients, const uint64_t off[RULE_LAYERS]);
 void scene_run(struct scene *s, uint64_t ms);
 /* Until *@flag, @ms at most; *@flag. */

@@ -76,6 +76,7 @@ struct sim_disk {
         int err;
     } fail[SIM_DISK_OPS];
     int broken[SIM_DISK_OPS];
+    uint64_t slow[SIM_DISK_OPS], waited;
 };
 
 /* ---- faults --------------------------------------------------------------------------------------- */
@@ -86,6 +87,7 @@ static int disk_enter(struct sim_disk *d, enum sim_disk_op op, bool *ret_torn)
     *ret_torn = false;
     if (d->frozen)
         return -TC_E_IO;
+    d->waited += d->slow[op];
     d->cost += op == SIM_DISK_SYNC || op == SIM_DISK_SYNC_DIR ? COST_SYNC_NS : COST_OP_NS;
     if (op != SIM_DISK_READ) {
         d->ops++;
@@ -105,6 +107,19 @@ static int disk_enter(struct sim_disk *d, enum sim_disk_op op, bool *ret_torn)
 void sim_disk_break(struct sim_disk *d, enum sim_disk_op op, int err)
 {
     d->broken[op] = err;
+}
+
+void sim_disk_slow(struct sim_disk *d, enum sim_disk_op op, uint64_t ns)
+{
+    d->slow[op] = ns;
+}
+
+uint64_t sim_disk_waited(struct sim_disk *d)
+{
+    uint64_t waited = d->waited;
+
+    d->waited = 0;
+    return waited;
 }
 
 void sim_disk_crash_after(struct sim_disk *d, uint64_t n)

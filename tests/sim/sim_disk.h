@@ -48,6 +48,8 @@ void sim_disk_set_limit(struct sim_disk *d, uint64_t bytes); /* 0: none */
 void sim_disk_fail(struct sim_disk *d, enum sim_disk_op op, uint64_t after, int err);
 /* Every operation of kind @op from now fails with @err; 0: no longer. */
 void sim_disk_break(struct sim_disk *d, enum sim_disk_op op, int err);
+/* Every operation of kind @op from now takes @ns longer. */
+void sim_disk_slow(struct sim_disk *d, enum sim_disk_op op, uint64_t ns);
 /* Flip bits of one byte, on the platter and in memory. False if there is no such byte. */
 bool sim_disk_flip(struct sim_disk *d, const char *path, uint64_t off, uint8_t mask);
 /* Overwrite on the platter and in memory, whatever the state. For tests of damage. */
@@ -56,5 +58,6 @@ bool sim_disk_chop(struct sim_disk *d, const char *path, uint64_t size);
 
 uint64_t sim_disk_ops(const struct sim_disk *d);  /* mutating operations so far */
 uint64_t sim_disk_cost(struct sim_disk *d);       /* simulated ns of work since the last call */
+uint64_t sim_disk_waited(struct sim_disk *d);     /* and of sim_disk_slow() */
 uint64_t sim_disk_used(const struct sim_disk *d); /* bytes */
 uint64_t sim_disk_hash(struct sim_disk *d);       /* of everything, as the process sees it */

@@ -286,11 +286,12 @@ static void run_job(struct sim *s, struct sim_event *ev)
     uint64_t cost;
 
     (void)sim_disk_cost(n->disk);
+    (void)sim_disk_waited(n->disk);
     job->run(job);
     cost = sim_disk_cost(n->disk);
     if (sim_disk_frozen(n->disk))
         return; /* the machine crashed in it: nobody hears of it */
-    sim_schedule(s, SIM_JOB_DONE, ev->env, s->now + 1 + sim_latency(&n->rng, cost + 1))->u.job = job;
+    sim_schedule(s, SIM_JOB_DONE, ev->env, s->now + 1 + sim_latency(&n->rng, cost + 1) + sim_disk_waited(n->disk))->u.job = job;
 }
 
 static void run_job_done(struct sim_env *se, struct env_job *job)

@@ -199,6 +199,47 @@ START_TEST(parallel_jobs)
 }
 END_TEST
 
+static atomic_bool let_go;
+
+static void hung_run(struct env_job *j TC_UNUSED)
+{
+    while (!atomic_load(&let_go))
+        usleep(1000);
+}
+
+static void hung_done(struct env_job *j TC_UNUSED)
+{
+    if (++n_done == 6)
+        os_env_stop(env, 0);
+}
+
+static void apart_done(struct env_job *j TC_UNUSED)
+{
+    n_done++;
+    atomic_store(&let_go, true);
+}
+
+/* All threads hang; what is apart is done all the same. */
+START_TEST(job_apart)
+{
+    struct env_job hung[5], apart = {.run = job_run, .done = apart_done};
+    struct env_queue q, p;
+
+    n_done = 0;
+    atomic_store(&let_go, false);
+    env_queue_init(env, &q, false);
+    env_queue_init(env, &p, false);
+    p.apart = true;
+    for (int i = 0; i < 5; i++) {
+        hung[i] = (struct env_job){.run = hung_run, .done = hung_done};
+        env_job_submit(env, &q, &hung[i]);
+    }
+    env_job_submit(env, &p, &apart);
+    run();
+    ck_assert_int_eq(n_done, 6);
+}
+END_TEST
+
 /* ---- descriptors and signals ---------------------------------------------------------------------- */
 
 static void fd_ready(void *arg, short revents)
@@ -471,6 +512,7 @@ static TCase *all_cases(const char *name, void (*before)(void))
     tcase_add_test(tc, tasks_defer_themselves);
     tcase_add_test(tc, serial_jobs);
     tcase_add_test(tc, parallel_jobs);
+    tcase_add_test(tc, job_apart);
     tcase_add_test(tc, descriptors_and_signals);
     tcase_add_test(tc, messages_both_ways);
     tcase_add_test(tc, window_pushes_back);
