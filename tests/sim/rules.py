@@ -21,7 +21,7 @@ RULES = {
     'RECALL_FLUSH': (['--faults=none'], [1], 10),
     'FSYNC_DATA': ([A], [1], 40),
     'FENCING': (['--faults=net,kill-client', '--work=shared,turns', '--ttl-ms=1200', '--strike=3'], [5], 40),
-    'EXACTLY_ONCE': (['--faults=net,kill-meta', '--work=names,fight', '--strike=4'], [1], 10),
+    'EXACTLY_ONCE': (['--faults=net,kill-meta', '--work=names,fight', '--strike=4'], [2], 10),
     'RECALL': ([A, '--ttl-ms=2400'], [2], 20),
     'ASK_HOLDER': ([A, '--ttl-ms=2400'], [1], 20),
 }
