@@ -88,6 +88,8 @@ WIRE_DEFINE(manifest_item, MANIFEST_ITEM)
 WIRE_DEFINE(manifest_res, MANIFEST_RES)
 WIRE_DEFINE(size_query_req, SIZE_QUERY_REQ)
 WIRE_DEFINE(size_query_res, SIZE_QUERY_RES)
+WIRE_DEFINE(chunk_seek_req, CHUNK_SEEK_REQ)
+WIRE_DEFINE(chunk_seek_res, CHUNK_SEEK_RES)
 WIRE_DEFINE(reconcile_req, RECONCILE_REQ)
 WIRE_DEFINE(scrub_req, SCRUB_REQ)
 WIRE_DEFINE(command, COMMAND)
@@ -146,6 +148,7 @@ static const struct msg_desc messages[] = { /* ascending */
     {MSG_SIZE_QUERY, "SIZE_QUERY", ANY(size_query_req), ANY(size_query_res), NULL},
     {MSG_RECONCILE, "RECONCILE", ANY(reconcile_req), ANY(empty_msg), NULL},
     {MSG_STORE_STATUS, "STORE_STATUS", ANY(status_req), ANY(status_res), NULL},
+    {MSG_CHUNK_SEEK, "CHUNK_SEEK", ANY(chunk_seek_req), ANY(chunk_seek_res), NULL},
     {MSG_SCRUB, "SCRUB", ANY(scrub_req), ANY(status_res), NULL},
     {MSG_RAFT, "RAFT", NULL, NULL, NULL}, /* the raft directory has its own tables */
     {CMD_GENESIS, "CMD_GENESIS", ANY(genesis), NULL, NULL},
@@ -248,6 +251,8 @@ static const struct wire_schema *const schemas[] = {
     ANY(manifest_res),
     ANY(size_query_req),
     ANY(size_query_res),
+    ANY(chunk_seek_req),
+    ANY(chunk_seek_res),
     ANY(reconcile_req),
     ANY(scrub_req),
     ANY(command),

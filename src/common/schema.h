@@ -67,6 +67,7 @@ enum msg_type {
     MSG_SIZE_QUERY = 73,
     MSG_RECONCILE = 74,
     MSG_STORE_STATUS = 75,
+    MSG_CHUNK_SEEK = 76,
     MSG_SCRUB = 79,
     /* between meta members: 100 to 129, see below */
     MSG_RAFT = 100,
@@ -798,6 +799,20 @@ WIRE_DECLARE(size_query_req, SIZE_QUERY_REQ)
     F(u64, size, 4, false)                                                                     \
     F(u64, mtime, 5, false)
 WIRE_DECLARE(size_query_res, SIZE_QUERY_RES)
+
+/* The first of the inode's chunks [from, to) that there is in this store's PGs: what a sparse file has of chunks is sought,
+ * not walked through. */
+#define CHUNK_SEEK_REQ(F, S, L)                                                                \
+    F(u64, barrier, 1, true)                                                                   \
+    F(u64, ino, 2, true)                                                                       \
+    F(u32, from, 3, true)                                                                      \
+    F(u32, to, 4, true)
+WIRE_DECLARE(chunk_seek_req, CHUNK_SEEK_REQ)
+
+#define CHUNK_SEEK_RES(F, S, L)                                                                \
+    F(boolean, found, 1, false)                                                                \
+    F(u32, index, 2, false)
+WIRE_DECLARE(chunk_seek_res, CHUNK_SEEK_RES)
 
 /* PROTOCOL 3.6 (b): the store compares all voters' versions of these chunks at or above from_epoch, writes the
  * newest of every differing block to all, durably, and answers 0; QUORUM_LOST when a voter is away. */

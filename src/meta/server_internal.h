@@ -10,7 +10,8 @@
  *   server_reads.c      requests answered from the store
  *   server_backup.c     CHECKPOINT, DUMP, LOAD
  *   server_stores.c     stores: registration, beats, the PG table, transitions, gc
- *   server_recovery.c   unclean inodes (PROTOCOL 3.6), orphans
+ *   server_recovery.c   unclean inodes (PROTOCOL 3.6)
+ *   server_reap.c       orphans, and sessions to be forgotten
  *   server_members.c    the members' endpoints, META_CHANGE
  *   server_status.c     STATUS, FORMAT
  *
@@ -387,6 +388,10 @@ void node_admin(struct meta_server *s, const struct request *q);
 void recovery_size(struct meta_server *s, uint64_t ino); /* begin 3.6 (a), if it is not under way */
 void recovery_turn(struct meta_server *s);
 void recovery_tick(struct meta_server *s);
+
+/* ---- server_reap.c ---- */
+
+void reap_tick(struct meta_server *s, uint64_t now);
 void recovery_end(struct meta_server *s); /* with the lead */
 void recovery_on_reply(struct meta_server *s, uint64_t store, const struct wire_header *h, struct slice body);
 

@@ -1,26 +1,27 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Unclean inodes (PROTOCOL 3.6) and orphans. A recovery is one inode's:
+ * Unclean inodes (PROTOCOL 3.6). A recovery is one inode's:
  *
  *   SIZE ──► SIZED (entry) ──► gone        begun by whoever meets the inode, or by the sweeper
- *   RECONCILE ──► RECONCILED (entry) ──► gone   begun by the sweeper alone; fails and is begun anew later
+ *   (SEEK ──►) RECONCILE ──► RECONCILED (entry) ──► gone   begun by the sweeper alone; fails and is begun anew later
  *
  * SIZE asks the stores until R voters of every group that may hold a block have answered. RECONCILE has
- * voters compare and repair the chunks, window by window.
+ * voters compare and repair the chunks, window by window. Of a file that could have more chunks than there are groups,
+ * where the next window begins is asked first, of every voter: SEEK. It may be sparse, and of any size.
  */
 #include "meta/server_internal.h"
 
 #define RESEND_NS (300 * NS_PER_MS)
+#define RESEND_DOUBLES 5 /* a large file takes a store a while */
 #define RECONCILE_TIMEOUT_NS (10 * NS_PER_S)
 #define WINDOW 1024u
-#define FORGET_AFTER_NS (3600 * NS_PER_S)
-#define TIGHT_REAP_MS 200u /* some store is short of space: what was removed goes soon */
 
-enum phase { SIZE, SIZED, RECONCILE, RECONCILED };
+enum phase { SIZE, SIZED, SEEK, RECONCILE, RECONCILED };
 
 struct asked {
     uint64_t store;
     uint64_t sent_at;
+    unsigned tries;
     bool answered;
 };
 
@@ -36,8 +37,9 @@ struct recovery {
     bool at_once;
     bool found;
     uint64_t vseq, size, mtime;
+    uint64_t next; /* SEEK: the first chunk that was told of; UINT64_MAX: none */
     /* RECONCILE: the window and what is being asked */
-    uint32_t base;
+    uint64_t base;
     bool done[WINDOW], sent[WINDOW];
     uint64_t store, sent_at;
     struct meta_server *s;
@@ -99,6 +101,83 @@ static uint32_t pg_of(const struct genesis *g, uint64_t ino, uint32_t index)
     return map_pg_of(&m, ino, index);
 }
 
+/* ---- asking the voters of all groups ---- */
+
+static struct asked *asked_get(struct recovery *r, uint64_t store)
+{
+    for (unsigned i = 0; i < r->n_asked; i++) {
+        if (r->asked[i].store == store)
+            return &r->asked[i];
+    }
+    r->asked = tc_realloc(r->asked, (r->n_asked + 1) * sizeof(*r->asked));
+    r->asked[r->n_asked] = (struct asked){.store = store};
+    return &r->asked[r->n_asked++];
+}
+
+static void ask(struct recovery *r, struct asked *a, uint64_t now)
+{
+    struct meta_server *s = r->s;
+    uint64_t barrier = fsm_map_epoch(s->fsm);
+    struct size_query_req size = {.barrier = barrier, .ino = r->ino, .chunks = r->chunks, .epoch = r->epoch};
+    struct chunk_seek_req seek = {.barrier = barrier, .ino = r->ino, .from = (uint32_t)r->base, .to = r->chunks};
+    struct wire_header h = {.kind = WIRE_REQUEST, .type = r->phase == SIZE ? MSG_SIZE_QUERY : MSG_CHUNK_SEEK,
+                            .id = r->serial, .cluster = s->cluster_tag};
+    struct net_port *p = store_port(s, a->store);
+
+    a->sent_at = now;
+    a->tries++;
+    if (!p)
+        return;
+    (void)env_send(p, 0, r->phase == SIZE ? wire_encode_frame(&h, &size_query_req_schema, &size)
+                                          : wire_encode_frame(&h, &chunk_seek_req_schema, &seek), NULL); /* sent again */
+}
+
+/* From the start, with another question. */
+static void ask_anew(struct recovery *r)
+{
+    r->serial = ++r->s->serial; /* late answers are to the one before */
+    r->n_asked = 0;
+}
+
+/* What came from the address of a store whose place was taken may be of the one that took it. */
+static bool counts(struct recovery *r, uint64_t store)
+{
+    const struct fsm_store *st = fsm_store(r->s->fsm, store);
+
+    return asked_get(r, store)->answered && st && st->state != STORE_REPLACED;
+}
+
+/* Have R voters of every group answered; SEEK: all? Asks those that have not. */
+static bool all_answered(struct recovery *r, uint64_t now)
+{
+    const struct genesis *g = fsm_genesis(r->s->fsm);
+    uint8_t *seen = tc_calloc(g->pg_count, 1);
+    uint32_t n_seen = 0;
+    bool all = true;
+
+    for (uint32_t i = 0; i < r->chunks && n_seen < g->pg_count; i++) {
+        uint32_t pg = pg_of(g, r->ino, i), have = 0;
+        const struct map_pg *p = fsm_pg(r->s->fsm, pg);
+
+        if (seen[pg])
+            continue;
+        seen[pg] = 1;
+        n_seen++;
+        for (unsigned v = 0; p && v < p->n; v++)
+            have += counts(r, p->voters[v]);
+        if (p && have < (r->phase == SIZE ? g->r : p->n)) /* every voter's chunks are compared */
+            all = false;
+    }
+    free(seen);
+    for (unsigned i = 0; i < r->n_asked && !all; i++) {
+        struct asked *a = &r->asked[i];
+
+        if (!a->answered && (!a->tries || now - a->sent_at >= RESEND_NS << MIN(a->tries - 1, RESEND_DOUBLES)))
+            ask(r, a, now);
+    }
+    return all;
+}
+
 /* ---- (a) size ---- */
 
 static void size_applied(struct meta_server *s, struct meta_op *op, int status)
@@ -125,69 +204,6 @@ static void size_propose(struct recovery *r)
         r->phase = SIZED;
 }
 
-static struct asked *asked_get(struct recovery *r, uint64_t store)
-{
-    for (unsigned i = 0; i < r->n_asked; i++) {
-        if (r->asked[i].store == store)
-            return &r->asked[i];
-    }
-    r->asked = tc_realloc(r->asked, (r->n_asked + 1) * sizeof(*r->asked));
-    r->asked[r->n_asked] = (struct asked){.store = store};
-    return &r->asked[r->n_asked++];
-}
-
-static void size_ask(struct recovery *r, struct asked *a, uint64_t now)
-{
-    struct meta_server *s = r->s;
-    struct size_query_req req = {
-        .barrier = fsm_map_epoch(s->fsm), .ino = r->ino, .chunks = r->chunks, .epoch = r->epoch};
-    struct wire_header h = {.kind = WIRE_REQUEST, .type = MSG_SIZE_QUERY, .id = r->serial, .cluster = s->cluster_tag};
-    struct net_port *p = store_port(s, a->store);
-
-    a->sent_at = now;
-    if (p)
-        (void)env_send(p, 0, wire_encode_frame(&h, &size_query_req_schema, &req), NULL); /* sent again */
-}
-
-/* What came from the address of a store whose place was taken may be of the one that took it. */
-static bool size_counts(struct recovery *r, uint64_t store)
-{
-    const struct fsm_store *st = fsm_store(r->s->fsm, store);
-
-    return asked_get(r, store)->answered && st && st->state != STORE_REPLACED;
-}
-
-/* Have R voters of every group answered? Asks those that have not. */
-static bool size_quorum(struct recovery *r, uint64_t now)
-{
-    const struct genesis *g = fsm_genesis(r->s->fsm);
-    uint8_t *seen = tc_calloc(g->pg_count, 1);
-    uint32_t n_seen = 0;
-    bool all = true;
-
-    for (uint32_t i = 0; i < r->chunks && n_seen < g->pg_count; i++) {
-        uint32_t pg = pg_of(g, r->ino, i), have = 0;
-        const struct map_pg *p = fsm_pg(r->s->fsm, pg);
-
-        if (seen[pg])
-            continue;
-        seen[pg] = 1;
-        n_seen++;
-        for (unsigned v = 0; p && v < p->n; v++)
-            have += size_counts(r, p->voters[v]);
-        if (p && have < g->r)
-            all = false;
-    }
-    free(seen);
-    for (unsigned i = 0; i < r->n_asked && !all; i++) {
-        struct asked *a = &r->asked[i];
-
-        if (!a->answered && (!a->sent_at || now - a->sent_at >= RESEND_NS))
-            size_ask(r, a, now);
-    }
-    return all;
-}
-
 static void size_step(struct recovery *r)
 {
     struct meta_server *s = r->s;
@@ -203,13 +219,12 @@ static void size_step(struct recovery *r)
     }
     if (f.epoch != r->epoch) {
         r->epoch = f.epoch;
-        r->serial = ++r->s->serial; /* late answers are about the epoch before */
-        r->n_asked = 0;
+        ask_anew(r);
         r->found = false;
         r->vseq = r->size = r->mtime = 0;
     }
     r->chunks = MAX(r->chunks, chunks_of(f.reach));
-    if (size_quorum(r, env_now(r->s->env)))
+    if (all_answered(r, env_now(r->s->env)))
         size_propose(r);
 }
 
@@ -301,7 +316,7 @@ static bool reconcile_send(struct recovery *r)
     r->store = 0;
     memset(r->sent, 0, sizeof(r->sent));
     for (uint32_t i = 0; i < WINDOW && r->base + i < r->chunks; i++) {
-        const struct map_pg *p = fsm_pg(s->fsm, pg_of(g, r->ino, r->base + i));
+        const struct map_pg *p = fsm_pg(s->fsm, pg_of(g, r->ino, (uint32_t)(r->base + i)));
 
         if (r->done[i])
             continue;
@@ -325,22 +340,60 @@ static bool reconcile_send(struct recovery *r)
     return env_send(port, 0, wire_encode_frame(&h, &reconcile_req_schema, &req), NULL) == 0;
 }
 
+static void reconcile_window(struct recovery *r, uint64_t base)
+{
+    r->phase = RECONCILE;
+    r->base = base;
+    memset(r->done, 0, sizeof(r->done));
+    if (base >= r->chunks)
+        reconcile_finish(r);
+    else if (!reconcile_send(r))
+        recovery_free(r); /* the sweeper comes back to it */
+}
+
+static void seek_step(struct recovery *r)
+{
+    if (all_answered(r, env_now(r->s->env)))
+        reconcile_window(r, r->next);
+}
+
+/* The window that begins at @base, or at the first chunk behind it. */
+static void reconcile_from(struct recovery *r, uint64_t base)
+{
+    if (base >= r->chunks || r->chunks <= fsm_genesis(r->s->fsm)->pg_count) {
+        reconcile_window(r, base);
+        return;
+    }
+    r->phase = SEEK;
+    r->base = base;
+    r->next = UINT64_MAX;
+    r->sent_at = env_now(r->s->env);
+    ask_anew(r);
+    seek_step(r);
+}
+
+static void seek_answer(struct recovery *r, uint64_t store, struct slice body)
+{
+    struct chunk_seek_res res;
+
+    if (r->phase != SEEK || wire_decode(body, &chunk_seek_res_schema, &r->s->arena, &res) < 0)
+        return;
+    asked_get(r, store)->answered = true;
+    if (res.found)
+        r->next = MIN(r->next, MAX(res.index, r->base));
+    seek_step(r);
+}
+
 static void reconcile_step(struct recovery *r)
 {
     uint32_t i;
 
-    for (;;) {
-        for (i = 0; i < WINDOW && r->base + i < r->chunks && r->done[i]; i++)
-            ;
-        if (i < WINDOW || r->base + i >= r->chunks)
-            break;
-        r->base += WINDOW;
-        memset(r->done, 0, sizeof(r->done));
-    }
-    if (r->base + i >= r->chunks)
-        reconcile_finish(r);
+    for (i = 0; i < WINDOW && r->base + i < r->chunks && r->done[i]; i++)
+        ;
+    if (i == WINDOW || r->base + i >= r->chunks)
+        reconcile_from(r, r->base + i);
     else if (!reconcile_send(r))
-        recovery_free(r); /* the sweeper comes back to it */
+        recovery_free(r);
 }
 
 static void reconcile_begin(struct meta_server *s, uint64_t ino, const struct attr *attr)
@@ -350,7 +403,7 @@ static void reconcile_begin(struct meta_server *s, uint64_t ino, const struct at
     r->epoch = attr->epoch;
     r->from = attr->unclean_from;
     r->chunks = fsm_has_table(s->fsm) ? chunks_of(MAX(attr->reach, attr->size)) : 0;
-    reconcile_step(r);
+    reconcile_from(r, 0);
 }
 
 static void reconcile_answer(struct recovery *r, int status)
@@ -377,6 +430,8 @@ void recovery_on_reply(struct meta_server *s, uint64_t store, const struct wire_
             continue;
         if (h->type == MSG_SIZE_QUERY && status == 0)
             size_answer(r, store, body);
+        else if (h->type == MSG_CHUNK_SEEK && status == 0)
+            seek_answer(r, store, body);
         else if (h->type == MSG_RECONCILE && r->store == store)
             reconcile_answer(r, status);
         return;
@@ -420,108 +475,6 @@ static void sweep(struct meta_server *s, uint64_t now)
     }
 }
 
-/* ---- orphans ---- */
-
-static void reap_applied(struct meta_server *s, struct meta_op *op, int status)
-{
-    struct cmd_reap *cmd = op->arg;
-
-    (void)status;
-    for (uint32_t i = 0; i < cmd->inos.n; i++)
-        lease_set_reaping(s->lead->leases, cmd->inos.items[i], false);
-    s->lead->reaping = false;
-}
-
-/* An orphan waits for whoever may hold it: those who are silent for a TTL need not be waited for, others are asked. */
-static void reap_held(struct meta_server *s, uint64_t ino)
-{
-    struct lease_ref *r, *next;
-    struct meta_session *holder = NULL;
-    struct fsm_lease f;
-
-    if (fsm_lease(s->fsm, ino, &f) && !f.dead) {
-        holder = lead_session(s, f.session);
-        if (holder && session_silent(s, holder))
-            session_expire(s, holder, "silent, and holds a removed file");
-    }
-    for (r = lease_refs_of(s->lead->leases, ino); r; r = next) {
-        struct meta_session *x = container_of(r->session, struct meta_session, lease);
-
-        next = r->next;
-        if (session_silent(s, x))
-            session_expire(s, x, "silent, and holds a removed file");
-        else if (x != holder)
-            lease_ask_orphan(s->lead->leases, r, env_now(s->env));
-    }
-}
-
-static void reap_unsettled(struct meta_server *s)
-{
-    struct meta_session *x, *tmp;
-    uint64_t any;
-
-    if (fsm_orphans(s->fsm, 0, &any, 1) == 0)
-        return;
-    HASH_ITER(hh, s->lead->sessions, x, tmp)
-    {
-        if (x->old && session_silent(s, x))
-            session_expire(s, x, "silent, and may hold a removed file");
-    }
-}
-
-static void reap(struct meta_server *s)
-{
-    struct lead *l = s->lead;
-    uint64_t inos[REAP_BATCH], go[REAP_BATCH];
-    struct cmd_reap cmd = {.inos = {go, 0}};
-    struct fsm_lease f;
-    uint32_t n;
-
-    if (!l->settled)
-        reap_unsettled(s);
-    if (!l->settled || l->reaping)
-        return;
-    n = fsm_orphans(s->fsm, l->reap_after, inos, REAP_BATCH);
-    l->reap_after = n ? inos[n - 1] : 0;
-    for (uint32_t i = 0; i < n; i++) {
-        bool held = lease_any_ref(l->leases, inos[i]) || (fsm_lease(s->fsm, inos[i], &f) && !f.dead);
-
-        if (!held || (s->cfg.rules_off & META_RULE_REAP_REFS))
-            go[cmd.inos.n++] = inos[i];
-        else
-            reap_held(s, inos[i]);
-    }
-    if (!cmd.inos.n)
-        return;
-    memcpy(l->reap_inos, go, cmd.inos.n * sizeof(go[0]));
-    l->reap_cmd = (struct cmd_reap){.inos = {l->reap_inos, cmd.inos.n}};
-    for (uint32_t i = 0; i < cmd.inos.n; i++)
-        lease_set_reaping(l->leases, go[i], true);
-    l->reaping = true;
-    if (internal_propose(s, CMD_REAP, &cmd_reap_schema, &cmd, reap_applied, &l->reap_cmd) < 0) {
-        for (uint32_t i = 0; i < cmd.inos.n; i++)
-            lease_set_reaping(l->leases, go[i], false);
-        l->reaping = false;
-    }
-}
-
-/* ---- sessions that nobody asks for any more ---- */
-
-static void forget(struct meta_server *s)
-{
-    struct dead_session dead[64];
-    struct cmd_sessions cmd = {{dead, 0}};
-    uint64_t now = server_time(s);
-    struct fsm_session f;
-
-    for (uint64_t after = 0; cmd.sessions.n < ARRAY_SIZE(dead) && fsm_session_next(s->fsm, after, &f); after = f.id) {
-        if (f.state != FSM_SESSION_LIVE && f.ended + FORGET_AFTER_NS < now && f.n_x == 0)
-            dead[cmd.sessions.n++] = (struct dead_session){f.id, f.incarnation};
-    }
-    if (cmd.sessions.n)
-        (void)internal_propose(s, CMD_SESSION_FORGET, &cmd_sessions_schema, &cmd, NULL, NULL); /* or the next time */
-}
-
 void recovery_turn(struct meta_server *s)
 {
     struct recovery *r, *tmp;
@@ -545,16 +498,11 @@ void recovery_tick(struct meta_server *s)
     {
         if (r->phase == SIZE)
             size_step(r);
-        else if (r->phase == RECONCILE && now - r->sent_at >= RECONCILE_TIMEOUT_NS)
+        else if ((r->phase == SEEK || r->phase == RECONCILE) && now - r->sent_at >= RECONCILE_TIMEOUT_NS)
             recovery_free(r);
+        else if (r->phase == SEEK)
+            seek_step(r);
     }
     sweep(s, now);
-    if (now - s->lead->reaped_at >= (stores_tight(s) ? MIN(s->cfg.sweep_ms, TIGHT_REAP_MS) : s->cfg.sweep_ms) * NS_PER_MS) {
-        s->lead->reaped_at = now;
-        reap(s);
-    }
-    if (now - s->lead->forgot_at >= 60 * NS_PER_S) {
-        s->lead->forgot_at = now;
-        forget(s);
-    }
+    reap_tick(s, now);
 }

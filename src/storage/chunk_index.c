@@ -641,6 +641,32 @@ int chunk_rows_of(struct chunk_store *cs, uint64_t pg, uint64_t ino, uint32_t fr
     return r;
 }
 
+struct index_list {
+    uint32_t *items;
+    uint32_t n, max;
+};
+
+static bool index_add(void *arg, uint32_t index)
+{
+    struct index_list *l = arg;
+
+    l->items[l->n++] = index;
+    return l->n < l->max;
+}
+
+int chunk_store_indexes(struct chunk_store *cs, uint64_t pg, uint64_t ino, uint32_t from, uint32_t to,
+                        uint32_t *indexes, uint32_t *n)
+{
+    struct index_list l = {indexes, 0, *n};
+    int r = rows_flush(cs, pg);
+
+    ASSERT(l.max > 0);
+    if (r == 0 && from < to)
+        r = chunk_rows_of(cs, pg, ino, from, to, index_add, &l);
+    *n = l.n;
+    return r;
+}
+
 int chunk_store_pair(struct chunk_store *cs, const struct chunk_key *key, struct chunk_pair *ret_pair)
 {
     struct chunk *c;

@@ -184,6 +184,10 @@ TC_MUST_CHECK int chunk_store_manifest(struct chunk_store *cs, uint64_t pg, cons
 /* NOENT: no such chunk. UNKNOWN_BLOCK: its index entry was damaged, and is not whole again. */
 TC_MUST_CHECK int chunk_store_pair(struct chunk_store *cs, const struct chunk_key *key, struct chunk_pair *ret_pair);
 
+/* Up to *n indexes, ascending, of the inode's chunks [from, to) that there are in one placement group. */
+TC_MUST_CHECK int chunk_store_indexes(struct chunk_store *cs, uint64_t pg, uint64_t ino, uint32_t from, uint32_t to,
+                                      uint32_t *indexes, uint32_t *n);
+
 /* How many blocks of the chunk are unknown here; @ret_bare: of them, those of which not even the version is. */
 uint32_t chunk_store_unknown(struct chunk_store *cs, const struct chunk_key *key, uint32_t *ret_bare);
 /* No writer's acknowledgement can be under way on this chunk: forget which versions its unknown blocks had, so that

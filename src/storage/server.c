@@ -183,6 +183,8 @@ static const struct wire_schema *request_schema(uint16_t type)
         return &manifest_req_schema;
     case MSG_SIZE_QUERY:
         return &size_query_req_schema;
+    case MSG_CHUNK_SEEK:
+        return &chunk_seek_req_schema;
     case MSG_RECONCILE:
         return &reconcile_req_schema;
     case MSG_MAP_GET:

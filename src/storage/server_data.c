@@ -14,14 +14,11 @@
 #include "common/test_rules.h"
 
 #define MANIFEST_MAX 4096
-#define SIZE_CHUNKS_PER_TURN 256
-#define RECONCILE_MAX 1024
-#define RECONCILE_AT_ONCE 8
 
 /* ---- admission ------------------------------------------------------------------------------------------- */
 
 /* 0: go on. 1: answered, or waiting for a map. */
-static int admit(struct request *q, uint64_t session, uint32_t incarnation, uint64_t barrier)
+int request_admit(struct request *q, uint64_t session, uint32_t incarnation, uint64_t barrier)
 {
     struct storage_server *s = q->s;
     uint64_t have = s->map ? s->map->epoch : 0;
@@ -160,7 +157,7 @@ static void handle_write(struct request *q)
     bool wait = false;
     uint32_t k = 0;
 
-    if (admit(q, req->session, req->incarnation, req->barrier))
+    if (request_admit(q, req->session, req->incarnation, req->barrier))
         return;
     if (req->items.n > ITEMS_MAX) {
         request_reply(q, -TC_E_LIMIT, NULL, NULL, NULL);
@@ -293,7 +290,7 @@ static void handle_read(struct request *q)
     bool wait = false;
     uint32_t k = 0;
 
-    if (admit(q, req->session, req->incarnation, req->barrier))
+    if (request_admit(q, req->session, req->incarnation, req->barrier))
         return;
     for (uint32_t i = 0; i < req->items.n; i++)
         blocks += req->items.items[i].data ? req->items.items[i].count : 0;
@@ -353,7 +350,7 @@ static void handle_manifest(struct request *q)
     bool wait = false;
     int r;
 
-    if (admit(q, 0, 0, req->barrier))
+    if (request_admit(q, 0, 0, req->barrier))
         return;
     r = check_pg(s, req->pg, req->pg_epoch, false, true, &wait);
     if (wait && (!q->deadline || env_now(s->env) < q->deadline)) {
@@ -377,88 +374,6 @@ static void handle_manifest(struct request *q)
     res.items.n = n;
     res.pg_epoch = s->map->pgs[req->pg].epoch;
     request_reply(q, 0, &manifest_res_schema, &res, NULL);
-}
-
-/* A turn's worth of chunks, then the next turn. */
-static void size_step(struct env_task *t)
-{
-    struct request *q = container_of(t, struct request, task);
-    struct storage_server *s = q->s;
-    const struct size_query_req *req = &q->u.size;
-    struct size_query_res *res = &q->size_res;
-
-    for (uint32_t n = 0; n < SIZE_CHUNKS_PER_TURN && q->at < req->chunks; n++, q->at++) {
-        struct chunk_key key = {map_pg_of(s->map, req->ino, q->at), req->ino, q->at, 0};
-        struct chunk_pair p;
-        int r;
-
-        if (!map_is_voter(&s->map->pgs[key.pg], s->id.store))
-            continue;
-        r = chunk_store_pair(s->cs, &key, &p);
-        if (r < 0 && r != -TC_E_NOENT) {
-            request_reply(q, r, NULL, NULL, NULL);
-            return;
-        }
-        if (r < 0 || p.vepoch != req->epoch || (res->found && p.vseq < res->vseq))
-            continue;
-        *res = (struct size_query_res){true, p.vepoch, p.vseq, p.size, p.mtime};
-    }
-    if (q->at < req->chunks)
-        env_defer(s->env, t);
-    else
-        request_reply(q, 0, &size_query_res_schema, res, NULL);
-}
-
-static void handle_size_query(struct request *q)
-{
-    if (admit(q, 0, 0, q->u.size.barrier))
-        return;
-    q->task.fn = size_step;
-    size_step(&q->task);
-}
-
-/* ---- RECONCILE ------------------------------------------------------------------------------------------------ */
-
-static void reconcile_step(struct request *q);
-
-static void reconcile_done(struct heal *h, int status)
-{
-    struct request *q = h->arg;
-
-    if (status < 0 && q->status == 0)
-        q->status = status;
-    free(h);
-    q->left--;
-    reconcile_step(q);
-}
-
-static void reconcile_step(struct request *q)
-{
-    struct storage_server *s = q->s;
-    const struct reconcile_req *req = &q->u.reconcile;
-
-    while (q->status == 0 && q->left < RECONCILE_AT_ONCE && q->at < req->indexes.n) {
-        uint32_t index = (uint32_t)req->indexes.items[q->at++];
-        struct heal *h = tc_calloc(1, sizeof(*h));
-
-        *h = (struct heal){.s = s, .key = {map_pg_of(s->map, req->ino, index), req->ino, index, 0}, .mode = HEAL_ALL,
-                           .from_epoch = req->from_epoch, .done = reconcile_done, .arg = q};
-        q->left++;
-        heal_start(h);
-    }
-    if (!q->left)
-        request_reply(q, q->status, NULL, NULL, NULL);
-}
-
-static void handle_reconcile(struct request *q)
-{
-    if (admit(q, 0, 0, q->u.reconcile.barrier))
-        return;
-    if (q->u.reconcile.indexes.n > RECONCILE_MAX) {
-        request_reply(q, -TC_E_LIMIT, NULL, NULL, NULL);
-        return;
-    }
-    reconcile_step(q);
 }
 
 /* ---- MAP_GET, STORE_STATUS -------------------------------------------------------------------------------------- */
@@ -518,6 +433,9 @@ void handle_data(struct request *q)
         return;
     case MSG_SIZE_QUERY:
         handle_size_query(q);
+        return;
+    case MSG_CHUNK_SEEK:
+        handle_chunk_seek(q);
         return;
     case MSG_RECONCILE:
         handle_reconcile(q);

@@ -3,7 +3,8 @@
  * What the files of the storage server share.
  *
  *   server.c        opening, closing, the port, dispatch
- *   server_data.c   WRITE, READ, MANIFEST, SIZE_QUERY, RECONCILE, MAP_GET, STORE_STATUS
+ *   server_data.c   WRITE, READ, MANIFEST, MAP_GET, STORE_STATUS
+ *   server_unclean.c  SIZE_QUERY, CHUNK_SEEK, RECONCILE
  *   server_leader.c registration, heartbeats, the durable map
  *   server_lost.c   no leader answers: other stores say who is in the group
  *   server_gc.c     what is to be deleted
@@ -63,6 +64,7 @@ struct request {
         struct read_req read;
         struct manifest_req manifest;
         struct size_query_req size;
+        struct chunk_seek_req seek;
         struct reconcile_req reconcile;
         struct map_get_req map;
         struct scrub_req scrub;
@@ -78,10 +80,12 @@ struct request {
     uint64_t read_blocks;
     uint64_t begun;    /* a client's: when it came */
     bool held, giving; /* a peer's read of data: waits for its turn, has it */
-    uint32_t at;       /* SIZE_QUERY, RECONCILE: progress */
+    uint32_t at;       /* SIZE_QUERY, CHUNK_SEEK, RECONCILE: progress */
+    uint32_t from;     /* SIZE_QUERY: ... within the group */
     uint32_t left;
     int status;
     struct size_query_res size_res;
+    struct chunk_seek_res seek_res;
     uint64_t scrubbed; /* SCRUB: blocks read ... */
     uint32_t damaged;  /* ... how many were found damaged ... */
     uint32_t unknown;  /* ... and how many are unknown at the end */
@@ -205,6 +209,13 @@ void joined_kick(struct storage_server *s); /* shed[] changed */
 
 /* server_data.c */
 void handle_data(struct request *q);
+/* 0: go on with it. Else it was answered, or waits for the map. */
+int request_admit(struct request *q, uint64_t session, uint32_t incarnation, uint64_t barrier);
+
+/* server_unclean.c */
+void handle_size_query(struct request *q);
+void handle_chunk_seek(struct request *q);
+void handle_reconcile(struct request *q);
 
 /* server_gc.c */
 void server_gc_take(struct storage_server *s, const struct store_beat_res *res);

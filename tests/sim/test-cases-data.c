@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "common/schema.h"
+#include "meta/fsm.h"
 #include "sim/scene.h"
 
 /* ---- flushes, 3.5, 4.5 ------------------------------------------------------------------------------ */
@@ -310,6 +311,80 @@ START_TEST(unfinished)
 }
 END_TEST
 
+/* ---- a sparse file whose writer is lost, 3.6 -------------------------------------------------------- */
+
+#define FAR ((UINT64_C(1) << 51) + 3 * BLOCK_SIZE)
+
+static void far_and_near(struct actor *a)
+{
+    struct scene *s = a->arg;
+    uint8_t data[LEN];
+
+    memset(data, 'b', sizeof data);
+    if (make_file(a, LEN) || a_fsync(a, s->f) || a_truncate(a, s->ino, FAR))
+        return;
+    s->replaced = true;
+    actor_sleep(a, 200 * NS_PER_MS);
+    (void)a_write(a, s->f, data, LEN, FAR, false);
+    (void)a_fsync(a, s->f);
+}
+
+static void far_reader(struct actor *a)
+{
+    struct scene *s = a->arg;
+
+    s->status = a_getattr(a, s->ino);
+    s->n = a->size;
+    s->ended = true;
+}
+
+static unsigned n_compared, n_sought;
+
+static void see_recovery(void *arg TC_UNUSED, struct sim_node *from TC_UNUSED, struct buf *head, struct buf *payload TC_UNUSED)
+{
+    struct wire_header h;
+    struct slice body;
+
+    if (wire_check_frame(slice_of(head->data, head->len), &h, &body) < 0 || h.kind != WIRE_REQUEST)
+        return;
+    n_compared += h.type == MSG_RECONCILE;
+    n_sought += h.type == MSG_CHUNK_SEEK;
+}
+
+/* Two petabytes of nothing between its two chunks are not walked through: its size is known and it is clean again at once. */
+START_TEST(sparse_and_unclean)
+{
+    struct scene s = {0};
+    struct attr attr = {.data_state = DATA_UNCLEAN};
+    struct wire_arena arena = {0};
+
+    ck_assert(scene_start(&s, 2, NULL));
+    sim_net_set_tap(s.c->s, see_recovery, NULL);
+    actor_new(&s.c->clients[0], far_and_near, &s);
+    ck_assert(scene_wait(&s, &s.replaced, 3000));
+    scene_run(&s, 100);
+    for (unsigned i = 1; i < 3; i++)
+        sim_net_cut(s.c->s, s.c->clients[0].node, s.c->stores[i].node, true);
+    scene_run(&s, 1500);
+    client_kill(&s.c->clients[0]);
+    actor_new(&s.c->clients[1], far_reader, &s);
+    ck_assert(scene_wait(&s, &s.ended, 10000));
+    ck_assert_int_eq(s.status, 0);
+    ck_assert_uint_eq(s.n, FAR + LEN);
+    for (int n = 0; n < 200 && attr.data_state == DATA_UNCLEAN; n++) {
+        scene_run(&s, 100);
+        ck_assert_int_eq(fsm_getattr(meta_server_fsm(cluster_leader(s.c)->server), 0, s.ino, &arena, &attr), 0);
+    }
+    ck_assert_uint_ne(attr.data_state, DATA_UNCLEAN);
+    ck_assert_uint_gt(n_compared, 1); /* the near window, the far one */
+    ck_assert_uint_lt(n_compared, 20);
+    ck_assert_uint_gt(n_sought, 0);
+    wire_arena_fini(&arena);
+}
+END_TEST
+
+/* ---- no room, 4.4 ----------------------------------------------------------------------------------- */
+
 /*
  * Two of three stores have no room: the writer is told so, and the end of his X says that the inode is unclean. What the third has is
  * not shown until it is made sure of, and everybody sees the same then.
@@ -386,7 +461,7 @@ END_TEST
 int main(void)
 {
     const TTest *const tests[] = {written_is_seen, synced_survives, written_twice, synced_in_a_session, within_reach, not_clean,
-                                  behind_the_horizon, zeros_past_the_size, truncate_under_way, unfinished,
+                                  behind_the_horizon, zeros_past_the_size, truncate_under_way, unfinished, sparse_and_unclean,
                                   no_room};
 
     return cases_run("data", tests, ARRAY_SIZE(tests));

@@ -342,6 +342,10 @@ void world_ask(struct world *w, int node, uint16_t type, const void *body, struc
         schema = &size_query_req_schema;
         ask.schema = &size_query_res_schema;
         break;
+    case MSG_CHUNK_SEEK:
+        schema = &chunk_seek_req_schema;
+        ask.schema = &chunk_seek_res_schema;
+        break;
     case MSG_SCRUB:
         schema = &scrub_req_schema;
         ask.schema = &status_res_schema;

@@ -81,6 +81,7 @@ struct answer { /* of one request */
         struct read_res read;
         struct manifest_res manifest;
         struct size_query_res size;
+        struct chunk_seek_res seek;
         struct status_res status;
     } u;
 };

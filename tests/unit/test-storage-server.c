@@ -159,6 +159,48 @@ START_TEST(sizes)
 }
 END_TEST
 
+static void seek(struct world *w, uint32_t from, uint32_t to, int64_t expected)
+{
+    struct chunk_seek_req req = {.barrier = w->map->epoch, .ino = 10, .from = from, .to = to};
+    struct answer a;
+
+    world_ask(w, 1, MSG_CHUNK_SEEK, &req, NULL, &a);
+    ck_assert_int_eq(a.status, 0);
+    ck_assert_int_eq(a.u.seek.found ? (int64_t)a.u.seek.index : -1, expected);
+    answer_free(&a);
+}
+
+/* Of a file of petabytes, which could have more chunks than can be walked through: those that there are. */
+START_TEST(sizes_of_sparse_files)
+{
+    struct world *w = world_new(4, 3);
+    struct size_query_req req = {.barrier = w->map->epoch, .ino = 10, .chunks = UINT32_MAX, .epoch = 2};
+    const uint32_t far = UINT32_MAX - 7;
+    struct answer a;
+
+    for (uint32_t i = 0; i < 700; i++) /* more than a turn's worth */
+        ck_assert_int_eq(world_write(w, 1, 10, i * 3, 0, 1, 2, 10 + i, 0), 0);
+    ck_assert_int_eq(world_write(w, 1, 10, far, 0, 1, 2, 5000, 0), 0);
+    ck_assert_int_eq(world_write(w, 1, 11, 7, 0, 1, 2, 9000, 0), 0); /* another's */
+    world_ask(w, 1, MSG_SIZE_QUERY, &req, NULL, &a);
+    ck_assert_int_eq(a.status, 0);
+    ck_assert(a.u.size.found);
+    ck_assert_uint_eq(a.u.size.vseq, 5000);
+    answer_free(&a);
+    req.chunks = far;
+    world_ask(w, 1, MSG_SIZE_QUERY, &req, NULL, &a);
+    ck_assert_uint_eq(a.u.size.vseq, 709);
+    answer_free(&a);
+    seek(w, 0, UINT32_MAX, 0);
+    seek(w, 1, UINT32_MAX, 3);
+    seek(w, 3, UINT32_MAX, 3);
+    seek(w, 3 * 699 + 1, UINT32_MAX, far);
+    seek(w, 3 * 699 + 1, far, -1);
+    seek(w, UINT32_MAX, UINT32_MAX, -1);
+    world_free(w);
+}
+END_TEST
+
 /* A directory of another cluster, or an old copy of one, is refused. */
 START_TEST(wrong_directory)
 {
@@ -626,6 +668,7 @@ int main(void)
     tcase_add_test(t, gc);
     tcase_add_test(t, gc_sparse);
     tcase_add_test(t, sizes);
+    tcase_add_test(t, sizes_of_sparse_files);
     tcase_add_test(t, wrong_directory);
     tcase_add_test(t, aside_through_power_loss);
     tcase_add_test(t, mark_through_power_loss);
