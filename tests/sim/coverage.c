@@ -51,6 +51,8 @@
     X("members added", "operator: a member was added")                                                                    \
     X("members removed", "operator: a member left")                                                              \
     X("dead members replaced", "operator: a dead member was forgotten")                                                        \
+    X("members learned from a store, by a client", "msg=\"a store knows a newer map\"")                \
+    X("members learned from a store, by another", "msg=\"another store knows a newer map\"")           \
     X("nodes removed, others added", "was removed, node")                                              \
     X("stores drained", " admin 1")                                                                    \
     X("stores in maintenance", " admin 2")
