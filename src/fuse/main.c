@@ -252,6 +252,7 @@ static int run(struct daemon *d)
         .root = d->root,
         .wait_ms = d->opt.wait_ms,
         .memory_max = d->config ? d->config->limits.client_memory_max : 0,
+        .read_anywhere = d->opt.read_anywhere,
         .invalidate_inode = invalidate_inode,
         .invalidate_entry = invalidate_entry,
         .arg = &d->mount,

@@ -73,6 +73,10 @@ def main():
         helper(c, all_of + ':/', c.dir + '/none', 'wait=30s', 32, c.dir + '/none')
         helper(c, '127.0.0.1:1:/', x, 'wait=1s', 32, '127.0.0.1:1')
         helper(c, all_of, x, 'wait=1s', 1, all_of)
+        for word in ('busy_poll=many', 'busy_poll=-1', 'busy_poll=', 'reads=some', 'wait=never'):
+            helper(c, all_of + ':/', x, word, 1, word)
+        helper(c, all_of + ':/', x, 'busy_poll=0,reads=leader,pages=lease')
+        umount(x)
         helper(c, all_of + ':/', x, 'frobnicate', 1, 'frobnicate')
         helper(c, all_of + ':/', x, 'wait=1s,log=/no/such/dir/log', 32, '/no/such/dir/log')
     return 0

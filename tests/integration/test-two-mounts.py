@@ -34,21 +34,26 @@ def followed(a, b):
     assert not wrong, wrong
 
 
+def names(a, b, d):
+    os.mkdir(a + d)
+    for i in range(100):
+        x, y = (a, b) if i % 2 else (b, a)
+        with open('%s%s/f%d' % (x, d, i), 'w') as f:
+            f.write('content %d' % i)
+        assert os.stat('%s%s/f%d' % (y, d, i)).st_size == len('content %d' % i)
+        assert open('%s%s/f%d' % (y, d, i)).read() == 'content %d' % i
+        os.rename('%s%s/f%d' % (y, d, i), '%s%s/g%d' % (y, d, i))
+        assert not os.path.exists('%s%s/f%d' % (x, d, i)) and os.path.exists('%s%s/g%d' % (x, d, i))
+    assert sorted(os.listdir(a + d)) == sorted(os.listdir(b + d)) and len(os.listdir(a + d)) == 100
+
+
 def main():
     need_fuse()
     with Cluster() as c:
         c.start()
         a, b = c.mount('a').path, c.mount('b').path
-        os.mkdir(a + '/d')
-        for i in range(100):
-            x, y = (a, b) if i % 2 else (b, a)
-            with open('%s/d/f%d' % (x, i), 'w') as f:
-                f.write('content %d' % i)
-            assert os.stat('%s/d/f%d' % (y, i)).st_size == len('content %d' % i)
-            assert open('%s/d/f%d' % (y, i)).read() == 'content %d' % i
-            os.rename('%s/d/f%d' % (y, i), '%s/d/g%d' % (y, i))
-            assert not os.path.exists('%s/d/f%d' % (x, i)) and os.path.exists('%s/d/g%d' % (x, i))
-        assert sorted(os.listdir(a + '/d')) == sorted(os.listdir(b + '/d')) and len(os.listdir(a + '/d')) == 100
+        names(a, b, '/d')
+        names(a, c.mount('anywhere', 'reads=anywhere').path, '/e')
 
         # One file, written through both: the last completed write is what the other reads, page caches and all.
         fa, fb = open(a + '/shared', 'w+b', buffering=0), open(b + '/shared', 'r+b', buffering=0)
