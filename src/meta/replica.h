@@ -180,6 +180,7 @@ struct replica_peer_status {
     uint64_t lag;         /* entries behind the leader's last */
     uint64_t heard_ms;    /* since its last answer (leader) or message; UINT64_MAX: never */
     uint64_t snapshot_bytes; /* sent so far */
+    uint32_t snapshot_refusals; /* in a row */
 };
 
 struct replica_status {
@@ -190,6 +191,7 @@ struct replica_status {
     bool voter;
     bool lease;
     bool installing;
+    int refused; /* why the last snapshot could not be taken; 0: it could, or there was none */
     const char *damage; /* why this member started as one that does not vote; NULL: it did not, or votes again */
     uint64_t first, last, persisted, commit, applied;
     uint64_t config_index; /* of the entry that the list of peers is from */

@@ -147,6 +147,7 @@ struct replica {
         struct raft_config config;
         bool fresh_log;   /* the log is replaced, too */
         bool installed;   /* the owner is to be told */
+        int refused;      /* why the last one was not taken, 0: it was */
         uint64_t kv_gen, log_gen;
         char *kv_path;
         struct journal *log;

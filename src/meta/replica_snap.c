@@ -151,7 +151,7 @@ static void export_begin(struct replica *r)
 struct verify_job {
     struct env_job job;
     struct replica *r;
-    uint64_t id, size;
+    uint64_t id, size, peer;
     char *path;
     int err;
 };
@@ -180,19 +180,21 @@ static void verify_done(struct env_job *j)
                      r->out.index, tc_error_name(v->err));
             export_begin(r);
         } else {
-            out_tell(r); /* the fault is not here */
+            LOG_WARN("raft", "a member refuses a snapshot that is whole: its own log says why", "member=%" PRIu64
+                     " index=%" PRIu64, v->peer, r->out.index);
+            out_tell(r);
         }
     }
     free(v->path);
     free(v);
 }
 
-static void verify_begin(struct replica *r)
+static void verify_begin(struct replica *r, uint64_t peer)
 {
     struct verify_job *v = tc_calloc(1, sizeof *v);
 
     *v = (struct verify_job){.job = {.run = verify_run, .done = verify_done}, .r = r, .id = r->out.id,
-                             .size = r->out.size, .path = snap_path(r, "snap-out")};
+                             .peer = peer, .size = r->out.size, .path = snap_path(r, "snap-out")};
     r->out.verifying = v->id;
     r->jobs++;
     env_job_submit(r->env, &r->queue, &v->job);
@@ -293,7 +295,7 @@ static void make_begin(struct replica *r, const struct raft_want *w)
     if (r->out.state != SNAP_OUT_READY || r->out.index + 1 < s.first)
         export_begin(r);
     else if (w->refused == r->out.id)
-        verify_begin(r);
+        verify_begin(r, w->peer);
     else
         out_tell(r);
 }
@@ -360,6 +362,13 @@ static void store_run(struct env_job *j)
     if (s->err == 0 && s->last)
         s->err = import_kv(s, f);
     vfs_close(f);
+    if (s->err == 0)
+        return;
+    /* What is there of it would be in the way of the next, on a disk that is full. */
+    if (vfs_unlink(env_vfs(s->r->env), s->path) < 0)
+        LOG_WARN("raft", "a refused snapshot stays until the next one", "path=%s", s->path);
+    if (s->last)
+        replica_dir_remove(env_vfs(s->r->env), s->kv_path);
 }
 
 static void in_refuse(struct replica *r, int err)
@@ -368,6 +377,7 @@ static void in_refuse(struct replica *r, int err)
 
     LOG_WARN("raft", "snapshot refused, retrying", "error=%s", tc_error_name(err));
     r->in.id = 0;
+    r->in.refused = err;
     if (r->in.log)
         journal_close(TAKE(r->in.log));
     free(TAKE(r->in.kv_path));
@@ -462,6 +472,7 @@ static void install_end(struct replica *r, const struct replica_base *base)
         free(old);
     }
     r->in.id = 0;
+    r->in.refused = 0;
     r->in.installed = true;
     replica_snap_clean(r);
     replica_step(r, &ev);
@@ -475,8 +486,10 @@ static void install_done(struct env_job *j)
 
     r->base_busy = false;
     if (!replica_job_over(r) && !r->failed) {
-        if (s->err < 0)
+        if (s->err == -TC_E_NOSPC)
             in_refuse(r, s->err);
+        else if (s->err < 0) /* which base is there is not known, so neither is which store may go */
+            replica_fail(r, s->err, "base");
         else
             install_end(r, &s->base);
     }

@@ -74,6 +74,7 @@ static void status_peer(const struct replica *r, const struct raft_status *s,
     ret->match = p->match;
     ret->lag = s->last - MIN(s->last, p->match);
     ret->snapshot_bytes = p->snapshot_offset;
+    ret->snapshot_refusals = p->snapshot_refusals;
     for (unsigned i = 0; i < r->n_peers; i++) {
         if (r->peers[i].id != p->id)
             continue;
@@ -100,6 +101,7 @@ void replica_get_status(const struct replica *r, struct replica_status *ret)
         .voter = s.voter,
         .lease = replica_lease_valid(r),
         .installing = s.installing,
+        .refused = r->applied < r->in.index ? r->in.refused : 0,
         .damage = r->damage,
         .first = s.first,
         .last = s.last,

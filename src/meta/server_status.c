@@ -136,6 +136,12 @@ static void status_member(struct meta_server *s, json_t *j, const struct replica
     if (replica_endpoint(s->replica, r->leader))
         json_object_set_new(j, "leader_endpoint", json_string(replica_endpoint(s->replica, r->leader)));
     json_object_set_new(j, "installing", json_boolean(r->installing));
+    if (r->refused) {
+        json_object_set_new(j, "snapshot_refused", json_string(tc_error_name(r->refused)));
+        problem(problems, "error", r->refused == -TC_E_NOSPC ? "free space on its data directory's file system; it is tried again"
+                                                             : "look at its disk and its log; it is tried again",
+                "member %u cannot take the leader's snapshot: %s", s->cfg.id, tc_error_name(r->refused));
+    }
     json_object_set_new(j, "first", num(r->first));
     json_object_set_new(j, "last", num(r->last));
     json_object_set_new(j, "commit", num(r->commit));
@@ -177,15 +183,19 @@ static void status_members(json_t *j, const struct replica_status *r, json_t *pr
         bool silent = !p->self && p->heard_ms > 2000;
 
         json_array_append_new(
-            list, json_pack("{s:o,s:s,s:b,s:b,s:o,s:o,s:o,s:s,s:o}", "id", num(p->id), "endpoint",
+            list, json_pack("{s:o,s:s,s:b,s:b,s:o,s:o,s:o,s:s,s:o,s:o}", "id", num(p->id), "endpoint",
                             p->endpoint ? p->endpoint : "", "learner", !p->voter, "standby", p->standby, "match",
                             num(p->match), "lag", num(p->lag), "silent_ms", num(p->self ? 0 : p->heard_ms), "state",
-                            p->state, "snapshot_bytes", num(p->snapshot_bytes)));
+                            p->state, "snapshot_bytes", num(p->snapshot_bytes),
+                            "snapshot_refusals", num(p->snapshot_refusals)));
         voters += p->voter;
         away += p->voter && silent;
         if (silent)
             problem(problems, "warning", "start tercet-meta there, or mend the network to it",
                     "member %u (%s) is down", p->id, p->endpoint ? p->endpoint : "?");
+        else if (p->snapshot_refusals > 1) /* one may have been damaged on the way */
+            problem(problems, "error", "look at its own status: its disk may be full",
+                    "member %u (%s) refuses the snapshot that it is to be filled by", p->id, p->endpoint ? p->endpoint : "?");
         else if (p->standby)
             problem(problems, "info", "when it has caught up: tercet meta promote", "member %u was added and does not vote yet",
                     p->id);

@@ -55,6 +55,7 @@ struct raft_progress {
     /* Snapshot under way. */
     uint64_t snap_id, snap_index, snap_offset;
     uint64_t snap_refused; /* the id of the last one it refused, 0: none since one was begun */
+    uint32_t snap_refusals; /* in a row: each is followed by twice the wait of the one before */
     uint64_t snap_retry_at;
     bool snap_wanted; /* the driver was asked for what comes next */
 };

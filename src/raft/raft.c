@@ -438,6 +438,7 @@ static void status_peer(const struct raft *r, uint32_t i, struct raft_peer_statu
         s->next = p->next;
         s->heard_at = p->heard_at;
         s->snapshot_offset = p->snap_offset;
+        s->snapshot_refusals = p->snap_refusals;
         s->blank = p->heard_at != 0 && p->incarnation != m->incarnation;
     }
 }

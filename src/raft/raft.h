@@ -339,6 +339,7 @@ struct raft_peer_status {
     uint64_t match, next;
     uint64_t heard_at;           /* when it last answered, 0 for never in this term */
     uint64_t snapshot_offset;
+    uint32_t snapshot_refusals;  /* in a row */
     bool self;
     bool blank; /* its disk is not the one that the configuration names */
 };

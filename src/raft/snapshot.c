@@ -6,6 +6,8 @@
  */
 #include "raft/core.h"
 
+#define REFUSALS_WAIT_MAX 6 /* a member that goes on refusing is tried every 64 election timeouts */
+
 void snapshot_want(struct raft *r, struct raft_progress *p)
 {
     ASSERT(r->n_wants < RAFT_MEMBERS_MAX);
@@ -25,6 +27,7 @@ void snapshot_begin(struct raft *r, struct raft_progress *p)
 void snapshot_tick(struct raft *r, struct raft_progress *p)
 {
     if (p->heard_at + 10 * r->cfg.election_max < r->now) {
+        p->snap_refusals = 0; /* as it comes back it may be another */
         if (p->snap_id != 0) /* gone: its snapshot must not hold the log back */
             snapshot_begin(r, p);
         return;
@@ -98,12 +101,14 @@ void on_snapshot_res(struct raft *r, const struct raft_msg *m)
     if (m->snapshot_res.done) {
         if (m->snapshot_res.match <= log_last(r))
             p->match = MAX(p->match, m->snapshot_res.match);
+        p->snap_refusals = 0;
         progress_probe(r, p, p->snap_index + 1);
         leader_commit(r);
     } else if (m->snapshot_res.failed) {
         p->snap_refused = p->snap_id;
         snapshot_begin(r, p);
-        p->snap_retry_at = r->now + r->cfg.election_max;
+        p->snap_retry_at = r->now + (r->cfg.election_max << MIN(p->snap_refusals, REFUSALS_WAIT_MAX));
+        p->snap_refusals++;
     } else if (m->snapshot_res.offset != p->snap_offset) {
         p->snap_offset = m->snapshot_res.offset;
         if (!p->snap_wanted)

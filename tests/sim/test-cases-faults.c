@@ -303,6 +303,106 @@ START_TEST(damaged_snapshot_and_nothing_new)
 }
 END_TEST
 
+static unsigned whole_refused;
+
+static void count_both(const char *line)
+{
+    count_refusals(line);
+    whole_refused += strstr(line, "msg=\"a member refuses a snapshot that is whole") != NULL;
+}
+
+/* What keeps a member from making the store of a snapshot that it received: directories where its file is to be, deeper than
+ * what it would clear away. */
+static bool block_store(struct vfs *v, unsigned gen, bool on)
+{
+    enum { DEEP = 10 };
+    bool ok = true;
+
+    for (unsigned k = 0; k <= DEEP && ok; k++) {
+        char path[64];
+        size_t n = (size_t)snprintf(path, sizeof path, "meta/kv-%u", gen);
+
+        for (unsigned i = 0; i < (on ? k : DEEP - k); i++)
+            n += (size_t)snprintf(path + n, sizeof path - n, "/kv");
+        ok = (on ? vfs_make_dir(v, path) : vfs_rmdir(v, path)) == 0;
+    }
+    return ok;
+}
+
+static unsigned refusing(struct scene *s, uint32_t id, int *ret_why)
+{
+    struct member *lead = cluster_leader(s->c), *m = &s->c->members[id - 1];
+    struct replica_status st;
+    unsigned n = 0;
+
+    meta_server_group(m->server, &st);
+    *ret_why = st.refused;
+    if (!lead)
+        return 0;
+    meta_server_group(lead->server, &st);
+    for (unsigned i = 0; i < st.n_peers; i++)
+        if (st.peers[i].id == id)
+            n = st.peers[i].snapshot_refusals;
+    return n;
+}
+
+/*
+ * The snapshot is whole, and the follower cannot take it: no room, or (@kv) no store can be made of it. It is offered again, ever
+ * more seldom, both say what is wrong, and when the reason is gone it is filled.
+ */
+static bool refused_for_a_reason(struct scene *s, const uint64_t off[RULE_LAYERS], bool kv)
+{
+    struct sim_disk *disk;
+    struct member *behind;
+    uint64_t done;
+    int why;
+
+    s->keep_entries = 20;
+    refusals = whole_refused = 0;
+    if (!scene_start(s, 1, off))
+        return true;
+    s->c->watch_log = count_both;
+    behind = &s->c->members[cluster_leader(s->c) == s->c->members];
+    disk = sim_node_disk(behind->node);
+    member_kill(behind);
+    actor_new(&s->c->clients[0], toucher, s);
+    scene_run(s, 6000); /* a checkpoint, and the log before it is dropped */
+    member_boot(behind);
+    if (!kv)
+        sim_disk_set_limit(disk, sim_disk_used(disk));
+    else if (!block_store(sim_disk_vfs(disk), 2, true))
+        return true;
+    scene_run(s, 60000);
+    done = s->c->n_ops;
+    if (refusals < 4 || refusals > 12 || whole_refused == 0 || refusing(s, behind->id, &why) < 4 || !why ||
+        (!kv && why != -TC_E_NOSPC))
+        return true;
+    if (!kv)
+        sim_disk_set_limit(disk, 0);
+    else if (!block_store(sim_disk_vfs(disk), 2, false))
+        return true;
+    scene_run(s, 60000);
+    return s->c->n_ops == done || refusing(s, behind->id, &why) || why ||
+           meta_server_applied(behind->server) + 100 < meta_server_applied(cluster_leader(s->c)->server);
+}
+
+static bool no_room_for_a_snapshot(struct scene *s, const uint64_t off[RULE_LAYERS])
+{
+    return refused_for_a_reason(s, off, false);
+}
+
+static bool no_store_of_a_snapshot(struct scene *s, const uint64_t off[RULE_LAYERS])
+{
+    return refused_for_a_reason(s, off, true);
+}
+
+START_TEST(whole_snapshot_refused)
+{
+    case_check(no_room_for_a_snapshot, NULL, false);
+    case_check(no_store_of_a_snapshot, NULL, false);
+}
+END_TEST
+
 /* One member has the files of another cluster: who mounts meanwhile is not misled. */
 static bool mount_beside_foreign(struct scene *s, const uint64_t off[RULE_LAYERS])
 {
@@ -475,7 +575,7 @@ END_TEST
 int main(void)
 {
     const TTest *const tests[] = {lost_journal_of_a_store, replaced_store_is_no_source, member_killed_while_it_is_filled,
-                                  snapshot_with_a_flipped_bit, damaged_snapshot_and_nothing_new,
+                                  snapshot_with_a_flipped_bit, damaged_snapshot_and_nothing_new, whole_snapshot_refused,
                                   mount_beside_files_of_another_cluster, leader_and_the_next_one_removed,
                                   client_stood_still_while_members_were_replaced,
                                   store_stood_still_while_members_were_replaced};
