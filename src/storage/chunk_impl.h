@@ -116,8 +116,10 @@ struct watch_kind { /* times are those of the watch's clock */
     uint64_t ended_at;  /* when one ended last, or the first of those asked for was; the probe counts ... */
     uint64_t own_at;    /* ... and not */
     uint64_t probed_at; /* the probe was asked for */
-    uint64_t slow;      /* ns: the longest time lately in which none ended, and then one did ... */
-    uint64_t slow_at;   /* ... at this env_now() */
+    struct {
+        uint64_t ns, at; /* so long none ended, and then one did, at this env_now() */
+    } slow[2]; /* the longest times lately, while the other kind did end */
+    uint64_t long_at;   /* it ended last after OTHER_NS or more; 0: never */
     struct env_queue queue;
     struct env_job job;
 };

@@ -10,8 +10,9 @@
  * `probe` is read past the page cache, another is written and synced. A probe that ends is something of its kind that
  * ended. The disk hangs when
  *  - neither kind ends for HANG_NS, or
- *  - one does not, though the other may: for ONE_NS, or twice as long as it lately took when it ended after all, up to
- *    ONE_MAX_NS. So a disk whose syncs begin to take 3 s may hang by mistake once, and then is known to be like that; or
+ *  - one does not, though the other may: for ONE_NS, or twice as long as it lately took at least two times when it ended
+ *    after all, up to ONE_MAX_NS. So a disk whose syncs begin to take 3 s may hang by mistake twice, and then is known to
+ *    be like that, but a disk that hung once is not waited for; or
  *  - nothing but the probe ended for OWN_NS.
  * The moment anything ends this is judged anew: a needless alarm costs the moves of placement groups that were begun
  * meanwhile, and they are called off.
@@ -31,7 +32,7 @@
 #define ONE_NS (1950 * NS_PER_MS)
 #define ONE_MAX_NS (5 * NS_PER_S)
 #define OWN_NS (15 * NS_PER_S)
-#define SLOW_FOR_NS (600 * NS_PER_S)
+#define SLOW_FOR_NS (120 * NS_PER_S)
 #define PROBE_BYTES (2 * DISK_ALIGN)
 
 /* ---- the clock --------------------------------------------------------------------------------------------- */
@@ -65,9 +66,27 @@ static uint64_t own_stuck(const struct watch *w, enum watched kind)
 static uint64_t patience(const struct watch *w, enum watched kind)
 {
     const struct watch_kind *k = &w->kinds[kind];
-    uint64_t slow = w->last - k->slow_at < SLOW_FOR_NS ? k->slow : 0;
+    uint64_t twice = UINT64_MAX;
 
-    return MAX((uint64_t)ONE_NS, MIN(2 * slow, (uint64_t)ONE_MAX_NS));
+    for (int i = 0; i < 2; i++)
+        twice = MIN(twice, w->last - k->slow[i].at < SLOW_FOR_NS ? k->slow[i].ns : 0);
+    return MAX((uint64_t)ONE_NS, MIN(2 * twice, (uint64_t)ONE_MAX_NS));
+}
+
+/* None ended for @ns, and now one did. */
+static void was_slow(const struct watch *w, struct watch_kind *k, uint64_t ns)
+{
+    int least = 0;
+
+    for (int i = 0; i < 2; i++) {
+        if (w->last - k->slow[i].at >= SLOW_FOR_NS)
+            k->slow[i].ns = 0;
+        least = k->slow[i].ns < k->slow[least].ns ? i : least;
+    }
+    if (ns >= k->slow[least].ns) {
+        k->slow[least].ns = ns;
+        k->slow[least].at = w->last;
+    }
 }
 
 /* How long until the disk hangs, if nothing ends? 0: it does. */
@@ -89,6 +108,15 @@ static uint64_t left(const struct watch *w)
             all = MIN(all, own < OWN_NS ? OWN_NS - own : 0);
     }
     return all;
+}
+
+/* The other kind is not stuck, nor was it until just now. */
+static bool alone_slow(const struct watch *w, const struct watch_kind *k)
+{
+    enum watched other = k == &w->kinds[WATCH_SYNCS] ? WATCH_FILES : WATCH_SYNCS;
+    uint64_t at = w->kinds[other].long_at;
+
+    return stuck(w, other) < OTHER_NS && (!at || w->clock - at >= OTHER_NS);
 }
 
 static void judge(struct chunk_store *cs)
@@ -115,10 +143,10 @@ static void ended(struct chunk_store *cs, struct watch_kind *k, bool probe)
 
     look(cs);
     t = w->clock - k->ended_at;
-    if (t >= DOUBT_NS && (t >= k->slow || w->last - k->slow_at >= SLOW_FOR_NS)) {
-        k->slow = t;
-        k->slow_at = w->last;
-    }
+    if (t >= DOUBT_NS && alone_slow(w, k))
+        was_slow(w, k, t);
+    if (t >= OTHER_NS)
+        k->long_at = w->clock;
     k->ended_at = w->clock;
     if (!probe)
         k->own_at = w->clock;

@@ -37,12 +37,12 @@ def gate(c, name):
 
 
 @contextlib.contextmanager
-def slow_disk(c, name):
-    open(gate(c, name), 'w').close()
+def slow_disk(c, name, also=''):
+    open(gate(c, name) + also, 'w').close()
     try:
         yield
     finally:
-        os.unlink(gate(c, name))
+        os.unlink(gate(c, name) + also)
 
 
 @contextlib.contextmanager
@@ -97,15 +97,18 @@ def flags(c, i):
     return next(n for n in json.loads(c.tercet('node', 'list', '--json').stdout)['nodes'] if n['node'] == i)
 
 
-def hanging(c, programs):
-    """A disk that does not come back: its groups go to the others, and return to it when it goes on after all."""
+def hanging(c, programs, what, also):
+    """A disk that does not come back: its groups go to the others, and return to it when it goes on after all. The store
+    itself goes on to beat."""
     wait_until('all have groups', lambda: all(flags(c, i)['pgs'] for i in (1, 2, 3, 4)), 60)
-    with slow_disk(c, 'storage-1'):
+    with slow_disk(c, 'storage-1', also):
         began = time.monotonic()
         wait_until('the leader knows', lambda: 'disk_error' in flags(c, 1)['flags'], 60)
         knows = time.monotonic() - began
+        wait_until('it beats', lambda: flags(c, 1)['state'] == 'up', 60)
         wait_until('its groups are elsewhere', lambda: flags(c, 1)['pgs'] == 0, 120)
-        print('hanging disk of a store: known after %.1f s, empty after %.1f' % (knows, time.monotonic() - began), flush=True)
+        print('%s of a store: known after %.1f s, empty after %.1f' % (what, knows, time.monotonic() - began), flush=True)
+        wait_until('it beats on', lambda: flags(c, 1)['state'] == 'up', 60)
         counts = [p.n for p in programs]
         wait_until('programs go on', lambda: [p for p in programs if p.error] or all(p.n > n + 2 for p, n in zip(programs, counts)), 60)
     wait_until('it has groups again', lambda: not flags(c, 1)['flags'] and flags(c, 1)['pgs'], 120)
@@ -133,7 +136,8 @@ def main():
         case(c, programs, 'slow disk of a store', slow_disk, lambda: 'storage-1', (0,))
         case(c, programs, 'slow disk of the leader', slow_disk, c.leader, (1,))
         case(c, programs, 'leader stopped', stopped, c.leader, (1, 2))  # two: both others tried at the same moment
-        hanging(c, programs)
+        hanging(c, programs, 'hanging disk', '-all')
+        hanging(c, programs, 'hanging syncs', '')
         programs[1].ending.set()
         programs[1].join(60)
         programs[0].end()
