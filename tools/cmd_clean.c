@@ -17,17 +17,18 @@ struct clean {
     struct tool_data d;
     struct {
         const char *kind, *endpoint;
-        uint64_t id;
+        uint64_t id, store;
     } who[DAEMONS_MAX];
     unsigned n;
     bool json;
 };
 
-static void add(struct clean *c, const char *kind, uint64_t id, const char *endpoint)
+static void add(struct clean *c, const char *kind, uint64_t id, uint64_t store, const char *endpoint)
 {
     if (c->n < DAEMONS_MAX) {
         c->who[c->n].kind = kind;
         c->who[c->n].id = id;
+        c->who[c->n].store = store;
         c->who[c->n++].endpoint = endpoint;
     }
 }
@@ -39,12 +40,12 @@ static void add_all(struct clean *c)
 
     for (unsigned m = 0; m < c->d.members.n; m++) {
         if (c->d.status.docs[m])
-            add(c, "member", json_u64(c->d.status.docs[m], "id", 0), c->d.members.endpoints[m]);
+            add(c, "member", json_u64(c->d.status.docs[m], "id", 0), 0, c->d.members.endpoints[m]);
     }
     json_array_foreach(json_object_get(c->d.status.docs[c->d.status.leader], "stores"), i, s)
     {
         if (strcmp(json_text(s, "state", ""), "up") == 0)
-            add(c, "node", json_u64(s, "node", 0), json_text(s, "endpoint", ""));
+            add(c, "node", json_u64(s, "node", 0), tool_store_id(s), json_text(s, "endpoint", ""));
     }
 }
 
@@ -55,7 +56,7 @@ static json_t *ask(struct clean *c, unsigned at, uint32_t action)
     json_t *doc = NULL;
     int status;
 
-    tool_scrub_ask(&c->d, &c->who[at].endpoint, 1, &req, TOOL_TIMEOUT_MS, &doc, &status);
+    tool_scrub_ask(&c->d, &c->who[at].endpoint, &c->who[at].store, 1, &req, TOOL_TIMEOUT_MS, &doc, &status);
     return doc;
 }
 

@@ -114,7 +114,8 @@ static void explain_chunk(struct explain *e, uint32_t index)
     const struct map_pg *p = &e->d.map->pgs[pg];
     struct read_item item = {.pg = pg, .pg_epoch = p->epoch, .ino = e->f.ino, .index = index, .count = TOOL_CHUNK_BLOCKS};
     struct read_req body = {.barrier = e->d.map->epoch, .items = {&item, 1}};
-    struct rpc_request req = {MSG_READ, e->d.tag, &body, TOOL_TIMEOUT_MS};
+    uint64_t ids[PG_VOTERS_MAX];
+    struct rpc_request req = {MSG_READ, e->d.tag, &body, TOOL_TIMEOUT_MS, ids};
     uint64_t which = index, node[PG_VOTERS_MAX], epoch[PG_VOTERS_MAX], seq[PG_VOTERS_MAX];
     struct scrub_req ask = {.action = SCRUB_REPORT, .ino = e->f.ino, .indexes = {&which, 1}};
     const struct map_store *stores[PG_VOTERS_MAX];
@@ -131,6 +132,7 @@ static void explain_chunk(struct explain *e, uint32_t index)
             if (!stores[n] || down != !strcmp(json_text(tool_store_status(&e->d, p->voters[i]), "state", "?"), "down"))
                 continue;
             node[n] = stores[n]->node;
+            ids[n] = p->voters[i];
             endpoints[n] = stores[n]->endpoint;
             n++;
         }
@@ -138,7 +140,7 @@ static void explain_chunk(struct explain *e, uint32_t index)
             up = n;
     }
     rpc_ask(e->d.env, endpoints, up, &req, a);
-    tool_scrub_ask(&e->d, endpoints, up, &ask, TOOL_TIMEOUT_MS, docs, statuses);
+    tool_scrub_ask(&e->d, endpoints, ids, up, &ask, TOOL_TIMEOUT_MS, docs, statuses);
     for (unsigned i = up; i < n; i++) {
         a[i] = (struct rpc_answer){.status = -TC_E_UNREACHABLE};
         docs[i] = NULL;

@@ -26,7 +26,7 @@ static json_t *describe_replica(struct locate *l, uint32_t pg, uint32_t index, c
     struct read_item item = {.pg = pg, .pg_epoch = p->epoch, .ino = l->f.ino, .index = index,
                              .count = TOOL_CHUNK_BLOCKS};
     struct read_req body = {.barrier = l->d.map->epoch, .items = {&item, 1}};
-    struct rpc_request req = {MSG_READ, l->d.tag, &body, TOOL_TIMEOUT_MS};
+    struct rpc_request req = {MSG_READ, l->d.tag, &body, TOOL_TIMEOUT_MS, &store->store};
     struct wire_arena arena = {0};
     struct read_res res = {0};
     struct rpc_answer a;

@@ -20,7 +20,7 @@
 struct scrub {
     struct tool_data d;
     const char *endpoints[1024];
-    uint64_t nodes[1024];
+    uint64_t nodes[1024], stores[1024]; /* numbers, and ids of stores */
     unsigned n, n_stores; /* members of the metadata group are behind the stores */
     bool json, wait, stop;
     uint64_t rate;
@@ -43,6 +43,7 @@ static void stores_add(struct scrub *c, uint64_t only)
         if ((only && node != only) || !strcmp(state, "replaced") || c->n == ARRAY_SIZE(c->endpoints))
             continue;
         c->nodes[c->n] = node;
+        c->stores[c->n] = tool_store_id(s);
         c->endpoints[c->n++] = json_text(s, "endpoint", "");
     }
     c->n_stores = c->n;
@@ -170,13 +171,13 @@ static int scrub_stores(struct scrub *c)
     unsigned silent = 0;
     struct scrub_req req = {.action = c->stop ? SCRUB_STOP : SCRUB_START, .rate = c->rate};
 
-    tool_scrub_ask(&c->d, c->endpoints, c->n, &req, TOOL_TIMEOUT_MS, docs, statuses);
+    tool_scrub_ask(&c->d, c->endpoints, c->stores, c->n, &req, TOOL_TIMEOUT_MS, docs, statuses);
     req = (struct scrub_req){.action = SCRUB_REPORT};
     while (c->wait && !c->stop && (any_running(c, docs) || (any_silent(c, statuses) && silent++ < SILENT_MAX))) {
         show_progress(c, docs, false);
         docs_free(c, docs);
         usleep(250000);
-        tool_scrub_ask(&c->d, c->endpoints, c->n, &req, TOOL_TIMEOUT_MS, docs, statuses);
+        tool_scrub_ask(&c->d, c->endpoints, c->stores, c->n, &req, TOOL_TIMEOUT_MS, docs, statuses);
     }
     show_progress(c, docs, true);
     status = print_all(c, docs, statuses);
@@ -196,7 +197,7 @@ static uint64_t scrub_chunks(struct scrub *c, uint64_t ino, uint64_t *indexes, u
     int statuses[ARRAY_SIZE(c->endpoints)];
     uint64_t unknown = 0;
 
-    tool_scrub_ask(&c->d, c->endpoints, c->n, &req, CHUNKS_TIMEOUT_MS, docs, statuses);
+    tool_scrub_ask(&c->d, c->endpoints, c->stores, c->n, &req, CHUNKS_TIMEOUT_MS, docs, statuses);
     for (unsigned i = 0; i < c->n; i++) {
         unknown += json_u64(docs[i], "unknown", 0);
         if (first) {

@@ -126,11 +126,11 @@ static void verify_chunk(struct verify *v, uint32_t index)
     struct read_item item = {.pg = pg, .pg_epoch = p->epoch, .ino = v->f.ino, .index = index, .count = TOOL_CHUNK_BLOCKS,
                              .data = true};
     struct read_req body = {.barrier = v->d.map->epoch, .items = {&item, 1}};
-    struct rpc_request req = {MSG_READ, v->d.tag, &body, CHUNK_TIMEOUT_MS};
+    uint64_t nodes[PG_VOTERS_MAX], stores[PG_VOTERS_MAX];
+    struct rpc_request req = {MSG_READ, v->d.tag, &body, CHUNK_TIMEOUT_MS, stores};
     struct copy *c = tc_calloc(p->n, sizeof *c);
     struct rpc_answer a[PG_VOTERS_MAX];
     const char *endpoints[PG_VOTERS_MAX];
-    uint64_t nodes[PG_VOTERS_MAX];
     unsigned n = 0;
 
     for (unsigned i = 0; i < p->n; i++) {
@@ -139,6 +139,7 @@ static void verify_chunk(struct verify *v, uint32_t index)
         if (!store)
             continue;
         nodes[n] = store->node;
+        stores[n] = store->store;
         endpoints[n++] = store->endpoint;
     }
     rpc_ask(v->d.env, endpoints, n, &req, a);

@@ -118,10 +118,15 @@ const json_t *tool_store_status(const struct tool_data *d, uint64_t store)
     return NULL;
 }
 
-void tool_scrub_ask(struct tool_data *d, const char *const *endpoints, unsigned n, const struct scrub_req *req,
-                    uint64_t timeout_ms, json_t **docs, int *statuses)
+uint64_t tool_store_id(const json_t *store)
 {
-    struct rpc_request r = {MSG_SCRUB, d->tag, req, timeout_ms};
+    return strtoull(json_text(store, "store", "0"), NULL, 16);
+}
+
+void tool_scrub_ask(struct tool_data *d, const char *const *endpoints, const uint64_t *stores, unsigned n,
+                    const struct scrub_req *req, uint64_t timeout_ms, json_t **docs, int *statuses)
+{
+    struct rpc_request r = {MSG_SCRUB, d->tag, req, timeout_ms, stores};
     struct rpc_answer *a = tc_calloc(n + 1, sizeof *a);
 
     rpc_ask(d->env, endpoints, n, &r, a);

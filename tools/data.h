@@ -34,8 +34,11 @@ TC_MUST_CHECK bool tool_file_open(const struct cli *cli, const char *path, struc
 
 /* The leader's entry of a store, or NULL. */
 const json_t *tool_store_status(const struct tool_data *d, uint64_t store);
-/* SCRUB of several stores at once: documents, NULL where none came. The caller drops them. */
-void tool_scrub_ask(struct tool_data *d, const char *const *endpoints, unsigned n, const struct scrub_req *req,
-                    uint64_t timeout_ms, json_t **docs, int *statuses);
+/* The id of a store in a document of its. */
+uint64_t tool_store_id(const json_t *store);
+/* SCRUB of several stores (@stores: their ids, 0: a member of the metadata group) at once: documents, NULL where none
+ * came. The caller drops them. */
+void tool_scrub_ask(struct tool_data *d, const char *const *endpoints, const uint64_t *stores, unsigned n,
+                    const struct scrub_req *req, uint64_t timeout_ms, json_t **docs, int *statuses);
 /* "2026-01-31 12:00", "never". Returns @out. */
 const char *format_time(uint64_t ns, char out[32]);

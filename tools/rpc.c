@@ -11,6 +11,7 @@ struct rpc_peer {
     struct rpc *rpc;
     struct net_port *port;
     struct rpc_answer *answer;
+    struct buf *frame; /* of the request */
     uint64_t id;
     bool sent, done;
 };
@@ -19,7 +20,6 @@ struct rpc {
     struct env *env;
     struct rpc_peer *peers;
     unsigned n, n_done;
-    struct buf *frame; /* of the request; its id is the same for all: one request a connection */
     struct env_timer retry, deadline;
 };
 
@@ -61,7 +61,7 @@ static void send_all(struct env_timer *t)
         struct rpc_peer *p = &rpc->peers[i];
 
         if (!p->sent && !p->done)
-            p->sent = env_send(p->port, 0, buf_ref(rpc->frame), NULL) == 0;
+            p->sent = env_send(p->port, 0, buf_ref(p->frame), NULL) == 0;
     }
     env_timer_set(rpc->env, t, env_now(rpc->env) + RETRY_MS * NS_PER_MS);
 }
@@ -75,19 +75,35 @@ static void on_deadline(struct env_timer *t)
         struct rpc_peer *p = &rpc->peers[i];
 
         if (!p->done)
-            peer_done(p, env_send(p->port, 0, buf_ref(rpc->frame), NULL) < 0 ? -TC_E_UNREACHABLE
+            peer_done(p, env_send(p->port, 0, buf_ref(p->frame), NULL) < 0 ? -TC_E_UNREACHABLE
                                                                               : -TC_E_DEADLINE);
     }
+}
+
+/* The request as the @i-th server gets it: a store is named. */
+static struct buf *frame_for(const struct rpc_request *req, unsigned i, uint64_t id)
+{
+    struct wire_header h = {.kind = WIRE_REQUEST, .type = req->type, .cluster = req->cluster, .id = id};
+    const struct wire_schema *schema = schema_of(req->type, WIRE_REQUEST);
+    void *body = NULL;
+    struct buf *b;
+
+    if (req->stores && request_store(req->type, (void *)req->body)) {
+        body = tc_malloc(schema->size);
+        memcpy(body, req->body, schema->size);
+        *request_store(req->type, body) = req->stores[i];
+    }
+    b = wire_encode_frame(&h, schema, body ? body : req->body);
+    free(body);
+    return b;
 }
 
 void rpc_ask(struct env *env, const char *const *endpoints, unsigned n, const struct rpc_request *req,
              struct rpc_answer *answers)
 {
-    struct wire_header h = {.kind = WIRE_REQUEST, .type = req->type, .cluster = req->cluster};
     struct rpc rpc = {.env = env, .n = n, .retry.fn = send_all, .deadline.fn = on_deadline};
+    uint64_t id = env_random(env) | 1; /* the same for all: one request a connection */
 
-    h.id = env_random(env) | 1;
-    rpc.frame = wire_encode_frame(&h, schema_of(req->type, WIRE_REQUEST), req->body);
     rpc.peers = tc_calloc(n, sizeof *rpc.peers);
     env_timer_set(env, &rpc.deadline, env_now(env) + req->timeout_ms * NS_PER_MS);
     for (unsigned i = 0; i < n; i++) {
@@ -95,7 +111,7 @@ void rpc_ask(struct env *env, const char *const *endpoints, unsigned n, const st
         int r;
 
         answers[i] = (struct rpc_answer){0};
-        *p = (struct rpc_peer){.rpc = &rpc, .answer = &answers[i], .id = h.id};
+        *p = (struct rpc_peer){.rpc = &rpc, .answer = &answers[i], .id = id, .frame = frame_for(req, i, id)};
         r = env_connect(env, endpoints[i], on_reply, p, &p->port);
         if (r < 0)
             peer_done(p, r);
@@ -105,10 +121,11 @@ void rpc_ask(struct env *env, const char *const *endpoints, unsigned n, const st
         (void)os_env_run(env);
     env_timer_cancel(env, &rpc.retry);
     env_timer_cancel(env, &rpc.deadline);
-    for (unsigned i = 0; i < n; i++)
+    for (unsigned i = 0; i < n; i++) {
         env_port_close(rpc.peers[i].port);
+        buf_unref(rpc.peers[i].frame);
+    }
     free(rpc.peers);
-    buf_unref(rpc.frame);
 }
 
 void rpc_answers_fini(struct rpc_answer *answers, unsigned n)

@@ -21,6 +21,7 @@ struct rpc_request {
     uint64_t cluster; /* tag; 0: none */
     const void *body; /* struct of the type's request schema */
     uint64_t timeout_ms;
+    const uint64_t *stores; /* which store is meant at each endpoint; 0: whoever listens. NULL: of all */
 };
 
 /* Send @req to each of @n @endpoints and wait for all answers or the timeout. Fills @answers[n]; the

@@ -38,6 +38,8 @@
 #define RPC_RESEND_NS (150 * NS_PER_MS) /* unanswered so long: also the next member (2.6) */
 #define RPC_RESEND_MAX_NS (1000 * NS_PER_MS)
 #define KEEPALIVE_NS (500 * NS_PER_MS)
+#define MAP_RETRY_NS (50 * NS_PER_MS)   /* a map that is known to be there is asked for again */
+#define MAP_LOOK_NS (500 * NS_PER_MS)   /* between looks for one that may be there */
 #define CACHING_NS (2 * NS_PER_S)  /* caching right, from the sending of the last answered keepalive (3.1) */
 #define X_IDLE_NS (1 * NS_PER_S)   /* then X is released unasked (3.5) */
 #define CLEAN_WAIT_NS (3 * NS_PER_S) /* an unasked release waits so long for the last of N */
@@ -448,7 +450,7 @@ struct tc_client {
 
     /* map */
     struct map *map;
-    uint64_t map_want;
+    uint64_t map_want, map_asked;
     bool map_getting, map_whole;
     struct env_timer map_timer;
     struct waitq map_wq;

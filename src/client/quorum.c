@@ -136,14 +136,14 @@ struct qstore *quorum_store(struct quorum *q, uint64_t id)
 
 bool qstore_suspect(const struct qstore *s, uint64_t now)
 {
-    if (!s || !s->silent_since || now <= s->silent_since + QUORUM_SUSPECT_AFTER)
+    if (!s || !(s->other || (s->silent_since && now > s->silent_since + QUORUM_SUSPECT_AFTER)))
         return false;
     return now <= s->last_sent + QUORUM_SILENT_AFTER; /* else it is due to be tried again */
 }
 
-void quorum_stale_map(struct quorum *q, uint64_t epoch)
+void quorum_stale_map(struct quorum *q)
 {
-    q->owner.need_map(q->owner.arg, epoch);
+    q->owner.look_map(q->owner.arg);
 }
 
 /* ---- answers ---- */
@@ -285,11 +285,15 @@ static void on_message(void *arg, uint64_t peer TC_UNUSED, struct buf *head, str
     HASH_FIND(hh, q->by_id, &h.id, sizeof(h.id), req);
     if (!req || req->store != s)
         return; /* answered before, or given up */
-    learn_latency(s, env_now(q->env) - req->sent_at);
+    s->other = tc_error_from_wire(h.status) == -TC_E_WRONG_STORE;
+    if (!s->other)
+        learn_latency(s, env_now(q->env) - req->sent_at);
     s->silent_since = s->n_requests > 1 ? env_now(q->env) : 0;
+    if (s->other)
+        quorum_stale_map(q);
     /* The (session, incarnation) it was sent under is dead. If the session is, its owner is told by the leader and ends all
      * (quorum_session_changed()); if only the incarnation is, for another inode's sake, it goes again under the next. */
-    if (tc_error_from_wire(h.status) == -TC_E_FENCED)
+    if (s->other || tc_error_from_wire(h.status) == -TC_E_FENCED)
         fail_request(req, -TC_E_UNREACHABLE);
     else if (h.status != 0)
         fail_request(req, tc_error_from_wire(h.status));
@@ -321,38 +325,68 @@ void qitem_leave(struct qitem *it)
     }
 }
 
+/* A port to where @s is now, in the place of the one it has, if any. */
+static bool store_open(struct qstore *s, const char *endpoint)
+{
+    struct net_port *port;
+    int r = env_connect(s->q->env, endpoint, on_message, s, &port);
+
+    if (r < 0) {
+        LOG_WARN("quorum", "cannot connect to a store", "store=%llx endpoint=%s error=%s", (unsigned long long)s->id,
+                 endpoint, tc_error_name(r));
+        return false;
+    }
+    env_port_close(s->port);
+    free(s->endpoint);
+    s->port = port;
+    s->endpoint = tc_strdup(endpoint);
+    s->hedge_estimate = 10 * NS_PER_MS;
+    s->silent_since = 0;
+    s->other = false;
+    return true;
+}
+
 static struct qstore *store_connect(struct quorum *q, uint64_t id)
 {
     struct map *m = q->owner.map(q->owner.arg);
     const struct map_store *ms = m ? map_store(m, id) : NULL;
     struct qstore *s = quorum_store(q, id);
-    int r;
 
     if (ms && !map_store_there(m, id))
         return NULL;
-    if (s && ms && strcmp(s->endpoint, ms->endpoint) == 0)
-        return s;
-    if (s && ms && !s->write_queue && !s->read_queue && !s->requests) {
-        store_free(q, s); /* it moved; nothing is under way to the old place */
-        s = NULL;
-    }
     if (s || !ms)
         return s;
     s = tc_calloc(1, sizeof(*s));
     s->id = id;
     s->q = q;
-    s->endpoint = tc_strdup(ms->endpoint);
-    s->hedge_estimate = 10 * NS_PER_MS;
-    r = env_connect(q->env, s->endpoint, on_message, s, &s->port);
-    if (r < 0) {
-        LOG_WARN("quorum", "cannot connect to a store", "store=%llx endpoint=%s error=%s", (unsigned long long)id,
-                 s->endpoint, tc_error_name(r));
-        free(s->endpoint);
+    if (!store_open(s, ms->endpoint)) {
         free(s);
         return NULL;
     }
     HASH_ADD(hh, q->stores, id, sizeof(s->id), s);
     return s;
+}
+
+/* Where stores have another address now: nobody answers what is under way to the old one, what waits goes to the new. */
+static void stores_move(struct quorum *q)
+{
+    struct map *m = q->owner.map(q->owner.arg);
+    struct qstore *s, *tmp;
+
+    HASH_ITER(hh, q->stores, s, tmp)
+    {
+        const struct map_store *ms = m ? map_store_there(m, s->id) : NULL;
+
+        if (!ms || strcmp(s->endpoint, ms->endpoint) == 0 || !store_open(s, ms->endpoint))
+            continue;
+        while (s->requests) {
+            struct qrequest *req = s->requests;
+
+            fail_request(req, -TC_E_UNREACHABLE);
+            request_free(q, req);
+        }
+        env_defer(q->env, &q->send_task);
+    }
 }
 
 void qitem_queue(struct qitem *it)
@@ -488,6 +522,7 @@ static void send_writes(struct qstore *s, struct write_req *msg, struct shared_p
         batch[n++] = it;
         bytes += len;
     }
+    msg->store = s->id;
     req = request_new(s, QOP_WRITE, n);
     for (uint32_t i = 0; i < n; i++)
         request_take(req, i, batch[i]);
@@ -518,6 +553,7 @@ static void send_reads(struct qstore *s, struct read_req *msg)
         batch[n++] = it;
         bytes += len;
     }
+    msg->store = s->id;
     req = request_new(s, QOP_READ, n);
     for (uint32_t i = 0; i < n; i++)
         request_take(req, i, batch[i]);
@@ -530,7 +566,7 @@ static bool window_open(const struct qstore *s)
 {
     uint64_t now = env_now(s->q->env);
 
-    if (s->silent_since && now > s->silent_since + QUORUM_SILENT_AFTER)
+    if (s->other || (s->silent_since && now > s->silent_since + QUORUM_SILENT_AFTER))
         return now > s->last_sent + QUORUM_PROBE_EVERY;
     return s->n_requests < QUORUM_WINDOW_REQUESTS && s->bytes_in_flight < QUORUM_WINDOW_BYTES;
 }
@@ -596,6 +632,7 @@ void quorum_map_changed(struct quorum *q)
 {
     struct qop *op, *tmp;
 
+    stores_move(q);
     DL_FOREACH_SAFE(q->ops, op, tmp)
     {
         op->blocked = false;

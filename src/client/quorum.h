@@ -20,7 +20,7 @@ struct quorum_owner {
     /* The session that requests are made under; false: suspended or none, requests wait. */
     bool (*session)(void *arg, uint64_t *ret_session, uint32_t *ret_incarnation);
     struct map *(*map)(void *arg);           /* the newest map known */
-    void (*need_map)(void *arg, uint64_t epoch); /* a store has a newer map: fetch it; quorum_map_changed() follows */
+    void (*look_map)(void *arg); /* a store finds the map old or wrong: is there a newer one? quorum_map_changed() follows */
     void *arg;
 };
 

@@ -116,6 +116,7 @@ struct qstore {
     uint64_t hedge_estimate; /* running p95 of answers, ns */
     uint64_t last_sent;
     uint64_t silent_since; /* something is unanswered since then; 0: nothing is */
+    bool other;            /* another store listens at its address: as if it were silent for long */
     UT_hash_handle hh;
 };
 
@@ -157,7 +158,7 @@ void qitem_queue(struct qitem *it);
 void qitem_leave(struct qitem *it); /* queue or request: becomes IDLE */
 struct qstore *quorum_store(struct quorum *q, uint64_t id);
 bool qstore_suspect(const struct qstore *s, uint64_t now);
-void quorum_stale_map(struct quorum *q, uint64_t epoch);
+void quorum_stale_map(struct quorum *q);
 
 /* writes */
 void qwrite_fill(struct qwrite_op *o, struct write_item *ret);

@@ -249,7 +249,7 @@ int64_t qread_on_result(struct qread_op *o, struct qitem *it, const struct read_
         it->state = QITEM_FAILED;
         it->status = tc_error_from_wire(res->status);
         if (it->status == -TC_E_STALE_EPOCH || it->status == -TC_E_NOT_VOTER)
-            quorum_stale_map(o->op.q, 0);
+            quorum_stale_map(o->op.q);
         qread_on_fail(o, it, it->status);
         return 0;
     }

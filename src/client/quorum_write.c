@@ -213,7 +213,7 @@ void qwrite_on_result(struct qwrite_op *o, struct qitem *it, const struct write_
     it->state = QITEM_FAILED;
     it->status = tc_error_from_wire(res->status);
     if (it->status == -TC_E_STALE_EPOCH || it->status == -TC_E_NOT_VOTER)
-        quorum_stale_map(o->op.q, 0);
+        quorum_stale_map(o->op.q);
     qwrite_on_fail(o, it, it->status);
 }
 

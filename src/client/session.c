@@ -364,13 +364,18 @@ static struct map *owner_map(void *arg)
     return ((struct tc_client *)arg)->map;
 }
 
-static void owner_need_map(void *arg, uint64_t epoch)
+/* A store finds the map wrong: one look whether there is a newer one; the keepalives tell of later ones. */
+static void owner_look_map(void *arg)
 {
-    map_need(arg, epoch);
+    struct tc_client *c = arg;
+
+    if (!c->map_getting && !env_timer_armed(&c->map_timer))
+        env_timer_set(c->env, &c->map_timer, MAX(env_now(c->env), c->map_asked + MAP_LOOK_NS));
 }
 
 void map_take(struct tc_client *c, const struct cluster_map *m)
 {
+    uint64_t before = c->map->epoch;
     int e;
 
     if (m->cluster.n == 16) {
@@ -384,14 +389,14 @@ void map_take(struct tc_client *c, const struct cluster_map *m)
         meta_conn_learn(c, m);
     }
     if (!c->quorum && c->map->epoch) {
-        struct quorum_owner owner = {owner_session, owner_map, owner_need_map, c};
+        struct quorum_owner owner = {owner_session, owner_map, owner_look_map, c};
 
         if (!c->cluster_tag)
             c->cluster_tag = map_cluster_tag(c->map->cluster);
         e = quorum_open(c->env, &owner, c->cluster_tag, &c->quorum);
         ASSERT(e == 0);
     }
-    if (c->quorum)
+    if (c->quorum && c->map->epoch != before)
         quorum_map_changed(c->quorum);
     waitq_wake(&c->map_wq);
 }
@@ -404,7 +409,7 @@ static void map_done(struct rpc *r, int status, const void *res)
     if (status == 0)
         map_take(c, res);
     if (c->map->epoch < c->map_want || !c->map->pgs)
-        env_timer_set(c->env, &c->map_timer, env_now(c->env) + 50 * NS_PER_MS);
+        env_timer_set(c->env, &c->map_timer, env_now(c->env) + MAP_RETRY_NS);
 }
 
 static void map_tick(struct env_timer *t)
@@ -415,6 +420,7 @@ static void map_tick(struct env_timer *t)
     if (c->map_getting || c->state == SESSION_CLOSED)
         return;
     c->map_getting = true;
+    c->map_asked = env_now(c->env);
     RPC(c, MSG_MAP_GET, RPC_NO_SESSION | RPC_NO_CTX, map_get_req, &req, cluster_map, map_done, c);
 }
 
@@ -424,7 +430,7 @@ void map_need(struct tc_client *c, uint64_t epoch)
         c->map_want = epoch;
     if (c->map->epoch >= c->map_want && c->map->pgs)
         return;
-    if (!c->map_getting && !env_timer_armed(&c->map_timer))
+    if (!c->map_getting && (!env_timer_armed(&c->map_timer) || c->map_timer.at > env_now(c->env) + MAP_RETRY_NS))
         env_timer_set(c->env, &c->map_timer, 0);
 }
 

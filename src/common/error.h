@@ -78,7 +78,8 @@
     X(NO_MAP,         227, EAGAIN,       "the placement table does not exist yet")              \
     X(CROSSED,        228, ESTALE,       "mutation crossed a recall, retry")                    \
     X(LOCKED_DIR,     229, EBUSY,        "directory is in use by another process")              \
-    X(SHUTDOWN,       230, EIO,          "shutting down")
+    X(SHUTDOWN,       230, EIO,          "shutting down")                                       \
+    X(WRONG_STORE,    231, EIO,          "another store listens at this address")
 /* clang-format on */
 
 enum tc_error {

@@ -54,8 +54,8 @@ void map_to_msg(const struct map *m, struct wire_arena *a, struct cluster_map *r
 /* Placement group of a chunk: XXH3(ino, index) mod pg_count. */
 uint32_t map_pg_of(const struct map *m, uint64_t ino, uint32_t index);
 const struct map_store *map_store(const struct map *m, uint64_t store); /* NULL: unknown */
-/* Where to send what is for it; NULL: nowhere. At the address of a replaced store the one listens that took its place: what
- * that one says is no vote of the old. */
+/* Where to send what is for it; NULL: nowhere. At the address of a replaced store the one listens that took its place, and
+ * would refuse it (PROTOCOL 6.1). */
 const struct map_store *map_store_there(const struct map *m, uint64_t store);
 bool map_session_dead(const struct map *m, uint64_t session, uint32_t incarnation);
 bool map_is_voter(const struct map_pg *pg, uint64_t store); /* of C1 or C2 */

@@ -307,6 +307,28 @@ const struct wire_schema *schema_of(uint32_t type, enum wire_frame_kind kind)
     return NULL;
 }
 
+uint64_t *request_store(uint32_t type, void *body)
+{
+    switch (type) {
+    case MSG_WRITE:
+        return &((struct write_req *)body)->store;
+    case MSG_READ:
+        return &((struct read_req *)body)->store;
+    case MSG_MANIFEST:
+        return &((struct manifest_req *)body)->store;
+    case MSG_SIZE_QUERY:
+        return &((struct size_query_req *)body)->store;
+    case MSG_CHUNK_SEEK:
+        return &((struct chunk_seek_req *)body)->store;
+    case MSG_RECONCILE:
+        return &((struct reconcile_req *)body)->store;
+    case MSG_SCRUB:
+        return &((struct scrub_req *)body)->store;
+    default:
+        return NULL;
+    }
+}
+
 const struct wire_schema *const *schema_all(size_t *ret_n)
 {
     *ret_n = ARRAY_SIZE(schemas);

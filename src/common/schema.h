@@ -668,6 +668,10 @@ WIRE_DECLARE(ino_check_res, INO_CHECK_RES)
 
 /* ---- data: anyone -> store -------------------------------------------------------------------------------------- */
 
+/* Whatever is asked of a store names it: `store`, key 20, is the id of the store that is meant, and any other refuses with
+ * WRONG_STORE (PROTOCOL 6.1). 0: left out, by programs older than this key. See request_store(). MAP_GET and STORE_STATUS
+ * have none: any store's map is as good, and the status says whose it is. */
+
 enum write_flags {
     WRITE_ZERO = 1 << 0,   /* zero mark: no sums, no payload */
     WRITE_REPAIR = 1 << 1, /* write-back, backfill: version may be of any epoch, the sender holds no lease */
@@ -696,7 +700,8 @@ WIRE_DECLARE(write_item, WRITE_ITEM)
     F(u64, session, 1, false)                                                                  \
     F(u32, incarnation, 2, false)                                                              \
     F(u64, barrier, 3, true)                                                                   \
-    L(write_item, items, 4, true)
+    L(write_item, items, 4, true)                                                              \
+    F(u64, store, 20, false)
 WIRE_DECLARE(write_req, WRITE_REQ)
 
 #define WRITE_RESULT(F, S, L)                                                                  \
@@ -727,7 +732,8 @@ WIRE_DECLARE(read_item, READ_ITEM)
     F(u64, session, 1, false)                                                                  \
     F(u32, incarnation, 2, false)                                                              \
     F(u64, barrier, 3, true)                                                                   \
-    L(read_item, items, 4, true)
+    L(read_item, items, 4, true)                                                               \
+    F(u64, store, 20, false)
 WIRE_DECLARE(read_req, READ_REQ)
 
 enum run_kind { RUN_NONE = 0 /* never written */, RUN_DATA = 1, RUN_ZERO = 2 /* zero mark */, RUN_UNKNOWN = 3 /* damaged: not a vote */ };
@@ -767,7 +773,8 @@ WIRE_DECLARE(read_res, READ_RES)
     F(u32, after_index, 5, false)                                                              \
     F(u32, after_gen, 6, false)                                                                \
     F(u32, max, 7, true)                                                                       \
-    F(boolean, resume, 8, false) /* after_* are meant */
+    F(boolean, resume, 8, false) /* after_* are meant */                                       \
+    F(u64, store, 20, false)
 WIRE_DECLARE(manifest_req, MANIFEST_REQ)
 
 #define MANIFEST_ITEM(F, S, L)                                                                 \
@@ -789,7 +796,8 @@ WIRE_DECLARE(manifest_res, MANIFEST_RES)
     F(u64, barrier, 1, true)                                                                   \
     F(u64, ino, 2, true)                                                                       \
     F(u32, chunks, 3, true)                                                                    \
-    F(u64, epoch, 4, true) /* the ended epoch */
+    F(u64, epoch, 4, true) /* the ended epoch */                                               \
+    F(u64, store, 20, false)
 WIRE_DECLARE(size_query_req, SIZE_QUERY_REQ)
 
 #define SIZE_QUERY_RES(F, S, L)                                                                \
@@ -806,7 +814,8 @@ WIRE_DECLARE(size_query_res, SIZE_QUERY_RES)
     F(u64, barrier, 1, true)                                                                   \
     F(u64, ino, 2, true)                                                                       \
     F(u32, from, 3, true)                                                                      \
-    F(u32, to, 4, true)
+    F(u32, to, 4, true)                                                                        \
+    F(u64, store, 20, false)
 WIRE_DECLARE(chunk_seek_req, CHUNK_SEEK_REQ)
 
 #define CHUNK_SEEK_RES(F, S, L)                                                                \
@@ -820,7 +829,8 @@ WIRE_DECLARE(chunk_seek_res, CHUNK_SEEK_RES)
     F(u64, barrier, 1, true)                                                                   \
     F(u64, ino, 2, true)                                                                       \
     F(u64, from_epoch, 3, true)                                                                \
-    F(u64s, indexes, 4, true) /* chunks; at most 1024 a request */
+    F(u64s, indexes, 4, true) /* chunks; at most 1024 a request */                             \
+    F(u64, store, 20, false)
 WIRE_DECLARE(reconcile_req, RECONCILE_REQ)
 
 /* Looking for damage, and after repairs. Any store answers, with a document (docs/OPERATIONS.md). */
@@ -835,7 +845,8 @@ enum scrub_action {
     F(u32, action, 1, true)                                                                    \
     F(u64, rate, 2, false) /* START: bytes a second; 0: as configured */                       \
     F(u64, ino, 3, false)                                                                      \
-    F(u64s, indexes, 4, false) /* CHUNKS; REPORT: of which to say when they were verified last */
+    F(u64s, indexes, 4, false) /* CHUNKS; REPORT: of which to say when they were verified last */ \
+    F(u64, store, 20, false)
 WIRE_DECLARE(scrub_req, SCRUB_REQ)
 
 /* ---- replicated commands --------------------------------------------------------------------------------------------- */
@@ -907,5 +918,7 @@ const struct msg_desc *msg_find(uint32_t type);
 const char *msg_name(uint32_t type);
 /* The body's schema; NULL: no such message, or it has no body of that kind. */
 const struct wire_schema *schema_of(uint32_t type, enum wire_frame_kind kind);
+/* Where @body, a request of message @type, names the store it is for; NULL: requests of this type do not. */
+uint64_t *request_store(uint32_t type, void *body);
 /* Every schema, building blocks included: for tests and inspectors. */
 const struct wire_schema *const *schema_all(size_t *ret_n);

@@ -118,8 +118,8 @@ static void ask(struct recovery *r, struct asked *a, uint64_t now)
 {
     struct meta_server *s = r->s;
     uint64_t barrier = fsm_map_epoch(s->fsm);
-    struct size_query_req size = {.barrier = barrier, .ino = r->ino, .chunks = r->chunks, .epoch = r->epoch};
-    struct chunk_seek_req seek = {.barrier = barrier, .ino = r->ino, .from = (uint32_t)r->base, .to = r->chunks};
+    struct size_query_req size = {.barrier = barrier, .ino = r->ino, .chunks = r->chunks, .epoch = r->epoch, .store = a->store};
+    struct chunk_seek_req seek = {.barrier = barrier, .ino = r->ino, .from = (uint32_t)r->base, .to = r->chunks, .store = a->store};
     struct wire_header h = {.kind = WIRE_REQUEST, .type = r->phase == SIZE ? MSG_SIZE_QUERY : MSG_CHUNK_SEEK,
                             .id = r->serial, .cluster = s->cluster_tag};
     struct net_port *p = store_port(s, a->store);
@@ -139,14 +139,6 @@ static void ask_anew(struct recovery *r)
     r->n_asked = 0;
 }
 
-/* What came from the address of a store whose place was taken may be of the one that took it. */
-static bool counts(struct recovery *r, uint64_t store)
-{
-    const struct fsm_store *st = fsm_store(r->s->fsm, store);
-
-    return asked_get(r, store)->answered && st && st->state != STORE_REPLACED;
-}
-
 /* Have R voters of every group answered; SEEK: all? Asks those that have not. */
 static bool all_answered(struct recovery *r, uint64_t now)
 {
@@ -164,7 +156,7 @@ static bool all_answered(struct recovery *r, uint64_t now)
         seen[pg] = 1;
         n_seen++;
         for (unsigned v = 0; p && v < p->n; v++)
-            have += counts(r, p->voters[v]);
+            have += asked_get(r, p->voters[v])->answered;
         if (p && have < (r->phase == SIZE ? g->r : p->n)) /* every voter's chunks are compared */
             all = false;
     }
@@ -332,6 +324,7 @@ static bool reconcile_send(struct recovery *r)
         }
     }
     port = store_port(s, r->store);
+    req.store = r->store;
     if (!port || !req.indexes.n)
         return false;
     r->sent_at = env_now(s->env);

@@ -79,7 +79,7 @@ struct net_port *store_port(struct meta_server *s, uint64_t id)
     const struct fsm_store *st = fsm_store(s->fsm, id);
     struct meta_store *h;
 
-    if (!st || st->state == STORE_REPLACED) /* another listens there */
+    if (!st || st->state == STORE_REPLACED) /* another listens there, and would refuse it */
         return NULL;
     h = health_get(s, id);
     if (h->port && strcmp(h->endpoint, st->endpoint) == 0)

@@ -183,7 +183,7 @@ static void look_one(struct party *p, bool enough)
 {
     struct heal_work *w = p->w;
     struct read_item it = heal_item_of(w, 0, BLOCKS_PER_CHUNK, false);
-    struct read_req req = {.barrier = w->barrier, .items = {&it, 1}};
+    struct read_req req = {.barrier = w->barrier, .items = {&it, 1}, .store = p->store};
     struct rpc_link *l;
 
     w->left++;

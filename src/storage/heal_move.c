@@ -107,7 +107,7 @@ static void fetch_one(struct party *p)
     }
     {
         struct read_item *items = tc_calloc(n, sizeof(*items));
-        struct read_req req = {.barrier = w->barrier, .items = {items, n}};
+        struct read_req req = {.barrier = w->barrier, .items = {items, n}, .store = p->store};
 
         for (uint32_t i = 0; i < n; i++)
             items[i] = heal_item_of(w, first[i], count[i], true);
@@ -216,7 +216,7 @@ static void write_peer(struct party *p, const struct out_run *runs, uint32_t n)
     struct rpc_link *l = server_peer(w->s, p->store);
     const struct chunk_key *k = &w->h->key;
     struct write_item *items;
-    struct write_req req = {.barrier = w->barrier};
+    struct write_req req = {.barrier = w->barrier, .store = p->store};
 
     if (!l) {
         heal_party_done(p, -TC_E_UNREACHABLE);

@@ -254,7 +254,7 @@ static void source_ask(struct source *src, bool enough)
     struct pg_work *w = src->w;
     struct manifest_req req = {.barrier = w->map_epoch, .pg = w->pg, .pg_epoch = w->epoch, .max = PAGE,
                                .after_ino = src->after.ino, .after_index = src->after.index,
-                               .after_gen = src->after.gen, .resume = src->resume};
+                               .after_gen = src->after.gen, .resume = src->resume, .store = src->store};
     struct rpc_link *l = server_peer(w->r->s, src->store);
 
     if (!l || (enough && rpc_silent(l))) {

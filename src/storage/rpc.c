@@ -59,12 +59,11 @@ static void on_msg(void *arg, uint64_t peer TC_UNUSED, struct buf *head, struct 
         l->notice(l->arg, &reply.header, reply.body);
     if (reply.header.kind != WIRE_REPLY)
         return;
-    l->heard = env_now(l->env);
-    l->silent = 0;
+    reply.status = tc_error_from_wire(reply.header.status);
+    l->silent = reply.status == -TC_E_WRONG_STORE ? env_now(l->env) : 0; /* the one that is meant is not there */
     HASH_FIND(hh, l->calls, &reply.header.id, sizeof(uint64_t), c);
     if (!c)
         return; /* late */
-    reply.status = tc_error_from_wire(reply.header.status);
     if (reply.status == 0 && reply.header.payload_len != (payload ? payload->len : 0))
         reply.status = -TC_E_BAD_MESSAGE;
     end_call(c, &reply);

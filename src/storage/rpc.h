@@ -36,8 +36,7 @@ struct rpc_link {
     const uint64_t *cluster; /* header tag, as it is when a call is made */
     struct rpc_call *calls;
     struct env_timer timer;
-    uint64_t heard; /* time of the last reply */
-    uint64_t silent; /* a call's deadline passed then, and nothing came since; 0: not */
+    uint64_t silent; /* a call's deadline passed then, or another store refused it, and nothing came since; 0: not */
     /* Notices (not replies) go here; may be NULL. */
     void (*notice)(void *arg, const struct wire_header *h, struct slice body);
     void *arg;

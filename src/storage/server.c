@@ -10,7 +10,9 @@
 #include <stdio.h>
 
 #include "common/log.h"
+#include "common/test_rules.h"
 
+#define STRANGER_NS (60 * NS_PER_S) /* between two log lines about one peer */
 #define GIVING_MIN 2 /* peers have deadlines */
 #define WAIT_SWEEP_NS (100 * NS_PER_MS)
 
@@ -203,6 +205,26 @@ void request_dispatch(struct request *q)
     handle_data(q);
 }
 
+/* It is for a store that was at this address, or is to be: this one has no vote of that one's (PROTOCOL 6.1). */
+static bool for_another(struct request *q)
+{
+    struct storage_server *s = q->s;
+    struct stranger *who = &s->strangers[q->peer % STRANGERS_MAX];
+    const uint64_t *store = request_store(q->type, &q->u);
+    uint64_t now;
+
+    if (!store || !*store || *store == s->id.store || !TC_RULE(STORE_NAMED))
+        return false;
+    now = env_now(s->env);
+    if (who->peer != q->peer || !who->told || now - who->told >= STRANGER_NS) {
+        *who = (struct stranger){q->peer, now};
+        LOG_WARN("storage", "asked for another store, refused", "node=%u store=%016llx asked=%016llx request=%s peer=%llx",
+                 s->cfg.node, (unsigned long long)s->id.store, (unsigned long long)*store, msg_name(q->type),
+                 (unsigned long long)q->peer);
+    }
+    return true;
+}
+
 static void on_msg(void *arg, uint64_t peer, struct buf *head, struct buf *payload)
 {
     struct storage_server *s = arg;
@@ -239,6 +261,10 @@ static void on_msg(void *arg, uint64_t peer, struct buf *head, struct buf *paylo
     s->n_requests++;
     if (wire_decode(body, schema, &q->arena, &q->u) < 0) {
         request_reply(q, -TC_E_BAD_MESSAGE, NULL, NULL, NULL);
+        return;
+    }
+    if (for_another(q)) {
+        request_reply(q, -TC_E_WRONG_STORE, NULL, NULL, NULL);
         return;
     }
     request_dispatch(q);

@@ -98,6 +98,11 @@ struct leader_link {
     bool in_map, gone; /* a map named it; a later one no longer */
 };
 
+#define STRANGERS_MAX 16
+struct stranger { /* who asked for another store */
+    uint64_t peer, told; /* when it was logged */
+};
+
 struct storage_server {
     struct env *env;
     struct vfs *vfs;
@@ -156,6 +161,7 @@ struct storage_server {
 
     struct request *requests; /* all */
     uint32_t n_requests;
+    struct stranger strangers[STRANGERS_MAX]; /* by peer; one is forgotten for another */
     struct env_timer wait_timer;
 
     struct rpc_link *peers[LINKS_MAX]; /* by endpoint */

@@ -126,6 +126,24 @@ static bool of_another_cluster(const struct wire_header *h)
     return h->cluster && h->cluster != map_cluster_tag((const uint8_t *)"simulatedcluster");
 }
 
+/* Whatever is asked of a store says which one is meant (PROTOCOL 6.1). */
+static void check_named(struct checks *k, const struct wire_header *h, struct slice body)
+{
+    union {
+        struct write_req write;
+        struct read_req read;
+        struct manifest_req manifest;
+        struct size_query_req size;
+        struct chunk_seek_req seek;
+        struct reconcile_req reconcile;
+        struct scrub_req scrub;
+    } req;
+    uint64_t *store = h->kind == WIRE_REQUEST ? request_store(h->type, &req) : NULL;
+
+    if (store && (wire_decode(body, schema_of(h->type, WIRE_REQUEST), &k->arena, &req) < 0 || !*store))
+        cluster_fail(k->c, "a %s that names no store was sent", msg_name(h->type));
+}
+
 static void on_message(void *arg, struct sim_node *from, struct buf *head, struct buf *payload)
 {
     struct checks *k = arg;
@@ -145,6 +163,7 @@ static void on_message(void *arg, struct sim_node *from, struct buf *head, struc
         check_raft(k->raft, body, payload);
     if (k->c->opt.messages)
         print_message(k, from, &h, body);
+    check_named(k, &h, body);
     if (h.kind == WIRE_REPLY)
         check_fence_reply(k->fence, &h, body, &k->arena);
     if (h.type != MSG_WRITE || h.kind != WIRE_REQUEST)
@@ -269,11 +288,11 @@ static void audit_ask(struct checks *k, const struct map_pg *pg, uint32_t pg_id)
                                 .cluster = map_cluster_tag(k->map->cluster)};
         struct read_item it = {.pg = pg_id, .pg_epoch = pg->epoch, .ino = k->at_ino, .index = k->at_index,
                                .first = 0, .count = BLOCKS_PER_CHUNK};
-        struct read_req req = {.barrier = k->map->epoch, .items = {&it, 1}};
+        struct read_req req = {.barrier = k->map->epoch, .items = {&it, 1}, .store = p->store};
         const struct map_store *st = map_store(k->map, p->store);
 
         memset(&p->a, 0, sizeof p->a);
-        p->a.asked = st && st->state != STORE_REPLACED && map_is_voter(pg, p->store); /* else another answers there */
+        p->a.asked = st && st->state != STORE_REPLACED && map_is_voter(pg, p->store); /* else nobody answers */
         if (p->a.asked)
             env_send(p->port, 0, wire_encode_frame(&h, &read_req_schema, &req), NULL);
     }

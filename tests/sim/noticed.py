@@ -101,6 +101,7 @@ CASES = {
     'REACH': ('sim/test-cases-data', 'within_reach'),
     'TRUNCATE_ALONE': ('sim/test-cases-data', 'truncate_under_way'),
     'ASK_NEXT': ('sim/test-cases-caching', 'unannounced_leader'),
+    'STORE_NAMED': ('sim/test-cases-faults', 'another_at_the_address'),
     'COMPARE': ('unit/test-storage-recovery', 'voter_returns'),
     'GENERATION': ('sim/test-cases-caching', 'generation'),
     'LEARNERS': ('unit/test-raft', 'blank_member_does_not_count'),

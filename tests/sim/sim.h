@@ -50,6 +50,8 @@ void sim_at(struct sim *s, uint64_t at, void (*fn)(void *arg), void *arg);
 
 /* @host: the host of its endpoints ("tcp://@host:port"). A node that has not been booted is silent. */
 struct sim_node *sim_node_new(struct sim *s, const char *host);
+/* The host is another from now on: no node may have it, and this one must not live. */
+void sim_node_set_host(struct sim_node *n, const char *host);
 struct env *sim_node_boot(struct sim_node *n); /* must not live */
 /* The process ends; the disk keeps what was written, synced or not. Add sim_disk_power_loss() for more. */
 void sim_node_kill(struct sim_node *n);

@@ -430,6 +430,15 @@ struct sim_node *sim_node_new(struct sim *s, const char *host)
     return n;
 }
 
+void sim_node_set_host(struct sim_node *n, const char *host)
+{
+    ASSERT(!n->env);
+    for (uint32_t i = 0; i < n->sim->n_nodes; i++)
+        ASSERT(strcmp(n->sim->nodes[i]->host, host) != 0);
+    free(n->host);
+    n->host = tc_strdup(host);
+}
+
 struct env *sim_node_boot(struct sim_node *n)
 {
     struct sim_env *se = tc_calloc(1, sizeof *se);

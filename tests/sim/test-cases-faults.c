@@ -115,6 +115,47 @@ START_TEST(replaced_store_is_no_source)
 }
 END_TEST
 
+/* ---- another store at the address of a lost one, 6.1 -------------------------------------------------- */
+
+/*
+ * Two of three have it and are away, and the third, which has missed it, comes back at the address of one of them: it answers
+ * for itself, and not for that one, too.
+ */
+static bool address_of_another(struct scene *s, const uint64_t off[RULE_LAYERS])
+{
+    struct store *lost, *away, *moved;
+
+    if (!scene_start(s, 2, off))
+        return true;
+    lost = &s->c->stores[0];
+    away = &s->c->stores[1];
+    moved = &s->c->stores[2];
+    store_kill(moved);
+    sim_net_cut(s->c->s, s->c->clients[0].node, moved->node, true); /* nor is it brought there later */
+    actor_new(&s->c->clients[0], synced_main, s);
+    if (!scene_wait(s, &s->replaced, 5000))
+        return true;
+    store_kill(lost);
+    store_kill(away);
+    sim_node_set_host(lost->node, "gone");
+    sim_node_set_host(moved->node, "s1");
+    snprintf(moved->endpoint, sizeof moved->endpoint, "%s", lost->endpoint);
+    store_boot(moved);
+    scene_run(s, 2000); /* the map says that both are there */
+    actor_new(&s->c->clients[1], whole_reader, s);
+    scene_run(s, 10000);
+    if (s->ended)
+        return true; /* of whom? */
+    store_boot(away);
+    return !scene_wait(s, &s->ended, 20000) || s->status || s->n != LEN;
+}
+
+START_TEST(another_at_the_address)
+{
+    case_check(address_of_another, "STORE_NAMED", true);
+}
+END_TEST
+
 /* ---- the group changes ------------------------------------------------------------------------------ */
 
 static bool names(struct meta_server *server, uint32_t id)
@@ -574,8 +615,9 @@ END_TEST
 
 int main(void)
 {
-    const TTest *const tests[] = {lost_journal_of_a_store, replaced_store_is_no_source, member_killed_while_it_is_filled,
-                                  snapshot_with_a_flipped_bit, damaged_snapshot_and_nothing_new, whole_snapshot_refused,
+    const TTest *const tests[] = {lost_journal_of_a_store, replaced_store_is_no_source, another_at_the_address,
+                                  member_killed_while_it_is_filled, snapshot_with_a_flipped_bit,
+                                  damaged_snapshot_and_nothing_new, whole_snapshot_refused,
                                   mount_beside_files_of_another_cluster, leader_and_the_next_one_removed,
                                   client_stood_still_while_members_were_replaced,
                                   store_stood_still_while_members_were_replaced};

@@ -28,7 +28,7 @@ struct model_store {
     struct net_port *port;
     uint64_t id, pg_epoch;
     bool silent, full;
-    unsigned writes, reads, repairs;
+    unsigned writes, reads, repairs, refused;
     struct model_block blocks[BLOCKS];
     struct wire_arena arena;
 };
@@ -41,7 +41,7 @@ struct world {
     struct quorum *q;
     struct map *map;
     bool session;
-    unsigned need_map;
+    unsigned look_map;
 };
 
 /* ---- the model store ---- */
@@ -107,6 +107,14 @@ static void store_read(struct model_store *s, const struct read_item *it, struct
     res->sums = (struct wire_bin){sums, n_sums * 8};
 }
 
+/* It is for another. */
+static void refuse(struct model_store *s, uint64_t peer, struct wire_header reply)
+{
+    reply.status = tc_error_to_wire(-TC_E_WRONG_STORE);
+    s->refused++;
+    (void)env_send(s->port, peer, wire_encode_frame(&reply, NULL, NULL), NULL);
+}
+
 static void store_on_msg(void *arg, uint64_t peer, struct buf *head, struct buf *payload)
 {
     struct model_store *s = arg;
@@ -128,6 +136,11 @@ static void store_on_msg(void *arg, uint64_t peer, struct buf *head, struct buf 
 
         s->writes++;
         ck_assert_int_eq(wire_decode(body, &write_req_schema, &s->arena, &req), 0);
+        ck_assert_uint_ne(req.store, 0);
+        if (req.store != s->id) {
+            refuse(s, peer, reply);
+            return;
+        }
         for (uint32_t i = 0; i < req.items.n; i++) {
             store_write(s, &req.items.items[i], data, &results[res.items.n++]);
             data = (req.items.items[i].flags & WRITE_ZERO) ? data : data + req.items.items[i].count * BLOCK_SIZE;
@@ -140,6 +153,11 @@ static void store_on_msg(void *arg, uint64_t peer, struct buf *head, struct buf 
 
         s->reads++;
         ck_assert_int_eq(wire_decode(body, &read_req_schema, &s->arena, &req), 0);
+        ck_assert_uint_ne(req.store, 0);
+        if (req.store != s->id) {
+            refuse(s, peer, reply);
+            return;
+        }
         out = buf_new(4u << 20);
         for (uint32_t i = 0; i < req.items.n; i++)
             store_read(s, &req.items.items[i], &results[res.items.n++], out);
@@ -167,9 +185,9 @@ static struct map *owner_map(void *arg)
     return ((struct world *)arg)->map;
 }
 
-static void owner_need_map(void *arg, uint64_t epoch TC_UNUSED)
+static void owner_look_map(void *arg)
 {
-    ((struct world *)arg)->need_map++;
+    ((struct world *)arg)->look_map++;
 }
 
 static void set_voters(struct world *w, uint64_t epoch, unsigned first, unsigned next)
@@ -189,7 +207,7 @@ static struct world *world_new(uint64_t seed)
 {
     static const struct sim_net_options net = {.latency_ns = 50 * NS_PER_US};
     struct world *w = tc_calloc(1, sizeof(*w));
-    struct quorum_owner owner = {owner_session, owner_map, owner_need_map, w};
+    struct quorum_owner owner = {owner_session, owner_map, owner_look_map, w};
 
     w->sim = sim_new(seed);
     sim_net_set(w->sim, &net);
@@ -567,7 +585,7 @@ START_TEST(write_back_first)
     free(o);
     w->stores[1].silent = false; /* the read hears these two; what it returns is on both then */
     {
-        struct quorum_owner owner = {owner_session, owner_map, owner_need_map, w};
+        struct quorum_owner owner = {owner_session, owner_map, owner_look_map, w};
 
         ck_assert_int_eq(quorum_open(w->env, &owner, TAG, &w->q), 0);
     }
@@ -663,7 +681,7 @@ START_TEST(map_changes)
         w->stores[i].pg_epoch = 2;
     o = op_write(w, 0, 1, 5, 1, 'm');
     settle(w, 500);
-    ck_assert(!o->done && w->need_map > 0);
+    ck_assert(!o->done && w->look_map > 0);
     w->stores[3].silent = true;
     set_voters(w, 2, 0, 1); /* {0,1,2} -> {1,2,3} */
     quorum_map_changed(w->q);
@@ -679,6 +697,47 @@ START_TEST(map_changes)
     ck_assert_int_eq(o->status, 0);
     ck_assert_uint_eq(w->stores[3].blocks[0].vseq, 2);
     op_free(o);
+    world_free(w);
+}
+END_TEST
+
+static void set_endpoint(struct world *w, unsigned i, unsigned at)
+{
+    free(w->map->stores[i].endpoint);
+    w->map->stores[i].endpoint = tc_asprintf("tcp://store%u:1", at);
+}
+
+/* Another store listens where a voter was: it is no vote of that one's, and is not asked much. Where the voter really is, it
+ * is asked at once. */
+START_TEST(another_at_the_address)
+{
+    struct world *w = world_new(21);
+    struct op *o, *p;
+
+    write_ok(w, 0, 1, 5, 1, 'a');
+    settle(w, 1000);
+    set_endpoint(w, 0, 1); /* 1 takes the address of 0 */
+    quorum_map_changed(w->q);
+    write_ok(w, 0, 1, 5, 2, 'b'); /* 1 and 2 */
+    ck_assert_uint_gt(w->look_map, 0);
+    settle(w, 2000);
+    w->stores[2].silent = true;
+    w->stores[1].refused = 0;
+    o = op_write(w, 0, 1, 5, 3, 'c');
+    p = op_read(w, 0, 1, false);
+    settle(w, 10000);
+    ck_assert(!o->done && !p->done);
+    ck_assert_uint_gt(w->stores[1].refused, 2);
+    ck_assert_uint_lt(w->stores[1].refused, 100);
+    set_endpoint(w, 0, 0);
+    quorum_map_changed(w->q);
+    finish(o, 100);
+    finish(p, 100);
+    ck_assert_int_eq(o->status, 0);
+    ck_assert_int_eq(p->status, 0);
+    ck_assert_uint_eq(w->stores[0].blocks[0].vseq, 3);
+    op_free(o);
+    op_free(p);
     world_free(w);
 }
 END_TEST
@@ -780,6 +839,7 @@ int main(void)
     tcase_add_test(t, damage_is_not_returned);
     tcase_add_test(t, fenced_and_full);
     tcase_add_test(t, map_changes);
+    tcase_add_test(t, another_at_the_address);
     tcase_add_test(t, session_rules);
     tcase_add_test(t, one_message_a_turn);
     tcase_add_loop_test(t, lossy, 0, 20);

@@ -75,6 +75,46 @@ START_TEST(admission)
 }
 END_TEST
 
+static void count_line(void *arg, const char *line)
+{
+    *(unsigned *)arg += strstr(line, "asked for another store") != NULL;
+}
+
+/* PROTOCOL 6.1: what is meant for another store is refused, whatever it is, and told once; what names nobody is answered. */
+START_TEST(meant_for_another)
+{
+    static const uint16_t types[] = {MSG_WRITE, MSG_READ, MSG_MANIFEST, MSG_SIZE_QUERY, MSG_CHUNK_SEEK, MSG_RECONCILE, MSG_SCRUB};
+    struct world *w = world_new(4, 3);
+    uint64_t whom[] = {0, w->leader.stores[1], w->leader.stores[2], 1};
+    unsigned told = 0;
+
+    log_set_sink(count_line, &told);
+    for (unsigned i = 0; i < ARRAY_SIZE(types); i++)
+        for (unsigned k = 0; k < ARRAY_SIZE(whom); k++) {
+            union {
+                struct write_req write;
+                struct read_req read;
+                struct manifest_req manifest;
+                struct size_query_req size;
+                struct chunk_seek_req seek;
+                struct reconcile_req reconcile;
+                struct scrub_req scrub;
+            } req = {0};
+            struct answer a;
+
+            if (types[i] == MSG_MANIFEST)
+                req.manifest = (struct manifest_req){.pg_epoch = w->map->pgs[0].epoch, .max = 1};
+            *request_store(types[i], &req) = whom[k];
+            world_ask(w, 1, types[i], &req, NULL, &a);
+            ck_assert_msg(a.status == (k < 2 ? 0 : -TC_E_WRONG_STORE), "%s: %s", msg_name(types[i]), tc_error_name(a.status));
+            answer_free(&a);
+        }
+    ck_assert_uint_eq(told, 1);
+    log_set_sink(NULL, NULL);
+    world_free(w);
+}
+END_TEST
+
 /* Deleted inodes and truncated tails go, the cursor is durable, other inodes stay. */
 START_TEST(gc)
 {
@@ -665,6 +705,7 @@ int main(void)
     tcase_set_timeout(t, 60);
     tcase_add_test(t, write_restart_read);
     tcase_add_test(t, admission);
+    tcase_add_test(t, meant_for_another);
     tcase_add_test(t, gc);
     tcase_add_test(t, gc_sparse);
     tcase_add_test(t, sizes);
