@@ -124,7 +124,7 @@ static void shutdown_tick(struct env_timer *t)
         else if (!i->n_flights && !i->writers && (!i->n_tails || now >= c->shut_started + NS_PER_S))
             lease_end_unasked(c, i);
     }
-    if (c->x_list || c->commits_inflight || c->commit_q)
+    if (c->x_list || c->commits_inflight || c->commit_q || c->mapped > 0)
         return;
     c->closing = true;
     RPC(c, MSG_SESSION_CLOSE, RPC_MUTATION | RPC_URGENT, session_close_req, &req, empty_msg, close_done, c);

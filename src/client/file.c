@@ -171,6 +171,10 @@ static bool sync_step(struct tc_call *call, int *ret_status)
         return false;
     if (call->stage < SYNC_START)
         call->stage = SYNC_START;
+    if (call->stage == SYNC_START && i->mapped > 0) {
+        call_wait(call, &i->io_wq);
+        return true;
+    }
     if (call->stage == SYNC_START && i->x) {
         if (i->dirty_blocks && map_wait(call, i->barrier))
             return true;
@@ -459,6 +463,9 @@ static void mapped_written(void *arg, int status, size_t len TC_UNUSED, uint64_t
         DL_FOREACH(i->files, f)
         f->error = f->error ? f->error : status;
     }
+    i->c->mapped--;
+    if (--i->mapped == 0)
+        waitq_wake(&i->io_wq);
     inode_unpin(i->c, i);
 }
 
@@ -483,6 +490,8 @@ struct tc_call *tc_write_mapped(struct tc_client *c, uint64_t ino, struct buf *d
         w->fn.write = mapped_written;
         w->deadline = UINT64_MAX;
         w->mapped = true;
+        c->mapped++;
+        i->mapped++;
         inode_pin(i);
         call_pin(w, i);
         w->data = buf_copy(data->data + data_off, (uint32_t)len);

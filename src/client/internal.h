@@ -302,6 +302,7 @@ struct inode {
     uint64_t caps_change;   /* security.capability is known not to be there as of this change */
     struct tc_client *c;
     unsigned readers, writers;            /* running under the lease */
+    unsigned mapped;                      /* pages of mappings taken over that wait for X: fsync and reads wait for them */
     uint64_t read_gen;                    /* reads finished: a purge that overlaps one is repeated */
 
     /* recalls */
@@ -476,6 +477,7 @@ struct tc_client {
     struct inode *commit_q;
     struct inode **commit_tail;
     unsigned commits_inflight;
+    unsigned mapped; /* of all inodes */
     struct env_task commit_task;
     struct lease_item *releases;
     unsigned n_releases, cap_releases;

@@ -270,6 +270,10 @@ static void read_tick(struct tc_call *call)
             bool unclean = i->attr_known && i->attr.data_state >= DATA_UNCLEAN;
 
             if (!call->entered) {
+                if (i->mapped > 0) { /* stored here before this read */
+                    call_wait(call, &i->io_wq);
+                    return;
+                }
                 if (unclean ? lease_need_x(call, i) : lease_need_s(call, i))
                     return;
                 if (i->attr.data_state >= DATA_UNCLEAN && !i->x)

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
 """Two mounts of one cluster see each other's completed operations at once: names, sizes, data, appends."""
-import os, re, sys, threading, time
+import mmap, os, re, sys, threading, time
 from cluster import Cluster, need_fuse, sh, wait_until
 
 
@@ -47,11 +47,37 @@ def names(a, b, d):
     assert sorted(os.listdir(a + d)) == sorted(os.listdir(b + d)) and len(os.listdir(a + d)) == 100
 
 
+def mapped(a, b):
+    """What was stored in a shared mapping is seen elsewhere once msync has returned, and last of all after the unmount."""
+    for i in range(10):
+        with open(a.path + '/mapped', 'wb') as f:
+            f.write(bytes(10000))
+        there = os.open(b.path + '/mapped', os.O_RDWR)
+        fd = os.open(a.path + '/mapped', os.O_RDWR | (os.O_APPEND if i % 2 else 0))
+        m = mmap.mmap(fd, 10000)
+        for k in range(3):
+            os.pwrite(there, b'%d there' % k, 8000)
+            assert os.pread(there, 4, 0) == m[0:4]
+            m[0:4] = b'%04d' % k
+            assert os.pread(fd, 4, 0) == b'%04d' % k, 'not to be read where it was stored'
+            m.flush()
+            assert os.pread(there, 4, 0) == b'%04d' % k, 'msync returned before it was there'
+        os.pwrite(there, b'there', 8000)
+        m[5000:5004] = b'late'
+        m.close()
+        os.close(fd)
+        if i == 9:
+            a.umount()
+            assert os.pread(there, 4, 5000) == b'late', 'lost at the unmount'
+        os.close(there)
+
+
 def main():
     need_fuse()
     with Cluster() as c:
         c.start()
-        a, b = c.mount('a').path, c.mount('b').path
+        mounts = c.mount('a'), c.mount('b')
+        a, b = mounts[0].path, mounts[1].path
         names(a, b, '/d')
         names(a, c.mount('anywhere', 'reads=anywhere').path, '/e')
 
@@ -160,6 +186,7 @@ def main():
         wait_until('removed files are gone', lambda: [m['status']['orphans'] for m in c.status()['members']
                                                       if 'orphans' in m.get('status', {})] == [0], 90)
         sh('cp -a /usr/include/linux %s/inc && diff -r /usr/include/linux %s/inc' % (a, b))
+        mapped(*mounts)
     return 0
 
 
