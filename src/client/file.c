@@ -542,6 +542,7 @@ struct tc_call *tc_fallocate(struct tc_client *c, struct tc_file *f, uint32_t mo
     call->file = file_ref(f);
     call_pin(call, f->ino);
     call->mode = mode;
+    call->kill_priv = mode & TC_FALLOC_KILL_PRIV;
     call->off = off;
     call->cookie = len;
     if (len == 0 || off + len < off)

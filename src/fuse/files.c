@@ -331,6 +331,7 @@ static void op_fallocate(fuse_req_t req, fuse_ino_t ino, int mode, off_t off, of
     ours |= (mode & FALLOC_FL_KEEP_SIZE) ? TC_FALLOC_KEEP_SIZE : 0;
     ours |= (mode & FALLOC_FL_PUNCH_HOLE) ? TC_FALLOC_PUNCH : 0;
     ours |= (mode & FALLOC_FL_ZERO_RANGE) ? TC_FALLOC_ZERO : 0;
+    ours |= fuse_req_ctx(req)->uid != 0 ? TC_FALLOC_KILL_PRIV : 0; /* no flag says it here */
     op = fop_new(req, ino);
     op->call = tc_fallocate(op->m->client, file_of(fi), ours, (uint64_t)off, (uint64_t)len, reply_status, op);
 }

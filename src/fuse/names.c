@@ -542,12 +542,41 @@ static void op_getxattr(fuse_req_t req, fuse_ino_t ino, const char *name, size_t
                            op);
 }
 
+/* xattr(7): names of "trusted." are for root's eyes; others could not read what they list. */
+static void reply_list(void *arg, int status, const void *data, size_t len)
+{
+    struct fop *op = arg;
+    const char *names = data;
+    char *shown;
+    size_t n = 0;
+
+    if (status < 0 || len == 0 || fuse_req_ctx(op->req)->uid == 0) {
+        reply_xattr(arg, status, data, len);
+        return;
+    }
+    shown = tc_malloc(len);
+    for (size_t at = 0, size; at < len; at += size) {
+        size = strnlen(names + at, len - at - 1) + 1;
+        if (strncmp(names + at, "trusted.", 8) != 0) {
+            memcpy(shown + n, names + at, size);
+            n += size;
+        }
+    }
+    reply_xattr(arg, status, shown, n);
+    free(shown);
+}
+
 static void op_listxattr(fuse_req_t req, fuse_ino_t ino, size_t size)
 {
     struct fop *op = fop_new(req, ino);
 
     op->size = size;
-    op->call = tc_listxattr(op->m->client, op->ino, reply_xattr, op);
+    op->call = tc_listxattr(op->m->client, op->ino, reply_list, op);
+}
+
+static bool is_acl(const char *name)
+{
+    return strcmp(name, "system.posix_acl_access") == 0 || strcmp(name, "system.posix_acl_default") == 0;
 }
 
 /* The namespaces of xattr(7), the kernel has checked who may; others are no more known here than anywhere. */
@@ -559,7 +588,7 @@ static int xattr_name_errno(const char *name)
         if (strncmp(name, spaces[n], strlen(spaces[n])) == 0)
             return name[strlen(spaces[n])] ? 0 : EINVAL;
     }
-    return strcmp(name, "system.posix_acl_access") && strcmp(name, "system.posix_acl_default") ? EOPNOTSUPP : 0;
+    return is_acl(name) ? 0 : EOPNOTSUPP;
 }
 
 static void op_setxattr(fuse_req_t req, fuse_ino_t ino, const char *name, const char *value, size_t size, int flags)
@@ -575,11 +604,17 @@ static void op_setxattr(fuse_req_t req, fuse_ino_t ino, const char *name, const 
     op->call = tc_setxattr(op->m->client, op->ino, name, value, size, (uint32_t)flags, reply_status, op);
 }
 
+/* To remove an ACL that is not there is no error. */
+static void reply_removed_acl(void *arg, int status)
+{
+    reply_status(arg, status == -TC_E_NODATA ? 0 : status);
+}
+
 static void op_removexattr(fuse_req_t req, fuse_ino_t ino, const char *name)
 {
     struct fop *op = fop_new(req, ino);
 
-    op->call = tc_removexattr(op->m->client, op->ino, name, reply_status, op);
+    op->call = tc_removexattr(op->m->client, op->ino, name, is_acl(name) ? reply_removed_acl : reply_status, op);
 }
 
 void names_set_ops(struct fuse_lowlevel_ops *ops)

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """One mount, ordinary programs: what is copied in is there after a remount; cp, rsync, tar, git, sqlite3, cc, dd, mv,
 ln, find, du, df, vim-style save, hard links, unlink of open files, O_APPEND, truncate, xattrs."""
-import os, random, sqlite3, sys
+import ast, os, random, sqlite3, sys
 from cluster import Cluster, make_tree, need_fuse, same_tree, sh
 
 
@@ -113,6 +113,47 @@ def data(mnt):
     return want
 
 
+def as_user(uid, f):
+    """What f() gives a process of that user and no group."""
+    r, w = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.close(r)
+        os.setgroups([])
+        os.setresgid(uid, uid, uid)
+        os.setresuid(uid, uid, uid)
+        os.write(w, repr(f()).encode())
+        os._exit(0)
+    os.close(w)
+    with open(r, 'rb') as f:
+        out = f.read()
+    assert os.waitpid(pid, 0)[1] == 0
+    return ast.literal_eval(out.decode())
+
+
+def privileges(mnt):
+    """What a user may see and what a user's change of a file takes away. Root's mounts are everybody's."""
+    p = mnt + '/priv'
+    with open(p, 'wb') as f:
+        f.write(b'x' * 20000)
+    for acl in ('system.posix_acl_access', 'system.posix_acl_default'):
+        os.removexattr(mnt, acl)    # none there: no error, as on local filesystems
+    if os.geteuid() != 0:
+        return
+    os.chmod(os.path.dirname(mnt), 0o711)
+    os.setxattr(p, 'user.shown', b'1')
+    os.setxattr(p, 'trusted.hidden', b'1')
+    fd = os.open(p, os.O_RDWR)
+    for mode in ('-p -o 0 -l 4096', '-z -o 5000 -l 100', '-o 20000 -l 4096'):
+        os.chmod(p, 0o6777)
+        sh('fallocate %s %s' % (mode, p))
+        assert os.fstat(fd).st_mode & 0o7777 == 0o6777, 'root keeps suid and sgid'
+        assert as_user(65534, lambda: os.system('fallocate %s %s' % (mode, p))) == 0
+        assert os.fstat(fd).st_mode & 0o7777 == 0o777, (mode, oct(os.fstat(fd).st_mode))
+    os.close(fd)
+    assert sorted(os.listxattr(p)) == ['trusted.hidden', 'user.shown'] and as_user(65534, lambda: os.listxattr(p)) == ['user.shown']
+
+
 def rising(paths, mirror, rounds, step, far, seed):
     """Truncates to ever larger sizes, each below what was written: more of them than a file's horizon holds. What is
     written at times lies behind older ones. Every mount and a local file must agree."""
@@ -193,6 +234,7 @@ def main():
         m = c.start().mount()
         names(m.path)
         want = data(m.path)
+        privileges(m.path)
         rising([m.path + '/small'], c.dir + '/small', 60, 9000, 100000, 1)
         rising([m.path + '/large'], c.dir + '/large', 60, 700000, 3000000, 2)
         other = c.mount('other')
