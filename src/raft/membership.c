@@ -98,7 +98,9 @@ static int promote_check(struct raft *r, const struct raft_member *have)
     p = progress_find(r, have->id);
     if (p->state != RAFT_PEER_REPLICATE || p->match + PROMOTE_LAG_MAX < log_last(r))
         return -TC_E_AGAIN;
-    return 0;
+    /* It must know that it is a member, from this very disk: who does not votes for nobody, and if nobody but this leader has
+     * the promotion then its vote is needed. */
+    return p->match < r->configs[r->n_configs - 1].index ? -TC_E_AGAIN : 0;
 }
 
 static int quorum_check(struct raft *r, const struct raft_config *c)

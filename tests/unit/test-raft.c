@@ -706,6 +706,51 @@ START_TEST(golden_membership)
 }
 END_TEST
 
+static uint64_t incarnation_of(const struct net *net, uint32_t at, uint64_t id)
+{
+    struct raft_status s;
+
+    net_status(net, at, &s);
+    for (uint32_t i = 0; i < s.n_peers; i++)
+        if (s.peers[i].id == id)
+            return s.peers[i].incarnation;
+    return 0;
+}
+
+/* Who is added to a leader that is alone, and has not heard yet that it is a member from this disk, is not made a voter: the
+ * leader could never lead again without its vote, and it would give none. */
+START_TEST(promoted_knows_itself)
+{
+    struct net *net = start(2, 33, 0);
+    uint64_t was;
+
+    elect(net, 0);
+    net_run(net, 200);
+    ck_assert_int_eq(net_change(net, 0, 2, RAFT_REMOVED), 0);
+    net_run(net, 100);
+    net_wipe(net, 1);
+    ck_assert_int_eq(net_change(net, 0, 2, RAFT_STANDBY), 0);
+    net_run(net, 100);
+    was = incarnation_of(net, 0, 2);
+    net->delay_min = 5 * NS_PER_MS;
+    net_start(net, 1);
+    for (int n = 0; n < 1000 && incarnation_of(net, 0, 2) == was; n++)
+        net_run(net, 1);
+    ck_assert_uint_ne(incarnation_of(net, 0, 2), was);
+    net_run(net, 2);
+    net_crash(net, 1); /* the entry that says so is committed by the leader alone, and on its way */
+    ck_assert_int_eq(net_change(net, 0, 2, RAFT_VOTER), -TC_E_AGAIN);
+    net_start(net, 1);
+    net_run(net, 200);
+    ck_assert_int_eq(net_change(net, 0, 2, RAFT_VOTER), 0);
+    net_crash(net, 0); /* nobody else has the promotion */
+    net_run(net, 100);
+    net_start(net, 0);
+    settle(net);
+    net_free(net);
+}
+END_TEST
+
 /* A leader that is removed leads until that is committed, hands over, and takes part no more. */
 START_TEST(leader_is_removed)
 {
@@ -923,6 +968,7 @@ int main(void)
     tcase_add_test(tc, golden_snapshot_resume);
     tcase_add_test(tc, membership_is_checked);
     tcase_add_test(tc, golden_membership);
+    tcase_add_test(tc, promoted_knows_itself);
     tcase_add_test(tc, leader_is_removed);
     tcase_add_test(tc, golden_reads);
     tcase_add_test(tc, reads_ask_a_quorum);
