@@ -26,17 +26,18 @@
 #define FUSE_REQUESTS_PER_TURN 16
 #define FUSE_SPARE_BUFS 8
 
-/* The names that a thread looked up last (names.c). */
-struct looked_up {
+/* The names that a thread looked up last (walk.c). */
+struct walk {
     int tid;      /* 0: nothing */
     bool again;   /* it was told ESTALE, and walks once more ... */
     bool told;    /* ... or looks up once more the name for which it was, having dropped what it had */
     bool renames; /* @last was looked up by a rename(), certainly */
+    bool gone;    /* it was told ESTALE for an inode without names, and since then only looked up names */
     struct {
         uint64_t parent, hash, ino; /* 0: none, or not found */
     } last, other;                  /* the last name, and the last one that is not this */
 };
-#define LOOKED_UP_MAX 4096
+#define WALKS_MAX 4096
 
 struct tc_mount {
     struct env *env;
@@ -55,8 +56,7 @@ struct tc_mount {
     bool direct_reads; /* direct_io does not forbid shared mappings */
     bool init_done;
 
-    struct looked_up looked_up[LOOKED_UP_MAX]; /* by thread */
-    int told_gone[LOOKED_UP_MAX];              /* the thread there was told ESTALE, and since then only looked up names */
+    struct walk walks[WALKS_MAX]; /* by thread */
     struct fop *ops; /* in flight */
     struct env_timer interrupt_timer;
     struct fuse_inode_io *io; /* reads, writes and invalidations by inode */
@@ -122,6 +122,13 @@ void interrupt_tick(struct env_timer *t);
 /* names.c, files.c: the handlers */
 void names_set_ops(struct fuse_lowlevel_ops *ops);
 void files_set_ops(struct fuse_lowlevel_ops *ops);
+
+/* walk.c */
+void walk_begin(struct fop *op);                   /* each request, first */
+void walk_name(struct fop *op, const char *name);  /* that of a lookup */
+int walk_step(struct fop *op, int status, const struct tc_entry *e); /* its answer: 0, or the errno to be told instead */
+void walk_over(struct fop *op);                    /* what the thread found counts no more */
+int walk_errno(struct fop *op, int status);        /* of an inode that the thread walked to */
 
 /* invalidate.c */
 void invalidate_inode(void *arg, uint64_t ino, uint64_t off, uint64_t len, void (*done)(void *done_arg),

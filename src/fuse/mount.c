@@ -20,16 +20,13 @@ struct fop *fop_new(fuse_req_t req, uint64_t nodeid)
 {
     struct tc_mount *m = mount_of(req);
     struct fop *op = tc_calloc(1, sizeof(*op));
-    int *told;
 
     op->m = m;
     op->req = req;
     op->ino = ino_of(m, nodeid);
     DL_APPEND(m->ops, op);
     op->tid = (int)fuse_req_ctx(req)->pid;
-    told = &m->told_gone[(unsigned)op->tid % LOOKED_UP_MAX];
-    op->told_gone = *told == op->tid;
-    *told = 0;
+    walk_begin(op);
     fuse_req_interrupt_func(req, fop_on_interrupt, op);
     return op;
 }

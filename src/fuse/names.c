@@ -5,13 +5,9 @@
  */
 #include "fuse/fuse_internal.h"
 
-#include <fcntl.h>
 #include <limits.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
-#include <unistd.h>
 
 static void reply_status(void *arg, int status)
 {
@@ -19,21 +15,6 @@ static void reply_status(void *arg, int status)
 
     fuse_reply_err(op->req, tc_error_to_errno(status));
     fop_end(op);
-}
-
-/*
- * An inode that the kernel walked to a moment ago, and that is gone: another mount removed its last name. On ESTALE the
- * VFS walks again, once; if that leads to one that goes as well, the thread is told ENOENT, as link() does where it
- * meets a file without names.
- */
-static int errno_of(struct fop *op, int status)
-{
-    if (status != -TC_E_STALE)
-        return tc_error_to_errno(status);
-    if (op->told_gone)
-        return ENOENT;
-    op->m->told_gone[(unsigned)op->tid % LOOKED_UP_MAX] = op->tid;
-    return ESTALE;
 }
 
 /* An entry with a reference counted by the kernel: given back if the reply does not arrive. @cacheable: its attributes. */
@@ -46,7 +27,7 @@ static void answer_entry(struct fop *op, int status, const struct tc_entry *e, b
         ep.entry_timeout = mount_timeout(m, e->entry_until); /* a negative entry that may be cached */
         fuse_reply_entry(op->req, &ep);
     } else if (status < 0) {
-        fuse_reply_err(op->req, errno_of(op, status));
+        fuse_reply_err(op->req, walk_errno(op, status));
     } else {
         mount_entry(m, e, &ep);
         if (!cacheable)
@@ -74,7 +55,7 @@ static void answer_attr(struct fop *op, int status, const struct tc_entry *e, bo
     struct stat st;
 
     if (status < 0) {
-        fuse_reply_err(op->req, errno_of(op, status));
+        fuse_reply_err(op->req, walk_errno(op, status));
     } else {
         mount_attr(op->m, &e->attr, &st);
         fuse_reply_attr(op->req, &st, cacheable ? mount_timeout(op->m, e->attr_until) : 0.0);
@@ -100,106 +81,30 @@ static struct tc_cred cred_of(fuse_req_t req)
     return (struct tc_cred){.uid = ctx->uid, .gid = ctx->gid, .umask = ctx->umask};
 }
 
-/*
- * rename() looks up both names, one after the other; if both are one inode, the kernel takes it for two links of one
- * file and does nothing, successfully. When another mount has moved the file in between, that is wrong. So a thread in
- * rename() that finds one inode under two names is told ESTALE, on which the VFS begins the call anew, once, and asks
- * for every name on its way. If it finds one inode again, it is told that the second name is not there: then the kernel
- * asks for the rename to be done, and the metadata group decides (docs/FUSE.md 4). Calls that make a name fail with
- * whatever its lookup says, and need no such care: what the thread does is asked of the kernel.
- */
-enum in_rename { NOT_IN_RENAME, IN_RENAME, IN_EXCHANGE, NOT_KNOWN };
-
-static enum in_rename in_rename(int tid)
-{
-    char path[48], text[160];
-    unsigned long call, flags;
-    ssize_t n;
-    int fd;
-
-    snprintf(path, sizeof(path), "/proc/%d/syscall", tid);
-    fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (fd < 0)
-        return NOT_KNOWN;
-    n = read(fd, text, sizeof(text) - 1);
-    close(fd);
-    text[n > 0 ? n : 0] = '\0';
-    if (sscanf(text, "%lu %*x %*x %*x %*x %lx", &call, &flags) != 2)
-        return NOT_KNOWN; /* "running" */
-#ifdef SYS_rename
-    if (call == SYS_rename)
-        return IN_RENAME;
-#endif
-#ifdef SYS_renameat
-    if (call == SYS_renameat)
-        return IN_RENAME;
-#endif
-    if (call != SYS_renameat2)
-        return NOT_IN_RENAME;
-    return flags & RENAME_EXCHANGE ? IN_EXCHANGE : IN_RENAME;
-}
-
-enum moved { UNMOVED, WALK_AGAIN, ASK_SERVER };
-
-/* A thread found @e under a name, and had found the same under another one just before, if @same. Notes whether it renames. */
-static enum moved has_moved(struct looked_up *l, const struct tc_entry *e, bool same)
-{
-    bool one_name = S_ISDIR(e->attr.mode) || e->attr.nlink == 1, renames = l->renames;
-    enum in_rename in = same || l->again ? in_rename(l->tid) : NOT_IN_RENAME;
-
-    l->renames = in == IN_RENAME;
-    if (!same || in == NOT_IN_RENAME)
-        return UNMOVED;
-    if (!l->again || l->told)
-        return in == NOT_KNOWN && !one_name ? UNMOVED : WALK_AGAIN;
-    return renames && in != IN_EXCHANGE ? ASK_SERVER : UNMOVED;
-}
-
 static void reply_lookup(void *arg, int status, const struct tc_entry *e)
 {
     struct fop *op = arg;
-    struct tc_mount *m = op->m;
-    struct looked_up *l = &m->looked_up[(unsigned)op->tid % LOOKED_UP_MAX];
-    enum moved moved = UNMOVED;
+    int err = walk_step(op, status, e);
 
-    if (l->tid != op->tid)
-        *l = (struct looked_up){.tid = op->tid};
-    if (l->last.parent != op->ino || l->last.hash != op->name_hash) { /* else the kernel asks once more, having dropped what it had */
-        if (l->told)
-            *l = (struct looked_up){.tid = op->tid, .again = true};
-        l->other = l->last;
-        l->last.parent = op->ino;
-        l->last.hash = op->name_hash;
-    }
-    l->last.ino = status == 0 ? e->ino : 0;
-    if (status == 0)
-        moved = has_moved(l, e, l->other.ino == e->ino);
-    if (moved == UNMOVED) {
+    if (err == 0) {
         reply_entry(op, status, e);
         return;
     }
-    if (moved == WALK_AGAIN)
-        l->again = l->told = true;
-    tc_forget(m->client, e->ino, 1);
-    fuse_reply_err(op->req, moved == WALK_AGAIN ? ESTALE : ENOENT);
+    tc_forget(op->m->client, e->ino, 1);
+    fuse_reply_err(op->req, err);
     fop_end(op);
 }
 
 static void op_lookup(fuse_req_t req, fuse_ino_t parent, const char *name)
 {
     struct fop *op;
-    uint64_t hash = 0xcbf29ce484222325;
 
     if (strlen(name) > NAME_MAX) { /* "not there" would be no lie, but is not what is said elsewhere */
         fuse_reply_err(req, ENAMETOOLONG);
         return;
     }
     op = fop_new(req, parent);
-    for (const char *p = name; *p; p++)
-        hash = (hash ^ (uint8_t)*p) * 0x100000001b3;
-    if (op->told_gone)
-        op->m->told_gone[(unsigned)op->tid % LOOKED_UP_MAX] = op->tid;
-    op->name_hash = hash;
+    walk_name(op, name);
     op->call = tc_lookup(op->m->client, op->ino, name, reply_lookup, op);
 }
 
@@ -351,7 +256,7 @@ static void op_rename(fuse_req_t req, fuse_ino_t parent, const char *name, fuse_
         return;
     }
     op = fop_new(req, parent);
-    op->m->looked_up[(unsigned)op->tid % LOOKED_UP_MAX].tid = 0;
+    walk_over(op);
     op->call = tc_rename(op->m->client, op->ino, name, ino_of(op->m, new_parent), new_name, flags, reply_status, op);
 }
 
