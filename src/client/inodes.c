@@ -164,7 +164,7 @@ void inode_drop_attr(struct inode *i)
  * that says so is under way. What was answered since is newer than what the X had. */
 bool x_is_over(const struct inode *i)
 {
-    return i->x && i->phase == RECALL_COMMIT && (i->attr.epoch > i->x->epoch || (i->attr.flags & ATTR_FREE));
+    return i->x && i->phase == RECALL_COMMIT && TC_RULE(END_OF_X) && (i->attr.epoch > i->x->epoch || (i->attr.flags & ATTR_FREE));
 }
 
 void inode_attr(const struct inode *i, struct attr *ret)

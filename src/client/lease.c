@@ -51,7 +51,7 @@ bool lease_s_ok(struct tc_client *c, struct inode *i)
     if (i->phase >= RECALL_BLOCK && !(i->downgrade && i->phase == RECALL_COMMIT))
         return false;
     if (i->x) /* whose end is sent: it may be S already */
-        return i->phase == RECALL_COMMIT ? session_caching(c) : session_valid(c);
+        return i->phase == RECALL_COMMIT && TC_RULE(END_OF_X) ? session_caching(c) : session_valid(c);
     return holds_s_now(c, i) && session_caching(c);
 }
 

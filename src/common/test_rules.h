@@ -71,7 +71,8 @@
     X(ASK_NEXT,       59, "2.6: what is not answered goes to the next member, too (off: to the same)") \
     X(COMPARE,        60, "6.6: voters compare what they have (off: never)")               \
     X(SLOTS,          61, "3.4: what a recall needs has slots of its own (off: those of all)") \
-    X(STORE_NAMED,    62, "6.1: a store refuses what is meant for another (off: answers)")
+    X(STORE_NAMED,    62, "6.1: a store refuses what is meant for another (off: answers)") \
+    X(END_OF_X,       63, "3.5: X may be over when its end was sent (off: when that is answered)")
 /* clang-format on */
 
 enum tc_test_rule { /* bits of the mask */

@@ -28,5 +28,5 @@ TC_MUST_CHECK int kv_dump_piece(struct kv *kv, struct kv_snapshot *snap, const s
 TC_MUST_CHECK int kv_dump_check(struct vfs_file *f, uint64_t size);
 
 /* Check the stream of @size bytes in @f from end to end, then put its pairs into @kv, which is empty.
- * Not flushed. Errors: DAMAGED, VERSION, IO, NOSPC. */
-TC_MUST_CHECK int kv_dump_load(struct vfs_file *f, uint64_t size, struct kv *kv);
+ * Not flushed. @check: false in tests only, the checksum is not looked at. Errors: DAMAGED, VERSION, IO, NOSPC. */
+TC_MUST_CHECK int kv_dump_load(struct vfs_file *f, uint64_t size, bool check, struct kv *kv);

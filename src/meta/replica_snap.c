@@ -341,7 +341,7 @@ static int import_kv(struct store_job *s, struct vfs_file *f)
     err = s->kv_mem ? kv_open_mem(vfs, s->kv_path, &kv) : kv_open_rocks(s->kv_path, NULL, &kv);
     if (err < 0)
         return err;
-    err = kv_dump_load(f, s->offset + s->len, kv);
+    err = kv_dump_load(f, s->offset + s->len, !(s->r->raft_cfg.rules_off & RAFT_RULE_SNAPSHOT_SUM), kv);
     if (err == 0)
         err = kv_flush(kv);
     kv_close(kv);

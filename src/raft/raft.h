@@ -254,6 +254,7 @@ enum raft_rule {
     RAFT_RULE_SNAPSHOT_ID = 1u << 18,  /* pieces of two snapshots never mix */
     RAFT_RULE_STOOD_STILL = 1u << 19,  /* whose loop stood still waits again before it judges others */
     RAFT_RULE_TRANSFER_ENDS = 1u << 20, /* a transfer that fails ends with the leader stepping down */
+    RAFT_RULE_SNAPSHOT_SUM = 1u << 21,  /* the driver's: a snapshot's checksum is looked at */
 };
 
 struct raft_cfg {

@@ -88,6 +88,8 @@ CASES = {
     'HORIZON_COVER': ('unit/test-fsm', 'test_truncate_horizon'),
     'QUEUES_AT_ONCE': ('unit/test-leases', 'queue_no_deadlock'),
     'SLOTS': ('sim/test-cases-caching', 'window_full'),
+    'END_OF_X': ('sim/test-cases-caching', 'late_end_of_x'),
+    'SNAPSHOT_SUM': ('sim/test-cases-faults', 'snapshot_with_a_flipped_bit'),
     'HOLDER_PASSES': ('unit/test-meta-server', 'holder_passes'),
     'LOOK_PASSES': ('unit/test-meta-server', 'recalls'),
     'EPOCH_AGAIN': ('unit/test-fsm', 'test_get_x'),

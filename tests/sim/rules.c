@@ -53,6 +53,7 @@ static const struct rule {
     {"LEARNERS", "1.3: who learns only counts for nothing", RULE_RAFT, RAFT_RULE_LEARNERS},
     {"ONE_CHANGE", "1.6: members change one at a time, after an own entry", RULE_RAFT, RAFT_RULE_ONE_CHANGE},
     {"SNAPSHOT_ID", "1.7: pieces of two snapshots never mix", RULE_RAFT, RAFT_RULE_SNAPSHOT_ID},
+    {"SNAPSHOT_SUM", "1.7: a snapshot has a checksum over all", RULE_RAFT, RAFT_RULE_SNAPSHOT_SUM},
     {"INCARNATION", "1.5: a member that lost its disk does not vote", RULE_RAFT, RAFT_RULE_INCARNATION},
 };
 

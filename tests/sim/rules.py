@@ -14,7 +14,7 @@ import re, subprocess, sys, time
 A = '--faults=all'
 # rule: (arguments, seeds known to notice, budget of seeds)
 RULES = {
-    'WRITE_QUORUM': ([A], [3], 40),
+    'WRITE_QUORUM': ([A], [1, 3], 40),
     'READ_QUORUM': ([A], [1], 40),
     'DURABLE_ACK': ([A], [2], 40),
     'HORIZON': (['--faults=none'], [1], 10),
@@ -24,6 +24,16 @@ RULES = {
     'EXACTLY_ONCE': (['--faults=net,kill-meta', '--work=names,fight', '--strike=4'], [2], 10),
     'RECALL': ([A, '--ttl-ms=2400'], [2], 20),
     'ASK_HOLDER': ([A, '--ttl-ms=2400'], [1], 20),
+    'EPOCH': ([A], [1], 10),
+    'WATERMARK': ([A], [1], 10),
+    'SEQ_ANEW': ([A], [1], 10),
+    'HORIZON_ENTRY': ([A], [1], 10),
+    'HORIZON_COVER': ([A], [1], 10),
+    'TRIM_EPOCH': ([A], [1], 10),
+    'ZERO_TAIL': ([A], [1], 10),
+    'ACK_NUMBER': ([A], [3], 20),
+    'GENERATION': ([A], [1], 20),
+    'VOTE_UP_TO_DATE': ([A], [3], 20),
 }
 
 
