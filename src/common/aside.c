@@ -10,14 +10,9 @@
 
 static uint64_t number_of(const char *name, const char *prefix)
 {
-    size_t len = strlen(prefix);
-    char *end;
-    uint64_t v;
+    uint64_t n;
 
-    if (strncmp(name, prefix, len) != 0 || name[len] != '-' || name[len + 1] < '0' || name[len + 1] > '9')
-        return 0;
-    v = strtoull(name + len + 1, &end, 10);
-    return *end ? 0 : v;
+    return vfs_name_numbered(name, prefix, &n) ? n : 0;
 }
 
 static bool is_aside(const void *prefix, const char *name)

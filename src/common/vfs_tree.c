@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "common/vfs_tree.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 #define DEPTH_MAX 6
@@ -60,6 +61,18 @@ void vfs_names_free(struct vfs_names *l)
         free(l->list[--l->n]);
     free(l->list);
     *l = (struct vfs_names){0};
+}
+
+bool vfs_name_numbered(const char *name, const char *prefix, uint64_t *ret_n)
+{
+    size_t len = strlen(prefix);
+    const char *digits = name + len + 1;
+    char *end;
+
+    if (strncmp(name, prefix, len) != 0 || name[len] != '-' || digits[0] < '0' || digits[0] > '9')
+        return false;
+    *ret_n = strtoull(digits, &end, 10);
+    return *end == '\0';
 }
 
 /* ---- trees ---- */

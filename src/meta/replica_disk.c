@@ -230,37 +230,20 @@ int replica_base_write(struct vfs *vfs, const char *dir, const struct replica_ba
 
 /* -- directories ------------------------------------------------------------------------------ */
 
-struct last_arg {
-    const char *prefix;
-    uint64_t last;
-    unsigned n;
-};
-
-static int last_see(void *arg, const char *name)
-{
-    struct last_arg *a = arg;
-    size_t len = strlen(a->prefix);
-    char *end;
-    uint64_t v;
-
-    if (strncmp(name, a->prefix, len) != 0 || name[len] != '-')
-        return 0;
-    v = strtoull(name + len + 1, &end, 10);
-    if (*end == '\0' && end > name + len + 1) {
-        a->last = MAX(a->last, v);
-        a->n++;
-    }
-    return 0;
-}
-
 int replica_dir_last(struct vfs *vfs, const char *dir, const char *prefix, uint64_t *ret_last)
 {
-    struct last_arg a = {.prefix = prefix};
-    int err = vfs_list(vfs, dir, last_see, &a);
+    struct vfs_names l;
+    int err = vfs_names(vfs, dir, &l);
+    uint64_t n, last = 0;
 
+    for (size_t i = 0; i < l.n; i++) {
+        if (vfs_name_numbered(l.list[i], prefix, &n))
+            last = MAX(last, n);
+    }
+    vfs_names_free(&l);
     if (err < 0)
         return err;
-    *ret_last = a.last;
+    *ret_last = last;
     return 0;
 }
 
@@ -270,34 +253,19 @@ void replica_dir_remove(struct vfs *vfs, const char *path)
         return; /* what stays is found and tried again at the next start */
 }
 
-struct clean_arg {
-    const char *prefix;
-    uint64_t gens[64];
-    unsigned n;
-};
-
-static int clean_see(void *arg, const char *name)
-{
-    struct clean_arg *a = arg;
-    struct last_arg one = {.prefix = a->prefix};
-
-    (void)last_see(&one, name);
-    if (one.n == 1 && a->n < ARRAY_SIZE(a->gens))
-        a->gens[a->n++] = one.last;
-    return 0;
-}
-
 void replica_dir_clean(struct vfs *vfs, const char *dir, const char *prefix, uint64_t keep)
 {
-    struct clean_arg a = {.prefix = prefix};
+    struct vfs_names l;
+    bool complete = vfs_names(vfs, dir, &l) == 0; /* else the next start tries again */
+    uint64_t n;
 
-    if (vfs_list(vfs, dir, clean_see, &a) < 0)
-        return; /* the next start tries again */
-    for (unsigned i = 0; i < a.n; i++) {
-        char *path = tc_asprintf("%s/%s-%llu", dir, prefix, (unsigned long long)a.gens[i]);
+    for (size_t i = 0; i < l.n && complete; i++) {
+        if (vfs_name_numbered(l.list[i], prefix, &n) && n != keep) {
+            char *path = tc_asprintf("%s/%s", dir, l.list[i]);
 
-        if (a.gens[i] != keep)
             replica_dir_remove(vfs, path);
-        free(path);
+            free(path);
+        }
     }
+    vfs_names_free(&l);
 }

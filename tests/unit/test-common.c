@@ -12,7 +12,7 @@
 
 #include "common/buf.h"
 #include "common/log.h"
-#include "common/vfs.h"
+#include "common/vfs_tree.h"
 
 static int freed;
 
@@ -133,6 +133,18 @@ static void sink(void *arg TC_UNUSED, const char *line)
     snprintf(sunk, sizeof sunk, "%s", line);
 }
 
+START_TEST(numbered_names)
+{
+    static const char *const others[] = {"kv", "kv-", "kv1", "kv-1x", "kv-x", "kv-+1", "kv- 1", "kv--1", "log-1", "kv-1-1", ""};
+    uint64_t n = 7;
+
+    ck_assert(vfs_name_numbered("kv-0", "kv", &n) && n == 0);
+    ck_assert(vfs_name_numbered("kv-12345678901", "kv", &n) && n == 12345678901);
+    for (size_t i = 0; i < ARRAY_SIZE(others); i++)
+        ck_assert_msg(!vfs_name_numbered(others[i], "kv", &n), "%s", others[i]);
+}
+END_TEST
+
 START_TEST(log_lines)
 {
     log_set_sink(sink, NULL);
@@ -177,6 +189,7 @@ int main(void)
     tcase_add_test(tc, slices_compare_as_bytes);
     tcase_add_test(tc, posix_files);
     tcase_add_test(tc, posix_direct);
+    tcase_add_test(tc, numbered_names);
     tcase_add_test(tc, log_lines);
     tcase_add_test(tc, log_floods_are_cut);
     suite_add_tcase(s, tc);
