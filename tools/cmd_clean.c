@@ -120,9 +120,8 @@ int cmd_clean(int argc, char **argv)
     struct clean c = {0};
     const char *servers = NULL;
     const struct cli_option options[] = {
-        {.name = "json", .text = "answer as JSON", .flag = &c.json},
-        {.name = "servers", .value = "LIST", .text = "metadata members, HOST[:PORT],..., instead of a configuration",
-         .string = &servers},
+        OPTION_JSON(&c.json),
+        OPTION_SERVERS(&servers),
         {0},
     };
     struct cli cli = {

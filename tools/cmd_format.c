@@ -202,7 +202,7 @@ static int format_cluster(const struct cli *cli, struct env *env, struct tool_me
 int cmd_format(int argc, char **argv)
 {
     bool json = false;
-    const struct cli_option options[] = {{.name = "json", .text = "answer as JSON", .flag = &json}, {0}};
+    const struct cli_option options[] = {OPTION_JSON(&json), {0}};
     struct cli cli = {
         .program = "tercet format",
         .synopsis = "[--config=FILE] [--json]",

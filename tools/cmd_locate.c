@@ -129,9 +129,8 @@ int cmd_locate(int argc, char **argv)
     bool json = false;
     const char *servers = NULL;
     const struct cli_option options[] = {
-        {.name = "json", .text = "answer as JSON", .flag = &json},
-        {.name = "servers", .value = "LIST", .text = "metadata members, HOST[:PORT],..., instead of a configuration",
-         .string = &servers},
+        OPTION_JSON(&json),
+        OPTION_SERVERS(&servers),
         {0},
     };
     struct cli cli = {

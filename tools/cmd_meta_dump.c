@@ -554,7 +554,7 @@ int cmd_meta_keep(int argc, char **argv)
     bool json = false, sure = false;
     uint64_t id = 0;
     const struct cli_option options[] = {
-        {.name = "json", .text = "answer as JSON", .flag = &json},
+        OPTION_JSON(&json),
         {.name = "id", .value = "N", .text = "recover: the surviving member", .number = &id},
         {.name = "yes-i-lose-data", .text = "recover: do it", .flag = &sure},
         {0},

@@ -304,8 +304,7 @@ int cmd_node(int argc, char **argv)
         {.name = "json", .text = "answer as JSON; progress as one object a line", .flag = &c.json},
         {.name = "cancel", .text = "drain: the node takes part again", .flag = &c.cancel},
         {.name = "no-wait", .text = "do not watch; it goes on by itself", .flag = &c.no_wait},
-        {.name = "servers", .value = "LIST", .text = "metadata members, HOST[:PORT],..., instead of a configuration",
-         .string = &servers},
+        OPTION_SERVERS(&servers),
         {0},
     };
     struct cli cli = {

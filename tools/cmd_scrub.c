@@ -274,12 +274,11 @@ int cmd_scrub(int argc, char **argv)
     const char *servers = NULL;
     uint64_t rate = 0;
     const struct cli_option options[] = {
-        {.name = "json", .text = "answer as JSON", .flag = &c.json},
+        OPTION_JSON(&c.json),
         {.name = "no-wait", .text = "begin, and do not wait for the end", .flag = &no_wait},
         {.name = "stop", .text = "end the scrub of the stores", .flag = &c.stop},
         {.name = "rate", .value = "N", .text = "MiB a second and store, for this time (as configured)", .number = &rate},
-        {.name = "servers", .value = "LIST", .text = "metadata members, HOST[:PORT],..., instead of a configuration",
-         .string = &servers},
+        OPTION_SERVERS(&servers),
         {0},
     };
     struct cli cli = {

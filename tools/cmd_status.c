@@ -203,9 +203,8 @@ int cmd_status(int argc, char **argv)
     const char *servers = NULL;
     uint64_t timeout_ms = 2000;
     const struct cli_option options[] = {
-        {.name = "json", .text = "answer as JSON", .flag = &json},
-        {.name = "servers", .value = "LIST", .text = "metadata members, HOST[:PORT],..., instead of a configuration",
-         .string = &servers},
+        OPTION_JSON(&json),
+        OPTION_SERVERS(&servers),
         {.name = "timeout-ms", .value = "N", .text = "wait so long for members (2000)", .number = &timeout_ms},
         {0},
     };

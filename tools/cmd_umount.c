@@ -132,7 +132,7 @@ int cmd_umount(int argc, char **argv)
         {.name = "lazy", .letter = 'l', .text = "detach now, even if files are open", .flag = &lazy},
         {.name = "timeout", .value = "SECONDS", .text = "wait so long for the last writes (60)",
          .number = &timeout_s},
-        {.name = "json", .text = "answer as JSON", .flag = &json},
+        OPTION_JSON(&json),
         {0},
     };
     struct cli cli = {

@@ -193,9 +193,8 @@ int cmd_verify(int argc, char **argv)
     struct verify v = {0};
     const char *servers = NULL;
     const struct cli_option options[] = {
-        {.name = "json", .text = "answer as JSON", .flag = &v.json},
-        {.name = "servers", .value = "LIST", .text = "metadata members, HOST[:PORT],..., instead of a configuration",
-         .string = &servers},
+        OPTION_JSON(&v.json),
+        OPTION_SERVERS(&servers),
         {0},
     };
     struct cli cli = {

@@ -25,6 +25,12 @@ int cmd_node(int argc, char **argv);
 int cmd_umount(int argc, char **argv);
 int cmd_meta(int argc, char **argv);
 
+/* Options that most verbs have. */
+#define OPTION_JSON(flag_) {.name = "json", .text = "answer as JSON", .flag = (flag_)}
+#define OPTION_SERVERS(string_)                                                                                         \
+    {.name = "servers", .value = "LIST", .text = "metadata members, HOST[:PORT],..., instead of a configuration",        \
+     .string = (string_)}
+
 /* The metadata members a tool talks to: of the configuration, or of a list of servers. */
 struct tool_members {
     char **endpoints;

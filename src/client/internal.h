@@ -776,6 +776,7 @@ struct tc_file *file_ref(struct tc_file *f);
 /* setattr.c */
 void setattr_tick(struct tc_call *call);
 bool caps_drop(struct tc_call *call); /* before the first changed byte. True: under way */
+void bytes_done(struct rpc *r, int status, const void *res); /* the answer is what the call returns: a target, a value, a list */
 void getattr_tick(struct tc_call *call); /* namespace.c */
 void statfs_tick(struct tc_call *call);
 

@@ -467,23 +467,12 @@ struct tc_call *tc_rename(struct tc_client *c, uint64_t parent, const char *name
 
 /* ---- the rest ---------------------------------------------------------------------------------------------------------- */
 
-static void readlink_done(struct rpc *r, int status, const void *res)
-{
-    struct tc_call *call = r->arg;
-    const struct bytes_res *b = res;
-
-    call->busy = false;
-    if (status == 0)
-        call->bytes = buf_copy(b->value.p, b->value.n);
-    call_finish(call, status);
-}
-
 static void readlink_tick(struct tc_call *call)
 {
     struct readlink_req req = {.ino = call->ino->ino};
 
     call->busy = true;
-    RPC(call->c, MSG_READLINK, RPC_READ, readlink_req, &req, bytes_res, readlink_done, call);
+    RPC(call->c, MSG_READLINK, RPC_READ, readlink_req, &req, bytes_res, bytes_done, call);
 }
 
 struct tc_call *tc_readlink(struct tc_client *c, uint64_t ino, tc_bytes_fn *fn, void *arg)

@@ -240,7 +240,7 @@ struct tc_call *tc_setattr(struct tc_client *c, const struct setattr_req *set, t
 
 /* ---- extended attributes ------------------------------------------------------------------------------------------ */
 
-static void bytes_done(struct rpc *r, int status, const void *res)
+void bytes_done(struct rpc *r, int status, const void *res)
 {
     struct tc_call *call = r->arg;
     const struct bytes_res *b = res;

@@ -2,6 +2,7 @@
 #include "storage-world.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <xxhash.h>
 
@@ -440,4 +441,10 @@ void world_expect(struct world *w, int node, uint64_t ino, uint32_t index, uint3
         ck_assert_mem_eq(a.payload->data + i * BLOCK_SIZE, want, BLOCK_SIZE);
     }
     answer_free(&a);
+}
+
+void world_quiet(void *arg TC_UNUSED, const char *line)
+{
+    if (getenv("TC_VERBOSE"))
+        fprintf(stderr, "%s\n", line);
 }

@@ -88,6 +88,9 @@ struct answer { /* of one request */
 void answer_free(struct answer *a);
 void world_ask(struct world *w, int node, uint16_t type, const void *body, struct buf *payload, struct answer *ret);
 
+/* For log_set_sink(): lines are printed if TC_VERBOSE is set. */
+void world_quiet(void *arg, const char *line);
+
 /* Content is a function of the version. */
 void block_fill(uint8_t *to, uint64_t ino, uint32_t block, uint64_t epoch, uint64_t seq);
 /* One item; returns the item's status (or the request's). */

@@ -687,13 +687,6 @@ START_TEST(real_node)
 }
 END_TEST
 
-static void quiet(void *arg, const char *line)
-{
-    (void)arg;
-    if (getenv("TC_VERBOSE"))
-        fprintf(stderr, "%s\n", line);
-}
-
 int main(void)
 {
     Suite *s = suite_create("storage-server");
@@ -701,7 +694,7 @@ int main(void)
     SRunner *sr;
     int failed;
 
-    log_set_sink(quiet, NULL);
+    log_set_sink(world_quiet, NULL);
     tcase_set_timeout(t, 60);
     tcase_add_test(t, write_restart_read);
     tcase_add_test(t, admission);
