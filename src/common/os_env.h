@@ -45,8 +45,8 @@ void os_env_stop(struct env *e, int code);
 
 /*
  * Stay awake for up to @us microseconds (0: never, as it is at first) in a wait that will be short, going by those
- * before it. @awaits tells whether an answer is outstanding: waits with and without are foretold apart. Never done where
- * there is one processor.
+ * before it, on a processor that nobody else wants. @awaits tells whether an answer is outstanding: waits with and without
+ * are foretold apart. Never done where there is one processor.
  */
 void os_env_busy_poll(struct env *e, uint32_t us, bool (*awaits)(void *arg), void *arg);
 
