@@ -88,7 +88,7 @@ struct os_env {
     bool (*awaits)(void *arg);
     void *awaits_arg;
     uint8_t short_waits[2]; /* in a row, without and with an answer awaited */
-    uint64_t shy_until, shy_ns; /* others want the processor: not until then; for how long that was */
+    uint64_t shy_until; /* others want the processor: not before then */
 };
 
 static inline struct os_env *os_env_of(struct env *e)

@@ -13,7 +13,7 @@
  * Only a processor that nobody wants is spent. Between two looks the loop yields it: what answers may have been woken on
  * this very one (measured without: half the speed of sixteen readers). Who yields may get it back late, a slice of
  * milliseconds, be the other of the lowest priority. So if it was gone for CROWDED_NS, longer than what answers takes, the
- * loop sleeps as others do, for SHY_NS and each time it happens soon again for twice as long.
+ * loop sleeps as others do, for SHY_TIMES as long as that was: no more than that part of its time can be lost.
  */
 #include <sched.h>
 #include <sys/eventfd.h>
@@ -25,8 +25,8 @@
 #define SLEEP_NS_MAX (500 * NS_PER_MS) /* the kernel does not count suspend: look again this often */
 #define SHORT_WAITS_MIN 3
 #define CROWDED_NS (200 * NS_PER_US)
-#define SHY_NS (20 * NS_PER_MS)
-#define SHY_MAX_NS (2 * NS_PER_S)
+#define SHY_TIMES 20
+#define PAUSES 32 /* between two looks, about as long as a look */
 
 void os_env_busy_poll(struct env *env, uint32_t us, bool (*awaits)(void *arg), void *arg)
 {
@@ -124,13 +124,16 @@ static uint64_t clock_ns(void)
     return (uint64_t)ts.tv_sec * NS_PER_S + (uint64_t)ts.tv_nsec;
 }
 
-/* Others want this processor. */
-static void crowded(struct os_env *e, uint64_t now)
+/* The other thread of this core, if it has one, works meanwhile. */
+static void rest(void)
 {
-    bool again = now < e->shy_until + 4 * e->shy_ns;
-
-    e->shy_ns = again ? MIN(2 * e->shy_ns, SHY_MAX_NS) : SHY_NS;
-    e->shy_until = now + e->shy_ns;
+    for (int i = 0; i < PAUSES; i++) {
+#if defined(__x86_64__) || defined(__i386__)
+        __builtin_ia32_pause();
+#elif defined(__aarch64__)
+        __asm__ volatile("yield");
+#endif
+    }
 }
 
 /* Look from @now until @until, awake. */
@@ -145,9 +148,10 @@ static int look_until(struct os_env *e, uint64_t now, uint64_t until)
         if (n != 0)
             break;
         (void)sched_yield();
+        rest();
         now = clock_ns();
         if (now - before >= CROWDED_NS) {
-            crowded(e, now);
+            e->shy_until = now + SHY_TIMES * (now - before);
             break;
         }
     }
