@@ -48,7 +48,8 @@ def stood_still():
     with Cluster(metas=1, storages=3) as c:
         m = c.start().mount()
         file = os.path.join(m.path, 'file')
-        subprocess.run(['touch', file], check=True, timeout=60)
+        three_stores(c)
+        subprocess.run(['sh', '-c', 'echo first > "$0" && sync "$0"', file], check=True, timeout=60)  # it knows stores now
         still = [m, c.daemons['storage-1']]
         for d in still:
             d.signal(signal.SIGSTOP)
