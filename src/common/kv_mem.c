@@ -453,10 +453,10 @@ int kv_mem_parse(struct slice file, struct kv_node **ret_root)
 
     if (file.len < FILE_HEADER + FILE_SUM || memcmp(p, file_magic, sizeof file_magic - 1) != 0)
         return -TC_E_DAMAGED;
+    if (XXH3_64bits(p, file.len - FILE_SUM) != get64(p + file.len - FILE_SUM))
+        return -TC_E_DAMAGED; /* before the version, which a flipped bit may have made: the sum is at the end in all of them */
     if (p[7] != (uint8_t)file_magic[7])
         return -TC_E_VERSION;
-    if (XXH3_64bits(p, file.len - FILE_SUM) != get64(p + file.len - FILE_SUM))
-        return -TC_E_DAMAGED;
     r = parse_entries(p + FILE_HEADER, p + file.len - FILE_SUM, get64(p + 8), &root);
     if (r < 0) {
         kv_tree_unref(root);
