@@ -27,20 +27,12 @@
 
 /* ---- clock, randomness ------------------------------------------------------------------------ */
 
-static uint64_t read_clock(clockid_t id)
-{
-    struct timespec ts;
-
-    clock_gettime(id, &ts);
-    return (uint64_t)ts.tv_sec * NS_PER_S + (uint64_t)ts.tv_nsec;
-}
-
 static uint64_t os_now(struct env *env)
 {
     struct os_env *e = os_env_of(env);
 
     if (!e->now_valid) {
-        e->now = read_clock(CLOCK_BOOTTIME);
+        e->now = os_clock(CLOCK_BOOTTIME);
         e->now_valid = true;
     }
     return e->now;
@@ -48,7 +40,7 @@ static uint64_t os_now(struct env *env)
 
 static uint64_t os_realtime(struct env *env TC_UNUSED)
 {
-    return read_clock(CLOCK_REALTIME);
+    return os_clock(CLOCK_REALTIME);
 }
 
 static uint64_t os_random(struct env *env)

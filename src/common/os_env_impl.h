@@ -10,6 +10,7 @@
 #include <pthread.h>
 #include <stdatomic.h>
 #include <sys/epoll.h>
+#include <time.h>
 
 #include "common/os_env.h"
 
@@ -90,6 +91,14 @@ struct os_env {
     uint8_t short_waits[2]; /* in a row, without and with an answer awaited */
     uint64_t shy_until; /* others want the processor: not before then */
 };
+
+static inline uint64_t os_clock(clockid_t id)
+{
+    struct timespec ts;
+
+    clock_gettime(id, &ts);
+    return (uint64_t)ts.tv_sec * NS_PER_S + (uint64_t)ts.tv_nsec;
+}
 
 static inline struct os_env *os_env_of(struct env *e)
 {

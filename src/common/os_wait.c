@@ -116,14 +116,6 @@ static int wait_events(struct os_env *e, uint64_t ns)
     return n;
 }
 
-static uint64_t clock_ns(void)
-{
-    struct timespec ts;
-
-    clock_gettime(CLOCK_MONOTONIC, &ts);
-    return (uint64_t)ts.tv_sec * NS_PER_S + (uint64_t)ts.tv_nsec;
-}
-
 /* The other thread of this core, if it has one, works meanwhile. */
 static void rest(void)
 {
@@ -149,7 +141,7 @@ static int look_until(struct os_env *e, uint64_t now, uint64_t until)
             break;
         (void)sched_yield();
         rest();
-        now = clock_ns();
+        now = os_clock(CLOCK_MONOTONIC);
         if (now - before >= CROWDED_NS) {
             e->shy_until = now + SHY_TIMES * (now - before);
             break;
@@ -162,17 +154,17 @@ static int look_until(struct os_env *e, uint64_t now, uint64_t until)
 static int wait_busy(struct os_env *e, uint64_t ns)
 {
     uint8_t *short_waits = &e->short_waits[e->awaits(e->awaits_arg)];
-    uint64_t begun = clock_ns(), passed = 0;
+    uint64_t begun = os_clock(CLOCK_MONOTONIC), passed = 0;
     int n;
 
     if (*short_waits >= SHORT_WAITS_MIN && begun >= e->shy_until) {
         n = look_until(e, begun, begun + MIN(ns, e->busy_ns));
-        passed = clock_ns() - begun;
+        passed = os_clock(CLOCK_MONOTONIC) - begun;
         if (n != 0 || passed >= ns)
             return n;
     }
     n = wait_events(e, ns - passed);
-    if (n > 0 && clock_ns() - begun <= e->busy_ns)
+    if (n > 0 && os_clock(CLOCK_MONOTONIC) - begun <= e->busy_ns)
         *short_waits = (uint8_t)MIN(*short_waits + 1, SHORT_WAITS_MIN);
     else if (n >= 0)
         *short_waits = 0;

@@ -918,6 +918,16 @@ const struct msg_desc *msg_find(uint32_t type);
 const char *msg_name(uint32_t type);
 /* The body's schema; NULL: no such message, or it has no body of that kind. */
 const struct wire_schema *schema_of(uint32_t type, enum wire_frame_kind kind);
+/* Room for any request that names the store it is for. */
+union store_request {
+    struct write_req write;
+    struct read_req read;
+    struct manifest_req manifest;
+    struct size_query_req size;
+    struct chunk_seek_req seek;
+    struct reconcile_req reconcile;
+    struct scrub_req scrub;
+};
 /* Where @body, a request of message @type, names the store it is for; NULL: requests of this type do not. */
 uint64_t *request_store(uint32_t type, void *body);
 /* Every schema, building blocks included: for tests and inspectors. */

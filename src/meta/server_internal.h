@@ -388,12 +388,11 @@ void node_admin(struct meta_server *s, const struct request *q);
 void recovery_size(struct meta_server *s, uint64_t ino); /* begin 3.6 (a), if it is not under way */
 void recovery_turn(struct meta_server *s);
 void recovery_tick(struct meta_server *s);
-
-/* ---- server_reap.c ---- */
-
-void reap_tick(struct meta_server *s, uint64_t now);
 void recovery_end(struct meta_server *s); /* with the lead */
 void recovery_on_reply(struct meta_server *s, uint64_t store, const struct wire_header *h, struct slice body);
+
+/* ---- server_reap.c ---- */
+void reap_tick(struct meta_server *s, uint64_t now);
 
 /* ---- server_members.c ---- */
 void members_refresh(struct meta_server *s); /* the state machine may know other members now */

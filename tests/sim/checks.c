@@ -129,15 +129,7 @@ static bool of_another_cluster(const struct wire_header *h)
 /* Whatever is asked of a store says which one is meant (PROTOCOL 6.1). */
 static void check_named(struct checks *k, const struct wire_header *h, struct slice body)
 {
-    union {
-        struct write_req write;
-        struct read_req read;
-        struct manifest_req manifest;
-        struct size_query_req size;
-        struct chunk_seek_req seek;
-        struct reconcile_req reconcile;
-        struct scrub_req scrub;
-    } req;
+    union store_request req;
     uint64_t *store = h->kind == WIRE_REQUEST ? request_store(h->type, &req) : NULL;
 
     if (store && (wire_decode(body, schema_of(h->type, WIRE_REQUEST), &k->arena, &req) < 0 || !*store))

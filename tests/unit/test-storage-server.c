@@ -91,15 +91,7 @@ START_TEST(meant_for_another)
     log_set_sink(count_line, &told);
     for (unsigned i = 0; i < ARRAY_SIZE(types); i++)
         for (unsigned k = 0; k < ARRAY_SIZE(whom); k++) {
-            union {
-                struct write_req write;
-                struct read_req read;
-                struct manifest_req manifest;
-                struct size_query_req size;
-                struct chunk_seek_req seek;
-                struct reconcile_req reconcile;
-                struct scrub_req scrub;
-            } req = {0};
+            union store_request req = {0};
             struct answer a;
 
             if (types[i] == MSG_MANIFEST)
