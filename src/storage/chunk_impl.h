@@ -278,6 +278,8 @@ int rec_replay(void *arg, uint64_t pos, struct slice rec);
 /* chunk_merge.c */
 void merge_kick(struct chunk_store *cs);
 void merge_unblock(struct chunk_store *cs, struct chunk *c);
+/* Put the rows of one placement group that the round has taken and not put yet in the batch. Returns whether there are any. */
+bool merge_rows_put(struct chunk_store *cs, uint64_t pg);
 void merge_timer_fire(struct env_timer *t);
 void merge_free(struct chunk_store *cs);
 

@@ -538,10 +538,11 @@ static void digest_of(const struct chunk *c, struct chunk_digest *d)
     d->digest = XXH3_64bits_withSeed(b, at, d->digest);
 }
 
-/* The rows of one placement group must be in the kv before they can be walked in order. */
+/* The rows of one placement group must be in the kv before they can be walked in order: those of the chunks that are
+ * dirty, and of those that a merge round has on its list. */
 static int rows_flush(struct chunk_store *cs, uint64_t pg)
 {
-    bool any = false;
+    bool any = merge_rows_put(cs, pg);
 
     for (uint32_t i = 0; i < cs->n_dirty; i++) {
         if (cs->dirty[i]->key.pg == pg) {

@@ -301,6 +301,20 @@ static int rows_step(struct merge *m)
     return r < 0 ? r : last;
 }
 
+bool merge_rows_put(struct chunk_store *cs, uint64_t pg)
+{
+    struct merge *m = cs->merge;
+    bool any = false;
+
+    for (uint32_t i = m && m->state >= MERGE_ROWS ? m->next : 0; m && i < m->n; i++) {
+        if (m->chunks[i]->key.pg != pg)
+            continue;
+        chunk_row_put(cs, m->chunks[i], false);
+        any = true;
+    }
+    return any;
+}
+
 /* ---- the round ------------------------------------------------------------------------------------------------------- */
 
 static void merge_end(struct merge *m)

@@ -637,6 +637,39 @@ START_TEST(manifests)
 }
 END_TEST
 
+/* New chunks are in the lists at any moment of the round that first gives them their rows: whoever compares stores, fills
+ * one, or looks for what a lost writer left must not be told that they are not there. */
+START_TEST(listed_while_merged)
+{
+    struct life *l = life_new(5);
+    struct chunk_digest d[8];
+    struct chunk_store_stats st;
+    bool eof;
+
+    pgs = 1;
+    ck_assert_int_eq(start_store(l, 0), 0);
+    for (uint32_t round = 0; round < 20; round++) {
+        uint32_t n = 8, index[4], indexes = 4;
+
+        for (uint32_t c = 0; c < CHUNKS && round == 0; c++)
+            ck_assert_int_eq(write_one(l, c, 0, 20, 1, 1, 0), 0); /* into the journal, later a file */
+        chunk_store_checkpoint(l->cs);
+        sim_run_until(l->sim, sim_now(l->sim) + round * 100 * NS_PER_US);
+        ck_assert_int_eq(chunk_store_manifest(l->cs, 0, NULL, d, &n, &eof), 0);
+        ck_assert_uint_eq(n, CHUNKS);
+        ck_assert_int_eq(chunk_store_indexes(l->cs, 0, 100, 0, 10, index, &indexes), 0);
+        ck_assert_uint_eq(indexes, 2);
+    }
+    sim_run_until(l->sim, sim_now(l->sim) + 5 * NS_PER_S);
+    chunk_store_stats(l->cs, &st);
+    ck_assert_uint_eq(st.pending_bytes, 0);
+    stop_store(l);
+    ck_assert_int_eq(start_store(l, 0), 0);
+    verify(l);
+    life_free(l);
+}
+END_TEST
+
 /* What a quorum knows nothing of is compared while its first write is under way: it is counted once all the same. */
 START_TEST(compared_while_written)
 {
@@ -810,6 +843,7 @@ int main(void)
     tcase_add_test(t, damage);
     tcase_add_test(t, full_disk);
     tcase_add_test(t, manifests);
+    tcase_add_test(t, listed_while_merged);
     tcase_add_test(t, compared_while_written);
     tcase_add_test(t, orphans);
     tcase_add_test(t, disk_errors);
