@@ -4,8 +4,8 @@
  * Opening is in replica_open.c.
  *
  * A journal record is a run of entries: magic u32, count u32, first index u64, then per entry term u64,
- * type u32, length u32 and its bytes, little-endian. A record replaces what earlier ones hold at its
- * first index and behind.
+ * type u32, length u32 and its bytes, little-endian. An entry of another term than the one that earlier records
+ * hold at its index replaces that and all behind it.
  */
 #include <inttypes.h>
 #include <stdio.h>
@@ -196,18 +196,20 @@ static void rewrite_done(struct replica *r)
     LOG_INFO("raft", "the entries of the log were written anew", "dir=%s", r->dir);
 }
 
-/* Records replace what earlier ones hold, so these may come behind any that are under way. */
+/* They come behind any that are under way, and a replay passes over what it has already: so a crash between two of them
+ * loses nothing. Of what the base covers, or is about to, a replay keeps nothing and cannot know it: that is left out. */
 void replica_log_rewrite(struct replica *r)
 {
     struct raft_status st;
     uint64_t at;
 
     raft_get_status(r->core, &st);
-    if (r->rewriting || st.last < st.first)
+    at = MAX(st.first, MAX(r->base.index, r->base_busy ? r->compact_to : 0) + 1);
+    if (r->rewriting || st.last < at)
         return;
     r->rewriting = true;
     journal_rotate(r->log);
-    for (at = st.first; at <= st.last && !r->failed;) {
+    while (at <= st.last && !r->failed) {
         struct replica_save *s = tc_calloc(1, sizeof *s);
 
         s->r = r;

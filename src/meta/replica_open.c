@@ -40,7 +40,8 @@ static int on_record(void *arg, uint64_t pos, struct slice record)
         if (raft_restore_entry(r->core, &e) < 0)
             return -TC_E_DAMAGED;
     }
-    replica_mark_push(r, first, pos);
+    if (!raft_entry_at(r->core, first + head[1])) /* else it was written anew, but not all: the older ones are needed yet */
+        replica_mark_push(r, first, pos);
     return 0;
 }
 

@@ -117,6 +117,10 @@ int raft_restore_entry(struct raft *r, const struct raft_entry *e)
         r->restore_gap = false;
         return 0;
     }
+    /* The one that is there: it was written anew. What stands behind it stands, for a crash may have kept that from
+     * being written anew, too. */
+    if (!r->restore_gap && e->index <= log_last(r) && raft_term_at(r, e->index) == e->term)
+        return 0;
     r->restore_gap = !restore_fits(r, e);
     if (r->restore_gap)
         return 0;

@@ -284,7 +284,7 @@ struct raft *raft_new(const struct raft_cfg *cfg);
 struct raft *raft_free(struct raft *r);
 
 /* Before the first step: the durable entries of the log in the order they were written (an entry
- * replaces what is at its index and behind it), then raft_restore_done(). Copies @e.
+ * of another term replaces what is at its index and behind it), then raft_restore_done(). Copies @e.
  * Errors: -TC_E_BAD_MESSAGE for an entry that makes no sense. */
 TC_MUST_CHECK int raft_restore_entry(struct raft *r, const struct raft_entry *e);
 /* @applied is the state machine's durable position.

@@ -872,6 +872,8 @@ static const struct {
     {{{1, 1}, {2, 1}, {3, 1}}, 2, 1, 2, 0, 3, 1},                   /* behind a base */
     {{{4, 1}, {5, 1}, {6, 1}, {4, 3}, {5, 3}}, 4, 3, 4, 0, 5, 3},   /* a tail that fits no more */
     {{{4, 1}, {5, 1}, {6, 1}, {4, 3}}, 4, 3, 4, 0, 4, 3},           /* and what replaced it is short */
+    {{{1, 1}, {2, 1}, {3, 1}, {4, 1}, {1, 1}, {2, 1}}, 0, 0, 0, 0, 4, 1}, /* written anew, and a crash in the middle */
+    {{{1, 1}, {2, 1}, {3, 1}, {1, 1}, {2, 2}}, 0, 0, 0, 0, 2, 2},   /* the same, then another */
     {{{0, 0}}, 9, 2, 9, 0, 9, 2},                                   /* only a base */
 };
 
