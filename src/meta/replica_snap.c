@@ -63,6 +63,11 @@ static void export_run(struct env_job *j)
         return;
     s->err = kv_dump_write(s->kv, s->view, f, &s->cancel, &s->lock, &s->size);
     vfs_close(f);
+    if (s->err == 0 || s->err == -TC_E_CANCELLED) /* called off: the file may be another's already */
+        return;
+    /* On a disk that is full the log needs what it has taken. */
+    if (vfs_unlink(env_vfs(s->r->env), s->path) < 0)
+        LOG_WARN("raft", "a snapshot that was not made stays until the next one", "path=%s", s->path);
 }
 
 static void out_tell(struct replica *r)

@@ -831,6 +831,45 @@ START_TEST(full_disk)
 }
 END_TEST
 
+static int see_name(void *arg, const char *name);
+
+/* A snapshot that finds no room leaves none taken: the log of the leader that made it has what there was. */
+START_TEST(full_disk_and_snapshot)
+{
+    struct member *m, *filled;
+    char *big = calloc(1, 200 << 10);
+    struct sim_disk *d;
+
+    keep_entries = 5;
+    world_new(9, true);
+    for (int i = 0; i < 20; i++) {
+        ck_assert_int_eq(replica_propose(leader()->r, slice_of(big, 200 << 10), NULL, NULL), 0);
+        run_ms(50);
+    }
+    for (int i = 0; i < MEMBERS; i++)
+        checkpoint(&members[i]);
+    run_ms(500);
+    m = wait_leader();
+    d = sim_node_disk(m->node);
+    filled = &members[m->id % MEMBERS];
+    kill_member(filled);
+    sim_disk_erase(sim_node_disk(filled->node));
+    sim_disk_set_limit(d, sim_disk_used(d) + (2 << 20));
+    boot(filled);
+    for (int i = 0; i < 20; i++) {
+        run_ms(500);
+        ck_assert_uint_eq(filled->installed, 0);
+    }
+    ck_assert_ptr_eq(leader(), m);
+    ck_assert_int_eq(vfs_list(sim_disk_vfs(d), "meta", see_name, (void *)(uintptr_t) "snap-out"), 0);
+    sim_disk_set_limit(d, 0);
+    settle();
+    ck_assert_uint_eq(filled->installed, 1);
+    free(big);
+    world_end();
+}
+END_TEST
+
 /* A sync that fails: the member can promise nothing any more and says so. */
 START_TEST(failed_disk)
 {
@@ -966,6 +1005,7 @@ int main(void)
     tcase_add_test(tc, wrong_directory);
     tcase_add_loop_test(tc, damaged_store, 0, 2);
     tcase_add_test(tc, full_disk);
+    tcase_add_test(tc, full_disk_and_snapshot);
     tcase_add_test(tc, failed_disk);
     tcase_add_test(random, random_runs);
     tcase_set_timeout(random, 120);
