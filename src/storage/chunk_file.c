@@ -5,6 +5,9 @@
  * A file's sync and the sync of its directory run side by side; at most SYNC_JOBS_MAX files at once, and one
  * sync per directory at a time, which serves all that asked for it before it began. So many new files
  * share few syncs. Handles are opened inside jobs and adopted by the chunk afterwards.
+ *
+ * When pages cannot be written the kernel says so once per handle, to the sync that comes first, and the pages count as
+ * clean. So a handle is synced by one at a time, and an error is one for all who had written before it came.
  */
 #include "storage/chunk_impl.h"
 
@@ -208,23 +211,36 @@ static void file_done(struct env_job *j)
 
     cs_job_done(cs, j);
     cs->sync_jobs--;
+    r->fh->syncing = false;
+    if (r->file_status < 0)
+        r->fh->sync_errors++;
+    else if (r->fh->sync_errors != r->errors_before)
+        r->file_status = -TC_E_IO;
     file_start_next(cs);
     sync_part_done(r, r->file_status);
 }
 
 static void file_start_next(struct chunk_store *cs)
 {
-    while (cs->sync_head && cs->sync_jobs < SYNC_JOBS_MAX) {
-        struct sync_req *r = cs->sync_head;
+    struct sync_req *r, *next;
 
-        cs->sync_head = r->next;
-        if (!cs->sync_head)
-            cs->sync_tail = &cs->sync_head;
+    DL_FOREACH_SAFE(cs->sync_queue, r, next) {
+        if (cs->sync_jobs == SYNC_JOBS_MAX)
+            return;
+        if (r->fh->syncing)
+            continue;
+        DL_DELETE(cs->sync_queue, r);
         cs->sync_jobs++;
+        r->fh->syncing = true;
         r->job.run = file_run;
         r->job.done = file_done;
         cs_job(cs, &cs->syncs, &r->job);
     }
+}
+
+void sync_begin(struct sync_req *r, const struct chunk_file *fh)
+{
+    r->errors_before = fh ? fh->sync_errors : 0;
 }
 
 void sync_submit(struct chunk_store *cs, struct sync_req *r)
@@ -232,9 +248,7 @@ void sync_submit(struct chunk_store *cs, struct sync_req *r)
     r->cs = cs;
     r->status = 0;
     r->left = 1;
-    r->next = NULL;
-    *cs->sync_tail = r;
-    cs->sync_tail = &r->next;
+    DL_APPEND(cs->sync_queue, r);
     if (r->dir >= 0) {
         struct dir_sync *d = &cs->dirs[r->dir];
 

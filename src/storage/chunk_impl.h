@@ -53,6 +53,8 @@ struct chunk_file { /* an open handle; the chunk holds one reference, each job o
     struct vfs_file *f;
     struct chunk *chunk; /* NULL: no longer the chunk's */
     uint32_t refs;
+    uint32_t sync_errors;
+    bool syncing;
     struct chunk_file *prev, *next; /* LRU while the chunk's */
 };
 
@@ -83,6 +85,7 @@ struct chunk {
 
 struct sync_req { /* a file (and its directory's entry) to be made durable */
     struct chunk_file *fh;
+    uint32_t errors_before; /* of the file's syncs, when writing began: sync_begin() */
     int dir; /* index, -1: the name is durable */
     void (*done)(struct sync_req *r);
     int status;
@@ -90,7 +93,7 @@ struct sync_req { /* a file (and its directory's entry) to be made durable */
     uint32_t left;
     struct chunk_store *cs;
     struct env_job job;
-    struct sync_req *next;     /* file queue */
+    struct sync_req *prev, *next; /* file queue */
     struct sync_req *dir_next; /* directory queue */
 };
 
@@ -175,7 +178,7 @@ struct chunk_store {
     struct unlink_work *unlinks;
     struct chunk_file *files; /* LRU, oldest first */
     uint32_t n_files;
-    struct sync_req *sync_head, **sync_tail;
+    struct sync_req *sync_queue;
     uint32_t sync_jobs;
     struct dir_sync dirs[FILE_DIRS];
 
@@ -239,6 +242,7 @@ void chunk_file_unref(struct chunk_store *cs, struct chunk_file *fh);
 void chunk_file_forget(struct chunk_store *cs, struct chunk *c); /* the chunk lets go of its handle */
 void chunk_file_retire(struct chunk_store *cs, struct chunk *c); /* and of its file, which is to be removed */
 void chunk_file_keep(struct chunk_store *cs, const struct chunk_key *key, uint64_t file); /* but not this one */
+void sync_begin(struct sync_req *r, const struct chunk_file *fh); /* before anything is written; NULL: not open yet */
 void sync_submit(struct chunk_store *cs, struct sync_req *r);
 void cs_job(struct chunk_store *cs, struct env_queue *q, struct env_job *j);
 void cs_job_done(struct chunk_store *cs, struct env_job *j);

@@ -176,6 +176,7 @@ static void file_start(struct merge *m, struct chunk *c)
     mf->chunk = c;
     mf->file = c->file;
     mf->fh = chunk_file_ref(c);
+    sync_begin(&mf->sync, mf->fh);
     for (uint32_t b = 0; b < c->n; b++) {
         if (c->pend[b].buf)
             mf->blocks[mf->n++] = (struct merge_block){b, c->blocks[b].vepoch, c->blocks[b].vseq,

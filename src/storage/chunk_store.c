@@ -161,7 +161,6 @@ static void init(struct chunk_store *cs, struct env *env, const struct chunk_sto
     cs->opt.dir = cs->dir;
     cs->kv_dir = tc_asprintf("%s/kv", cs->dir);
     cs->journal_dir = tc_asprintf("%s/journal", cs->dir);
-    cs->sync_tail = &cs->sync_head;
     cs->fail_task.fn = fail_task;
     cs->merge_timer.fn = merge_timer_fire;
     cs->space_timer.fn = space_fire;

@@ -500,6 +500,7 @@ static void start_direct(struct chunk_store *cs, struct chunk_write_op *op, stru
     d->op = op;
     d->item = w;
     d->fh = chunk_file_ref(w->chunk);
+    sync_begin(&d->sync, d->fh);
     d->job.run = direct_run;
     d->job.done = direct_done;
     w->chunk->direct_n++;

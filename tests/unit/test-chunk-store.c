@@ -773,6 +773,35 @@ START_TEST(disk_errors)
 }
 END_TEST
 
+/* The kernel tells one sync of a file that pages of it were lost, and the next that all is well: whoever had written
+ * before the one that failed is refused with it. */
+START_TEST(sync_error_is_for_all)
+{
+    struct life *l = life_new(9);
+    struct wop *w[3];
+
+    ck_assert_int_eq(start_store(l, 0), 0);
+    ck_assert_int_eq(write_one(l, 0, 0, 32, 1, 1, 0), 0); /* the file is open */
+    sim_disk_fail(sim_node_disk(l->node), SIM_DISK_SYNC, 0, -TC_E_IO);
+    for (uint32_t i = 0; i < ARRAY_SIZE(w); i++) {
+        w[i] = calloc(1, sizeof *w[i]);
+        w[i]->l = l;
+        wop_item(w[i], 0, 0, 32 * (i + 1), 32, 2 + i, false);
+        wop_start(w[i], 1);
+    }
+    for (uint32_t i = 0; i < ARRAY_SIZE(w); i++) {
+        ck_assert(sim_run(l->sim, sim_now(l->sim) + 60 * NS_PER_S, wop_is_done, w[i]));
+        ck_assert_int_eq(w[i]->items[0].status, -TC_E_IO);
+        wop_end(w[i]);
+        free(w[i]);
+    }
+    ck_assert(!l->fatal);
+    ck_assert_int_eq(write_one(l, 0, 64, 64, 1, 9, 0), 0); /* written again it is on disk */
+    verify(l);
+    life_free(l);
+}
+END_TEST
+
 /* Reads blocks that the disk does not give, then mends them as a repair does. Returns how many were unknown. */
 static uint32_t lose_blocks(struct life *l, uint32_t first, uint32_t count)
 {
@@ -847,6 +876,7 @@ int main(void)
     tcase_add_test(t, compared_while_written);
     tcase_add_test(t, orphans);
     tcase_add_test(t, disk_errors);
+    tcase_add_test(t, sync_error_is_for_all);
     tcase_add_test(t, bad_sectors);
     tcase_add_loop_test(t, crash_anywhere, 0, 8); /* the later half with removals */
     suite_add_tcase(s, t);
