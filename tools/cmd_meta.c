@@ -12,6 +12,7 @@
 #include "report.h"
 
 #define LEADER_WAIT_MS 10000
+#define ANSWER_WAIT_MS 3000
 
 static const struct verb {
     const char *name;
@@ -107,24 +108,50 @@ static char *answer_text(const struct rpc_answer *a)
     return text ? text : tc_strdup(tc_strerror(a->status));
 }
 
+/* What the leader would say had its predecessor, of whom nobody knows whether it did, not done it. */
+static bool done_before(const struct verb *v, int status)
+{
+    return v->op == META_REMOVE ? status == -TC_E_NOENT : v->op != META_TRANSFER && status == -TC_E_EXIST;
+}
+
+/* A leader that dies, or hangs, with the request may have done it: whoever leads then is asked, too. Returns false if nobody led,
+ * and nothing was changed. */
+static bool ask_change(struct env *env, const struct tool_members *m, const struct verb *v, const struct meta_change_req *body,
+                       struct leader *ret_leader, struct rpc_answer *ret)
+{
+    struct rpc_request req = {.type = MSG_META_CHANGE, .body = body, .timeout_ms = ANSWER_WAIT_MS};
+    uint64_t begun = env_now(env);
+    bool lost = false; /* one did not answer */
+
+    *ret = (struct rpc_answer){.status = -TC_E_NOT_LEADER};
+    while (find_leader(env, m, 0, ret_leader)) {
+        rpc_answers_fini(ret, 1);
+        rpc_ask(env, (const char *const *)&ret_leader->endpoint, 1, &req, ret);
+        free(ret_leader->endpoint);
+        ret_leader->endpoint = NULL;
+        if (lost && ret->frame && done_before(v, ret->status))
+            ret->status = 0;
+        if (ret->frame ? ret->status != -TC_E_NOT_LEADER && !(lost && ret->status == -TC_E_BUSY) : v->op == META_TRANSFER)
+            return true;
+        lost = lost || !ret->frame;
+        if (env_now(env) - begun > (lost ? 2U : 1U) * LEADER_WAIT_MS * NS_PER_MS)
+            break;
+        usleep(50000);
+    }
+    return lost;
+}
+
 static int change(const struct cli *cli, struct env *env, const struct tool_members *m, const struct verb *v,
                   const struct meta_change_req *body, bool json)
 {
-    struct rpc_request req = {.type = MSG_META_CHANGE, .body = body, .timeout_ms = LEADER_WAIT_MS};
     struct leader l = {0}, next;
     struct rpc_answer a;
     uint32_t member = body->member;
     int status;
 
-    for (int tries = 0; tries < 20; tries++) {
-        if (!find_leader(env, m, 0, &l))
-            return cli_failed(cli, "the metadata group has no leader: see tercet status; nothing was changed");
-        rpc_ask(env, (const char *const *)&l.endpoint, 1, &req, &a);
-        free(l.endpoint);
-        if (a.status != -TC_E_NOT_LEADER)
-            break;
+    if (!ask_change(env, m, v, body, &l, &a)) {
         rpc_answers_fini(&a, 1);
-        usleep(50000);
+        return cli_failed(cli, "the metadata group has no leader: see tercet status; nothing was changed");
     }
     if (a.status < 0 && (!a.frame || a.status == -TC_E_NOT_LEADER)) {
         status = cli_failed(cli, "the leader did not answer: %s; tercet meta list shows what became of it",
@@ -233,7 +260,7 @@ static int parse_change(const struct cli *cli, const struct verb *v, const struc
         return 0;
     if (cli->n_args > 2) {
         ret->endpoint = wire_str_of(cli->args[2]);
-        if (strncmp(cli->args[2], "tcp://", 6) != 0)
+        if (!config_endpoint_ok(cli->args[2]))
             return cli_usage_error(cli, "'%s' is no endpoint: tcp://HOST:PORT", cli->args[2]);
         return 0;
     }
@@ -279,7 +306,7 @@ int cmd_meta(int argc, char **argv)
         return cli_usage_error(&cli, "what? One of list, add, promote, remove, transfer; see --help");
     if (cli.n_args - 1 < v->args_min || cli.n_args - 1 > v->args_max)
         return cli_usage_error(&cli, "%s takes %s", v->name,
-                               v->op == META_ADD ? "an id and an endpoint" : v->op ? "an id" : "nothing");
+                               v->op == META_ADD ? "an id and perhaps an endpoint" : v->op ? "an id" : "nothing");
     if (!tool_members_open(&cli, servers, &m, &status))
         return status;
     status = v->op ? parse_change(&cli, v, &m, &req) : 0;

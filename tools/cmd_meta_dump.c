@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * tercet meta dump, load, checkpoint: what keeps the metadata.
+ * tercet meta dump and load, and the command line of all that keeps the metadata.
  *
  * A dump file (docs/DISK_FORMAT.md) is a header of its own, which says whose it is and has the genesis, and then a
  * store as a stream (meta/kv_dump.h): rows, their count, a checksum. It is read piece by piece from a view that the
@@ -12,6 +12,7 @@
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 #include <xxhash.h>
 
@@ -25,24 +26,27 @@ enum { DUMP_VERSION = 1, STREAM_VERSION = 1, HEAD_BYTES = 64, GENESIS_MAX = 1 <<
        PIECE_BYTES = 256 << 10, STREAM_TAIL = 24 };
 #define PIECE_TRIES 40
 #define PIECE_MS 10000
+#define DUMP_LEADER_MS 10000
+#define LOAD_LEADER_MS 90000 /* who loads has nothing better to do */
 
 /* ---- asking the leader ---- */
 
-/* Index of the member that leads, once one does; -1. */
-static int leader_find(struct env *env, struct tool_members *m)
+/* Index of the member that leads, once one does; -1: nobody for so long. */
+static int leader_find(struct env *env, struct tool_members *m, uint64_t wait_ms)
 {
-    for (unsigned i = 0; i < PIECE_TRIES; i++) {
+    uint64_t end = env_now(env) + wait_ms * NS_PER_MS;
+    int leader = -1;
+
+    while (leader < 0 && env_now(env) < end) {
         struct tool_status s;
-        int leader;
 
         tool_status_ask(env, m, 2000, &s);
         leader = s.leader;
         tool_status_fini(&s);
-        if (leader >= 0)
-            return leader;
-        usleep(250000);
+        if (leader < 0)
+            usleep(250000);
     }
-    return -1;
+    return leader;
 }
 
 static int ask_one(struct env *env, struct tool_members *m, int member, uint16_t type, const void *body,
@@ -160,7 +164,7 @@ static int dump_to(const struct cli *cli, struct env *env, struct tool_members *
     struct dump_res res;
     struct genesis g;
     uint64_t count = 0;
-    int leader = leader_find(env, m), r;
+    int leader = leader_find(env, m, DUMP_LEADER_MS), r;
 
     if (leader < 0)
         return cli_failed(cli, "no member leads; see tercet status");
@@ -185,9 +189,23 @@ static int dump_to(const struct cli *cli, struct env *env, struct tool_members *
                                r == -TC_E_BUSY ? " (another dump is being made)" : "; run it again");
 }
 
+/* A device or a pipe, which a file of that name must not replace. */
+static int dump_into(const struct cli *cli, struct env *env, struct tool_members *m, const char *file)
+{
+    struct out o = {.fd = open(file, O_WRONLY | O_CLOEXEC)};
+    int status;
+
+    if (o.fd < 0)
+        return cli_failed(cli, "%s: %s", file, strerror(errno));
+    status = dump_to(cli, env, m, &o, file);
+    close(o.fd);
+    return status;
+}
+
 static int dump_run(const struct cli *cli, struct env *env, struct tool_members *m, const char *file)
 {
     struct out o = {.fd = STDOUT_FILENO};
+    struct stat st;
     char *tmp;
     int status;
 
@@ -196,6 +214,8 @@ static int dump_run(const struct cli *cli, struct env *env, struct tool_members 
             return cli_usage_error(cli, "a dump is not for a terminal: name a FILE, or send it somewhere");
         return dump_to(cli, env, m, &o, "standard output");
     }
+    if (stat(file, &st) == 0 && !S_ISREG(st.st_mode))
+        return dump_into(cli, env, m, file);
     tmp = tc_asprintf("%s.tmp", file);
     o.fd = open(tmp, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
     if (o.fd < 0) {
@@ -405,7 +425,7 @@ static int piece_send(struct env *env, struct tool_members *m, int *leader, cons
         struct rpc_answer answer = {0};
 
         if (*leader < 0)
-            *leader = leader_find(env, m);
+            *leader = leader_find(env, m, LOAD_LEADER_MS);
         if (*leader < 0)
             return -TC_E_NO_QUORUM;
         r = ask_one(env, m, *leader, MSG_LOAD, req, PIECE_MS, &answer);
@@ -486,44 +506,6 @@ static int load_run(const struct cli *cli, struct env *env, struct tool_members 
     return status;
 }
 
-/* ---- checkpoint ---- */
-
-static int checkpoint_run(const struct cli *cli, struct env *env, struct tool_members *m, bool json)
-{
-    struct rpc_request req = {.type = MSG_CHECKPOINT, .body = &(struct empty_msg){0}, .timeout_ms = 120000};
-    struct rpc_answer *answers = tc_calloc(m->n, sizeof *answers);
-    json_t *list = json_array();
-    unsigned good = 0;
-
-    rpc_ask(env, (const char *const *)m->endpoints, m->n, &req, answers);
-    for (unsigned i = 0; i < m->n; i++) {
-        struct wire_arena a = {0};
-        struct checkpoint_res res = {0};
-        int r = answers[i].status;
-
-        if (r == 0)
-            r = wire_decode(answers[i].body, &checkpoint_res_schema, &a, &res);
-        good += r == 0;
-        if (json)
-            json_array_append_new(list, json_pack("{s:s, s:b, s:I, s:I}", "endpoint", m->endpoints[i], "done", r == 0,
-                                                  "index", (json_int_t)res.index, "micros", (json_int_t)res.micros));
-        else if (r == 0)
-            printf("%s: all up to entry %" PRIu64 " is in the store (%" PRIu64 " ms)\n", m->endpoints[i], res.index,
-                   res.micros / 1000);
-        else
-            (void)cli_failed(cli, "%s: no checkpoint: %s", m->endpoints[i], tc_strerror(r));
-        wire_arena_fini(&a);
-    }
-    if (json) {
-        json_dumpf(list, stdout, JSON_INDENT(2));
-        putchar('\n');
-    }
-    json_decref(list);
-    rpc_answers_fini(answers, m->n);
-    free(answers);
-    return good == m->n ? CLI_OK : CLI_FAILED;
-}
-
 /* ---- the verbs ---- */
 
 /* The word behind `meta`, wherever options stand; NULL. */
@@ -590,7 +572,7 @@ int cmd_meta_keep(int argc, char **argv)
     else if (strcmp(verb, "load") == 0)
         status = load_run(&cli, env, &m, cli.args[1]);
     else if (strcmp(verb, "checkpoint") == 0)
-        status = checkpoint_run(&cli, env, &m, json);
+        status = meta_checkpoint(&cli, env, &m, json);
     else
         status = meta_recover(&cli, env, &m, (uint32_t)MIN(id, (uint64_t)UINT32_MAX), sure);
     os_env_free(env);

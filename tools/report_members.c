@@ -151,9 +151,10 @@ void report_members(struct report *r)
         report_problem(r, SEVERITY_ERROR, "run tercet meta load FILE to its end, again if it was cut short",
                        "a dump of the metadata is being loaded: nobody is served");
     if (answers > 0 && formatted == 0)
-        report_problem(r, SEVERITY_ERROR, "run tercet format", "the cluster is not formatted");
+        report_problem(r, SEVERITY_ERROR, "run tercet format; to restore a dump: tercet meta load FILE", "the cluster is not formatted");
     else if (2 * up <= n)
-        report_problem(r, SEVERITY_ERROR, "bring members up until more than half of them run; nothing is lost meanwhile",
+        report_problem(r, SEVERITY_ERROR, "bring members up until more than half of them run; nothing is lost meanwhile. Only if "
+                       "the disks of the others are lost for good: tercet meta recover",
                        "no quorum: %u of %u metadata members answer; everything that needs them waits", up, n);
     else if (r->s.leader < 0)
         report_problem(r, SEVERITY_ERROR, "wait a second; if it stays so, the members do not reach each other: look at their logs",

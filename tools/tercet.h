@@ -65,6 +65,8 @@ const char *json_text(const json_t *o, const char *key, const char *otherwise);
 /* tercet meta dump, load, checkpoint, recover (cmd_meta_dump.c): is the command line one of these? */
 bool cmd_meta_keeps(int argc, char **argv);
 int cmd_meta_keep(int argc, char **argv);
+/* cmd_meta_checkpoint.c. Returns an exit status. */
+int meta_checkpoint(const struct cli *cli, struct env *env, struct tool_members *m, bool json);
 /* cmd_meta_recover.c. Returns an exit status. */
 int meta_recover(const struct cli *cli, struct env *env, struct tool_members *m, uint32_t id, bool sure);
 

@@ -132,8 +132,7 @@ static bool parse_number(const char *s, bool suffix, uint64_t *ret)
     return *s == '\0';
 }
 
-/* tcp://HOST:PORT with a port from 1 to 65535 and no blanks. */
-static bool endpoint_ok(const char *s)
+bool config_endpoint_ok(const char *s)
 {
     const char *host = s + 6, *colon = strrchr(s, ':');
     uint64_t port;
@@ -187,7 +186,7 @@ static void set_value(struct parser *p, const struct config_setting *s, void *ba
         set_level(p, value, at);
         return;
     }
-    if (s->type == CONFIG_ENDPOINT && !endpoint_ok(value))
+    if (s->type == CONFIG_ENDPOINT && !config_endpoint_ok(value))
         fail(p, p->line, "%s=%s: must be tcp://HOST:PORT", s->key, value);
     else if (s->type == CONFIG_PATH && (value[0] != '/' || strlen(value) >= PATH_MAX - 64))
         fail(p, p->line, "%s=%s: must be an absolute path", s->key, value);
@@ -576,7 +575,7 @@ int config_parse_servers(const char *list, char ***ret_endpoints)
         }
         endpoints[n] = has_port ? tc_asprintf("tcp://%s", host)
                                 : tc_asprintf("tcp://%s:%d", host, CONFIG_PORT_META);
-        if (!endpoint_ok(endpoints[n++]) || *host == '\0')
+        if (!config_endpoint_ok(endpoints[n++]) || *host == '\0')
             r = -TC_E_CONFIG;
     }
     free(copy);

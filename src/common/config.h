@@ -78,6 +78,9 @@ struct config *config_free(struct config *c);
 const struct config_node *config_meta(const struct config *c, uint32_t id);
 const struct config_node *config_storage(const struct config *c, uint32_t id);
 
+/* tcp://HOST:PORT with a port from 1 to 65535 and no blanks. */
+bool config_endpoint_ok(const char *s);
+
 /*
  * A list of metadata members as users write it, "host1,host2:7102,[::1]:7103", into endpoints
  * ("tcp://host1:7101", ...). Returns their number; the caller frees strings and array. CONFIG: malformed.

@@ -14,6 +14,8 @@
 
 #include <stdio.h>
 
+#include "common/config.h"
+
 static const struct member_info *info_find(const struct member_info *list, uint32_t n, uint32_t id)
 {
     for (uint32_t i = 0; i < n; i++) {
@@ -146,6 +148,10 @@ static void change_refuse(struct meta_server *s, const struct request *q, int er
         snprintf(text, sizeof(text), "the voters that answer now would be no majority of the group afterwards; "
                  "bring members up, or remove one that is down, first");
         break;
+    case -TC_E_ADDRINUSE:
+        snprintf(text, sizeof(text), "at %.*s is another member or a storage node already", (int)MIN(req->endpoint.n, 200U),
+                 req->endpoint.p);
+        break;
     case -TC_E_INVAL:
         snprintf(text, sizeof(text), req->op == META_REMOVE ? "member %u is the last that votes" : "malformed request",
                  req->member);
@@ -188,6 +194,31 @@ static struct buf *change_entry(struct meta_server *s, const struct meta_change_
     return e;
 }
 
+/* A member where another daemon of the cluster is would be that one, asked for what it does not have. */
+static int endpoint_check(struct meta_server *s, const struct meta_change_req *req)
+{
+    uint32_t n_members, n_stores;
+    const struct member_info *members = fsm_members(s->fsm, &n_members);
+    const struct fsm_store *stores = fsm_stores(s->fsm, &n_stores);
+    char endpoint[256];
+    bool used = false;
+
+    if (req->endpoint.n >= sizeof(endpoint) || memchr(req->endpoint.p, 0, req->endpoint.n))
+        return -TC_E_INVAL;
+    snprintf(endpoint, sizeof(endpoint), "%.*s", (int)req->endpoint.n, req->endpoint.p);
+    if (!config_endpoint_ok(endpoint))
+        return -TC_E_INVAL;
+    for (uint32_t i = 0; i < n_members && !used; i++) {
+        char *there = endpoint_of(s, &members[i]);
+
+        used = members[i].id != req->member && strcmp(there, endpoint) == 0;
+        free(there);
+    }
+    for (uint32_t i = 0; i < n_stores && !used; i++)
+        used = stores[i].state != STORE_REPLACED && strcmp(stores[i].endpoint, endpoint) == 0;
+    return used ? -TC_E_ADDRINUSE : 0;
+}
+
 static int change_begin(struct meta_server *s, const struct request *q)
 {
     static const enum replica_change_how how[] = {
@@ -198,8 +229,9 @@ static int change_begin(struct meta_server *s, const struct request *q)
 
     if (req->member == 0 || req->op < META_ADD || req->op > META_PROMOTE)
         return -TC_E_INVAL;
-    if (req->op == META_ADD && (req->endpoint.n < 7 || req->endpoint.n > 255 || memcmp(req->endpoint.p, "tcp://", 6)))
-        return -TC_E_INVAL;
+    r = req->op == META_ADD ? endpoint_check(s, req) : 0;
+    if (r < 0)
+        return r;
     if (s->change.index > fsm_applied(s->fsm))
         return -TC_E_BUSY;
     e = change_entry(s, req);

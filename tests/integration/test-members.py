@@ -3,8 +3,8 @@
 """The metadata group of a mounted cluster grows from one member to three and five; a dead member is replaced; every
 member there was at the beginning goes. A program on the mount writes all the while and sees no error. A mount and a store
 that stood still while every member they knew was replaced find the new ones."""
-import json, os, shutil, signal, subprocess, sys
-from cluster import Cluster, Writer, need_fuse, wait_until
+import json, os, shutil, signal, subprocess, sys, time
+from cluster import Cluster, Writer, need_fuse, program, wait_until
 
 
 def meta(c, *args):
@@ -29,6 +29,23 @@ def refused(c, why, *args):
 def voters(c):
     """As the leader has it; asked again while one hands over to another."""
     return wait_until('voters', lambda: sorted(m['id'] for m in meta(c, 'list')['members'] if m['votes']))
+
+
+def endpoint(c, section):
+    with open(c.conf) as f:
+        return f.read().split('[%s]\nendpoint=' % section, 1)[1].split('\n', 1)[0]
+
+
+def leader_dies(c, *args):
+    """With the request under way: the command says what became of it, whoever did it."""
+    victim = c.leader()
+    c.daemons[victim].signal(signal.SIGSTOP)    # it will not answer
+    p = subprocess.Popen([program('tercet'), '--config=' + c.conf, 'meta', *args], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    time.sleep(0.3)
+    c.daemons[victim].kill()
+    out = p.communicate(timeout=60)[0]
+    assert p.returncode == 0, out
+    c.daemons[victim].start()
 
 
 def join(c, i):
@@ -83,6 +100,9 @@ def main():
         refused(c, 'already', 'add', '2')
         refused(c, 'already', 'promote', '2')
         refused(c, 'no member 9', 'remove', '9')
+        for taken in ('meta.2', 'storage.1'):
+            refused(c, 'already', 'add', '9', endpoint(c, taken))
+        refused(c, 'no endpoint', 'add', '9', 'tcp://nowhere')
         c.new_meta(4, start=False)
         must(c, 'add', '4')
         refused(c, 'does not answer', 'promote', '4')
@@ -90,6 +110,9 @@ def main():
         must(c, 'promote', '4')
         join(c, 5)
         assert voters(c) == [1, 2, 3, 4, 5], voters(c)
+        w.goes_on()
+        leader_dies(c, 'add', '9', 'tcp://127.0.0.1:9')
+        leader_dies(c, 'remove', '9')
         w.goes_on()
         print('ok: from one to three to five')
 

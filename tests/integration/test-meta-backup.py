@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The metadata is kept: a checkpoint by command; a dump made while a mount works, loaded into empty members (and into
 nothing else); a majority of the members lost for good, and the survivor made the only member."""
-import json, os, shutil, subprocess, sys, threading
+import json, os, shutil, stat, subprocess, sys, threading
 from cluster import Cluster, make_tree, need_fuse, program, same_tree, sh, wait_until
 
 METAS = ('meta-1', 'meta-2', 'meta-3')
@@ -49,6 +49,16 @@ def restart_empty(c):
     wait_until('empty members', lambda: len([m for m in c.status()['members'] if m['answers']]) == 3)
 
 
+def to_pipe(c):
+    """What is no file is not replaced by one."""
+    pipe = c.dir + '/pipe'
+    os.mkfifo(pipe)
+    with open(c.dir + '/dump-3', 'wb') as f:
+        p = subprocess.Popen(['cat', pipe], stdout=f)
+        c.tercet('meta', 'dump', pipe)
+        assert p.wait(60) == 0 and stat.S_ISFIFO(os.stat(pipe).st_mode) and f.seek(0, 2) > 1000
+
+
 def dump_and_load(c, m, tree):
     dump = c.dir + '/dump'
     w = Writer(m.path + '/busy')
@@ -60,6 +70,7 @@ def dump_and_load(c, m, tree):
     c.tercet('meta', 'dump', dump)
     at_least = w.made
     c.tercet('meta', 'dump', dump + '-2')
+    to_pipe(c)
     w.end()
     assert at_least > before, 'the writer stood still'
     refused(c, 'is not empty', 'meta', 'load', dump)
