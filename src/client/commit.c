@@ -26,7 +26,9 @@ static uint32_t end_state(const struct inode *i)
 {
     if (i->x->gave_up)
         return DATA_UNCLEAN;
-    return (i->x->was_clean && i->x->all_acked && i->n_tails == 0) || !TC_RULE(CLEAN) ? DATA_CLEAN : DATA_SETTLED;
+    if (!TC_RULE(CLEAN) || ((i->x->was_clean || !TC_RULE(CLEAN_BEFORE)) && i->x->all_acked && i->n_tails == 0))
+        return DATA_CLEAN;
+    return DATA_SETTLED;
 }
 
 static void commit_item(struct inode *i, struct commit_item *it)
@@ -36,7 +38,7 @@ static void commit_item(struct inode *i, struct commit_item *it)
 
     *it = (struct commit_item){.ino = i->ino, .epoch = x->epoch, .gterm = i->gterm, .gcount = i->gcount,
                                .vseq = x->seq, .blocks = x->new_blocks, .reach = x->reach_want};
-    if (quiet && (x->meta_dirty || i->ask == ASK_COMMIT)) {
+    if ((quiet || !TC_RULE(SIZE_AFTER_BLOCKS)) && (x->meta_dirty || i->ask == ASK_COMMIT)) {
         it->has_size = true;
         it->size = x->size;
         it->mtime = x->mtime;

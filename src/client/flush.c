@@ -94,7 +94,7 @@ void files_error(struct inode *i, int error, bool fail)
     {
         if (!f->error) /* also of those that wrote nothing: their fsync speaks for all of the file's data */
             f->error = error;
-        f->failed = f->failed || (fail && f->dirtied);
+        f->failed = f->failed || (fail && f->dirtied && TC_RULE(LOSS_FAILS));
         f->dirtied = false;
     }
 }
@@ -214,8 +214,8 @@ static void flight_launch(struct tc_client *c, struct inode *i, struct extent *e
                            .count = e->count,
                            .vepoch = x->epoch,
                            .vseq = TC_RULE(SEQ_ANEW) || !x->seq ? ++x->seq : x->seq,
-                           .size = x->size,
-                           .mtime = x->mtime,
+                           .size = TC_RULE(BLOCK_BEARS) ? x->size : x->committed_size,
+                           .mtime = TC_RULE(BLOCK_BEARS) ? x->mtime : x->committed_mtime,
                            .zero = !e->buf,
                            .barrier = i->barrier,
                            .data_off = e->off,

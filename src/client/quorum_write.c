@@ -273,7 +273,7 @@ void qwrite_on_map(struct qwrite_op *o)
         if (!it->set)
             qitem_leave(it);
         /* A newcomer may have left and come back between the maps, and dropped what it had (PROTOCOL 6.5). */
-        else if (it->set == QSET_C2 && it->state == QITEM_ACKED && o->op.pg_epoch > before + 1)
+        else if (it->set == QSET_C2 && it->state == QITEM_ACKED && o->op.pg_epoch > before + 1 && TC_RULE(MISSED_EPOCH))
             it->state = QITEM_IDLE;
     }
     if (!o->reported && !o->done_task.queued)

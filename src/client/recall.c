@@ -414,7 +414,9 @@ void recall_item(struct tc_client *c, uint64_t term, const struct recall_item *i
         memcpy(rc->name, it->name.p, it->name.n);
     rc->name[it->name.n] = 0;
     DL_APPEND(i->recalls, rc);
-    if (ends_lease(rc))
+    if (!held && !TC_RULE(RECALL_ANY_ID))
+        recall_ack(c, rc);
+    else if (ends_lease(rc))
         recall_progress(c, i);
     else
         recall_simple(c, rc);
@@ -422,7 +424,7 @@ void recall_item(struct tc_client *c, uint64_t term, const struct recall_item *i
 
 void lease_on_recall(struct tc_client *c, const struct recall_msg *m)
 {
-    if (m->session != c->session || m->term < c->term_seen)
+    if (m->session != c->session || (m->term < c->term_seen && TC_RULE(OLD_LEADER)))
         return;
     session_see_term(c, m->term);
     for (uint32_t k = 0; k < m->items.n; k++)

@@ -6,6 +6,7 @@
  * that blocks sent meanwhile carry them. A truncate under X first awaits what is in flight and holds back
  * what is not; the answer's epoch is that of all later blocks. Without X it takes X in the same entry.
  */
+#include "common/test_rules.h"
 #include "client/internal.h"
 
 enum setattr_stage { SETATTR_START, SETATTR_SENT };
@@ -30,7 +31,7 @@ static void truncate_take(struct tc_call *call, struct rpc *r, const struct entr
     x->truncating = false;
     dirty_truncate(c, i, call->set.size);
     readahead_drop(c, i);
-    if (epoch > x->epoch) {
+    if (epoch > x->epoch && TC_RULE(EPOCH_AFTER)) {
         x->epoch = epoch;
         x->seq = 0;
     }
@@ -129,7 +130,7 @@ static bool truncate_ready(struct tc_call *call)
         call->target_epoch = 0;
         return false;
     }
-    if (i->x->truncating || i->n_flights) { /* another one, or blocks that must have landed */
+    if (i->x->truncating || (i->n_flights && TC_RULE(TRUNCATE_AWAITS))) { /* another one, or blocks that must have landed */
         call_wait(call, &i->io_wq);
         return true;
     }

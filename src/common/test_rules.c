@@ -11,7 +11,13 @@
 
 enum { SITES_MAX = 256, SITE_NAME_MAX = 200 };
 
-uint64_t tc_test_rules_off;
+uint64_t tc_test_rules_off[TC_RULE_WORDS];
+
+static const char *const names[TC_RULE_COUNT] = {
+#define X(name, text) #name,
+    TC_TEST_RULES(X)
+#undef X
+};
 
 static pthread_mutex_t sites_lock = PTHREAD_MUTEX_INITIALIZER;
 static char sites[SITES_MAX][SITE_NAME_MAX]; /* reached so far */
@@ -54,17 +60,40 @@ uint64_t tc_test_value(const char *name, uint64_t normal)
     return text ? strtoull(text, NULL, 0) : normal;
 }
 
-void tc_test_rules_set(uint64_t off)
+static void name_off(const char *name)
 {
-    tc_test_rules_off = off | tc_test_value("TERCET_RULES_OFF", 0);
+    for (unsigned i = 0; i < TC_RULE_COUNT; i++) {
+        if (strcmp(names[i], name) != 0)
+            continue;
+        tc_test_rules_off[i / 64] |= UINT64_C(1) << i % 64;
+        return;
+    }
+    fprintf(stderr, "TERCET_RULES_OFF: there is no rule %s\n", name);
+    exit(2); /* a test that "passes without it" would say nothing */
+}
+
+void tc_test_rules_set(const uint64_t off[TC_RULE_WORDS])
+{
+    const char *text = getenv("TERCET_RULES_OFF");
+    char *list, *save, *name;
+
+    memcpy(tc_test_rules_off, off, sizeof tc_test_rules_off);
+    if (!text)
+        return;
+    list = tc_strdup(text);
+    for (name = strtok_r(list, ",", &save); name; name = strtok_r(NULL, ",", &save))
+        name_off(name);
+    free(list);
 }
 
 __attribute__((constructor)) static void test_rules_init(void)
 {
-    tc_test_rules_set(0);
+    static const uint64_t none[TC_RULE_WORDS];
+
+    tc_test_rules_set(none);
 }
 #else
-void tc_test_rules_set(uint64_t off)
+void tc_test_rules_set(const uint64_t off[TC_RULE_WORDS])
 {
     (void)off;
 }

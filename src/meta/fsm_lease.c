@@ -168,10 +168,10 @@ int op_lease_get_x(struct fsm *f, const struct lease_get_req *req)
 
     if (!in)
         return -TC_E_STALE;
-    if (!(req->want & LEASE_X) || !S_ISREG(in->mode))
+    if (!(req->want & LEASE_X) || (!S_ISREG(in->mode) && TC_RULE(X_DIRECTORY)))
         return S_ISDIR(in->mode) ? -TC_E_ISDIR : -TC_E_INVAL;
     r = lease_check(f, in, req->ctx.session);
-    if (r < 0)
+    if (r < 0 && TC_RULE(ONE_HOLDER))
         return r;
     lease_grant(f, in, req->ctx.session);
     attr_fill(f, req->ctx.session, in, &f->arena, &res.attr);
@@ -246,8 +246,12 @@ static void commit_end(struct fsm *f, struct inode *in, struct session *s,
         mark_unclean(f, in, in->lease.epoch);
         return;
     }
-    in->clean =
-        it->data_state == DATA_CLEAN && ((in->lease.was_clean && !in->unclean_from) || !TC_RULE(CLEAN)); /* PROTOCOL 7 */
+    in->clean = it->data_state == DATA_CLEAN && /* PROTOCOL 7 */
+                ((in->lease.was_clean && !in->unclean_from) || !TC_RULE(CLEAN) || !TC_RULE(CLEAN_BEFORE));
+    if (!TC_RULE(MARK_STAYS) && in->unclean_from) {
+        in->unclean_from = 0;
+        row_del(f, key_u64(TAB_UNCLEAN, in->ino));
+    }
     lease_end(f, in);
 }
 
@@ -262,7 +266,7 @@ static int commit_one(struct fsm *f, struct session *s, const struct commit_item
          TC_RULE(COMMIT_GRANT)))
         return -TC_E_LEASE_LOST;
     reach = MAX(in->lease.reach, MIN(it->reach, FSM_SIZE_MAX));
-    if (it->has_size && it->size > reach)
+    if (it->has_size && it->size > reach && TC_RULE(COMMIT_REACH))
         return -TC_E_INVAL; /* PROTOCOL 4.7 */
     if (it->action > COMMIT_RELEASE_KEEP_O || it->data_state > DATA_UNSIZED)
         return -TC_E_INVAL;
@@ -295,7 +299,7 @@ int op_commit(struct fsm *f, const struct commit_req *req)
         r = commit_one(f, s, it, one);
         one->status = tc_error_to_wire(r);
         if (r == 0 && it->action != COMMIT_KEEP && it->data_state >= DATA_UNCLEAN)
-            fence = true;
+            fence = TC_RULE(UNCLEAN_FENCES);
     }
     if (fence)
         session_fence(f, s); /* one map epoch for all of them */
@@ -323,14 +327,15 @@ int op_size_recovered(struct fsm *f, const struct cmd_size_recovered *cmd)
     if (cmd->found) {
         uint64_t mtime = MIN(cmd->mtime, f->now);
 
-        in->size = MAX(in->size, MIN(cmd->size, ended.reach));
+        in->size = MAX(TC_RULE(RECOVER_MAX) ? in->size : 0, MIN(cmd->size, ended.reach));
         if (mtime && version_above(cmd->epoch, cmd->vseq, in))
             in->mtime = in->utimes_epoch == cmd->epoch ? mtime : MAX(in->mtime, mtime);
         in->ctime = MAX(in->ctime, mtime);
     }
     epoch_next(f, in);
     mark_unclean(f, in, ended.epoch);
-    horizon_add(f, in, in->size, in->epoch);
+    if (TC_RULE(RECOVER_HORIZON))
+        horizon_add(f, in, in->size, in->epoch);
     e = effect_add(f, FSM_X_ENDED, in->ino, ended.session);
     e->gterm = ended.gterm;
     e->gcount = ended.gcount;

@@ -7,6 +7,7 @@
  * inode that lost its last name becomes an orphan and stays complete until REAP: only the leader
  * knows who still has it open.
  */
+#include "common/test_rules.h"
 #include "meta/fsm_int.h"
 
 static void dir_changed(struct fsm *f, struct inode *dir)
@@ -107,8 +108,12 @@ static bool make_inherit(struct fsm *f, const struct inode *dir, struct inode *i
 
 static struct inode *make_inode(struct fsm *f, const struct make_req *req, const struct inode *dir)
 {
-    struct inode *in = inode_new(f, f->next_ino++);
+    struct inode *in;
+    uint64_t ino = INO_ROOT + 1;
 
+    while (!TC_RULE(IDS_ONCE) && ino < f->next_ino && fsm_inode_get(f, ino))
+        ino++;
+    in = inode_new(f, TC_RULE(IDS_ONCE) || ino == f->next_ino ? f->next_ino++ : ino);
     in->epoch = f->epoch_floor; /* 0, but after a dump was loaded */
 
     in->mode = req->mode & (S_IFMT | 07777);

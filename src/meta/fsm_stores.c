@@ -418,7 +418,7 @@ static void move_apply(struct fsm *f, const struct pg_move *m, bool first)
             continue;
         if (!first &&
             (!move_allowed(&f->pgs[i], m) ||
-             (m->expected.n && (j >= m->expected.n || m->expected.items[j] != f->pgs[i].epoch))))
+             (m->expected.n && (j >= m->expected.n || (m->expected.items[j] != f->pgs[i].epoch && TC_RULE(MOVE_EPOCH))))))
             continue;
         if (first && f->pgs[i].n)
             continue;

@@ -306,7 +306,7 @@ void lease_ask_orphan(struct leases *l, struct lease_ref *r, uint64_t now)
         r->orphan_wait = ORPHAN_ASK_NS;
         r->orphan_at = now + r->orphan_wait;
     }
-    if (now < r->orphan_at)
+    if (now < r->orphan_at || !TC_RULE(ORPHAN_ASKED))
         return;
     r->orphan_wait = MIN(2 * r->orphan_wait, ORPHAN_ASK_MAX_NS);
     r->orphan_at = now + r->orphan_wait;
@@ -378,7 +378,8 @@ void lease_committed(struct leases *l, struct lease_session *s, uint64_t ino, ui
     {
         if (c->ino != ino || !c->of_x)
             continue;
-        c->progress_at = now;
+        if (TC_RULE(PROGRESS))
+            c->progress_at = now;
         if (c->kind == RECALL_ASK && c->number <= number)
             lease_recall_complete(l, c);
     }

@@ -114,7 +114,7 @@ static void ref_drop(struct leases *l, struct lease_ref *r)
 /* What remains of @r; 0: nothing. */
 static void ref_keep(struct leases *l, struct lease_ref *r, uint32_t kinds)
 {
-    r->kinds = kinds & (LEASE_O | LEASE_S);
+    r->kinds = kinds & (TC_RULE(O_STAYS) ? LEASE_O | LEASE_S : LEASE_S);
     if (!r->kinds)
         ref_drop(l, r);
 }
@@ -202,7 +202,7 @@ void lease_x_ended(struct leases *l, struct lease_session *s, uint64_t ino, uint
     }
     i = lease_inode_find(l, ino);
     r = i ? ref_of(i, s) : NULL;
-    if (!keep) {
+    if (!keep || (!(keep & LEASE_S) && !TC_RULE(O_STAYS))) {
         if (r && r->gterm == gterm && r->gcount == gcount)
             ref_drop(l, r); /* a newer reference stays */
         return;
@@ -305,7 +305,7 @@ void lease_session_drop_s(struct leases *l, struct lease_session *s)
         if (r->kinds & LEASE_S)
             r->kinds = LEASE_O;
     }
-    s->gen_n++;
+    s->gen_n += TC_RULE(NEXT_GENERATION);
     s->asserted = false;
     s->caching_until = 0;
     DL_FOREACH_SAFE(s->recalls, c, tmp)
@@ -324,11 +324,11 @@ static bool list_item(struct leases *l, struct lease_session *s, const struct le
 
     if (it->kind & LEASE_X)
         kinds |= LEASE_O;
-    if (s->gen_n != 1 && (kinds & LEASE_S))
+    if (s->gen_n != 1 && (kinds & LEASE_S) && TC_RULE(FIRST_LIST))
         kinds = LEASE_O; /* S only on the first list of a term: later ones keep what they hold as O */
     if (!kinds)
         return true;
-    if ((kinds & LEASE_S) && lease_changing(l, it->ino, NULL))
+    if ((kinds & LEASE_S) && lease_changing(l, it->ino, NULL) && TC_RULE(LIST_REFUSED))
         return false;
     i = lease_inode_get(l, it->ino);
     r = ref_of(i, s);
@@ -371,7 +371,7 @@ bool lease_session_list(struct leases *l, struct lease_session *s, const struct 
         return false;
     DL_FOREACH_SAFE2(s->refs, r, tmp, snext)
     {
-        if (!r->listed && r->gen_n < s->gen_n)
+        if (!r->listed && r->gen_n < s->gen_n && TC_RULE(LIST_ALL))
             ref_drop(l, r);
     }
     s->asserted = true;

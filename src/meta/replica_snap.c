@@ -11,6 +11,7 @@
 #include <string.h>
 
 #include "common/log.h"
+#include "common/test_rules.h"
 #include "meta/kv_dump.h"
 #include "meta/replica_int.h"
 
@@ -299,7 +300,7 @@ static void make_begin(struct replica *r, const struct raft_want *w)
     /* One that still meets the log serves another member, too. */
     if (r->out.state != SNAP_OUT_READY || r->out.index + 1 < s.first)
         export_begin(r);
-    else if (w->refused == r->out.id)
+    else if (w->refused == r->out.id && TC_RULE(SNAPSHOT_READ_AGAIN))
         verify_begin(r, w->peer);
     else
         out_tell(r);

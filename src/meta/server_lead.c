@@ -106,7 +106,7 @@ struct meta_session *session_of(struct meta_server *s, const struct request *q)
 {
     struct meta_session *x = lead_session(s, q->ctx->session);
 
-    if (!x || x->expiring) {
+    if (!x || (x->expiring && TC_RULE(EXPIRING_SILENCE))) {
         struct fsm_session f;
         bool known = fsm_session(s->fsm, q->ctx->session, &f);
 
@@ -241,7 +241,7 @@ void keepalive(struct meta_server *s, const struct request *q)
     if (!x)
         return;
     x->heard_at = env_now(s->env);
-    if (req->progress != x->progress)
+    if (req->progress != x->progress && TC_RULE(PROGRESS))
         lease_progress(&x->lease, x->heard_at);
     x->progress = req->progress;
     current = q->ctx->gen_term == s->lead->term && q->ctx->gen_n == x->lease.gen_n;
@@ -271,7 +271,7 @@ void leases_list(struct meta_server *s, const struct request *q)
         return;
     complete = lease_session_list(s->lead->leases, &x->lease, req);
     current = req->gen_term == s->lead->term && req->gen_n == x->lease.gen_n;
-    if (current && x->lease.asserted) /* before anything goes on: the S that it asserts has to be recalled */
+    if (current && x->lease.asserted && TC_RULE(LIST_RIGHT)) /* before anything goes on: the S that it asserts has to be recalled */
         x->lease.caching_until = env_now(s->env) + caching_ns(s);
     if (complete) {
         session_asserted(s, x);
@@ -384,13 +384,13 @@ static void session_tick(struct meta_server *s, struct meta_session *x, uint64_t
     if (x->expiring)
         return;
     lease_expire_caching(s->lead->leases, &x->lease, now);
-    if (now - x->heard_at >= s->cfg.session_idle_ms * NS_PER_MS) {
+    if (now - x->heard_at >= s->cfg.session_idle_ms * NS_PER_MS && TC_RULE(IDLE_EXPIRY)) {
         session_expire(s, x, "silent for long");
         return;
     }
     DL_FOREACH(x->lease.recalls, c)
     {
-        if (session_silent(s, x)) {
+        if (session_silent(s, x) && TC_RULE(CONFLICT_EXPIRY)) {
             session_expire(s, x, "silent, and something waits for it");
             return;
         }
@@ -415,7 +415,7 @@ static void grace_tick(struct meta_server *s, uint64_t now)
         return;
     HASH_ITER(hh, l->sessions, x, tmp)
     {
-        if (x->old && x->lease.gen_n == 1)
+        if (x->old && x->lease.gen_n == 1 && TC_RULE(LATE_GENERATION))
             lease_session_drop_s(l->leases, &x->lease); /* a list that comes late asserts no S */
     }
     grace_over(s);

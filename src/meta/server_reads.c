@@ -80,7 +80,7 @@ bool grant_fill(struct meta_server *s, struct meta_session *x, uint64_t ino, uin
                 const struct lease_op *own, struct grant *g)
 {
     struct leases *ls = s->lead->leases;
-    bool changing = lease_changing(ls, ino, own);
+    bool changing = TC_RULE(BETWEEN) && lease_changing(ls, ino, own);
     struct lease_ref *r = NULL;
     struct fsm_lease f = {0};
     uint32_t kinds = want & LEASE_O;
@@ -90,7 +90,9 @@ bool grant_fill(struct meta_server *s, struct meta_session *x, uint64_t ino, uin
     if (fsm_lease(s->fsm, ino, &f)) {
         if (f.session == x->lease.id && !f.dead)
             return false; /* holds X, which is more */
-    } else if ((want & LEASE_S) && !changing && x->lease.asserted) { /* else it could not use it */
+        if ((want & LEASE_S) && !TC_RULE(S_BESIDE_X))
+            kinds |= LEASE_S;
+    } else if ((want & LEASE_S) && !changing && (x->lease.asserted || !TC_RULE(UNLISTED_NO_S))) { /* else it could not use it */
         kinds |= LEASE_S;
     }
     if (kinds) {
@@ -189,7 +191,7 @@ static void lease_get_read(struct meta_server *s, struct request *q, struct meta
             return;
         lease_op_begin(&op->lease);
     }
-    if (op_wait_x(op, req->ino, RECALL_DOWNGRADE)) {
+    if (TC_RULE(S_BESIDE_X) && op_wait_x(op, req->ino, RECALL_DOWNGRADE)) {
         server_turn(s);
         return;
     }

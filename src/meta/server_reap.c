@@ -3,6 +3,7 @@
  * What is forgotten: orphans (removed files that nobody holds any more) are reaped, sessions that ended long ago and that nobody
  * asks for go.
  */
+#include "common/test_rules.h"
 #include "meta/server_internal.h"
 
 #define FORGET_AFTER_NS (3600 * NS_PER_S)
@@ -67,7 +68,7 @@ static void reap(struct meta_server *s)
 
     if (!l->settled)
         reap_unsettled(s);
-    if (!l->settled || l->reaping)
+    if ((!l->settled && TC_RULE(REAP_LISTED)) || l->reaping)
         return;
     n = fsm_orphans(s->fsm, l->reap_after, inos, REAP_BATCH);
     l->reap_after = n ? inos[n - 1] : 0;
@@ -103,7 +104,7 @@ static void forget(struct meta_server *s)
     struct fsm_session f;
 
     for (uint64_t after = 0; cmd.sessions.n < ARRAY_SIZE(dead) && fsm_session_next(s->fsm, after, &f); after = f.id) {
-        if (f.state != FSM_SESSION_LIVE && f.ended + FORGET_AFTER_NS < now && f.n_x == 0)
+        if (f.state != FSM_SESSION_LIVE && f.ended + (TC_RULE(REPLIES_STAY) ? FORGET_AFTER_NS : 0) < now && f.n_x == 0)
             dead[cmd.sessions.n++] = (struct dead_session){f.id, f.incarnation};
     }
     if (cmd.sessions.n)

@@ -5,6 +5,7 @@
  */
 #include <string.h>
 
+#include "common/test_rules.h"
 #include "raft/core.h"
 
 enum { CONFIG_VERSION = 1, CONFIG_MEMBER_BYTES = 17 };
@@ -74,6 +75,8 @@ const struct raft_member *raft_config_find(const struct raft_config *c, uint64_t
 const struct raft_config *raft_config_now(const struct raft *r)
 {
     ASSERT(r->n_configs > 0);
+    if (!TC_RULE(CONFIG_AT_APPEND) && raft_config_at(r, r->commit)->n > 0)
+        return raft_config_at(r, r->commit);
     return &r->configs[r->n_configs - 1].config;
 }
 
@@ -139,7 +142,7 @@ bool config_may_lead(const struct raft *r)
     if (config_self_votes(r))
         return true;
     if (r->n_configs < 2 || r->configs[r->n_configs - 1].index <= r->commit ||
-        raft_config_find(raft_config_now(r), r->cfg.id))
+        raft_config_find(raft_config_now(r), r->cfg.id) || !TC_RULE(LEFT_OUT_ASKS))
         return false;
     m = raft_config_find(&r->configs[r->n_configs - 2].config, r->cfg.id);
     return m && m->role == RAFT_VOTER && m->incarnation == r->incarnation;

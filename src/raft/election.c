@@ -9,6 +9,7 @@
  * A pre-vote changes nothing at anybody. A real vote is asked for only when the new term and the
  * own vote are durable: the core holds the requests back until then.
  */
+#include "common/test_rules.h"
 #include "raft/core.h"
 
 void election_reset(struct raft *r)
@@ -115,13 +116,13 @@ void election_start(struct raft *r, bool transfer)
     /* A voter may have heard the leader a moment later than this one: ask again soon. */
     r->election_deadline = r->now + quarter + raft_random(r, quarter + 1);
     election_ask(r, RAFT_MSG_PREVOTE, r->term + 1);
-    if (config_self_votes(r))
+    if (config_self_votes(r) || !TC_RULE(LEFT_OUT_NO_VOTE))
         election_count(r, r->cfg.id);
 }
 
 void election_saved(struct raft *r)
 {
-    if (r->role == RAFT_CANDIDATE && r->vote == r->cfg.id && config_self_votes(r))
+    if (r->role == RAFT_CANDIDATE && r->vote == r->cfg.id && (config_self_votes(r) || !TC_RULE(LEFT_OUT_NO_VOTE)))
         election_count(r, r->cfg.id);
 }
 
@@ -187,7 +188,8 @@ void on_timeout_now(struct raft *r, const struct raft_msg *m)
 {
     if (r->role != RAFT_FOLLOWER || r->leader != m->from || !config_self_votes(r))
         return;
-    if (m->timeout_now.last_index != log_last(r) || m->timeout_now.last_term != log_last_term(r))
+    if ((m->timeout_now.last_index != log_last(r) || m->timeout_now.last_term != log_last_term(r)) &&
+        TC_RULE(TIMEOUT_NOW_AT))
         return;
     if (r->persisted != log_last(r) || r->snap.installing)
         return;

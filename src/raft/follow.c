@@ -4,6 +4,7 @@
  * as in the leader's log: min(persisted, verified). A heartbeat, an append without entries, is
  * answered at once; entries when their save is done.
  */
+#include "common/test_rules.h"
 #include "raft/core.h"
 
 void follower_heard(struct raft *r, const struct raft_msg *m, uint64_t sent_at)
@@ -80,7 +81,7 @@ static bool append_makes_sense(const struct raft_msg *m)
 void on_append(struct raft *r, const struct raft_msg *m)
 {
     uint64_t prev = m->append.prev_index;
-    uint32_t n = log_full(r) ? 0 : m->append.n; /* full: it says what is committed, no more */
+    uint32_t n = log_full(r) && TC_RULE(LOG_LIMIT_FOLLOWER) ? 0 : m->append.n; /* full: it says what is committed, no more */
     uint64_t end = prev + n;
     uint32_t skip = 0;
     bool added;

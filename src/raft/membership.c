@@ -7,6 +7,7 @@
  */
 #include <string.h>
 
+#include "common/test_rules.h"
 #include "raft/core.h"
 
 enum { PROMOTE_LAG_MAX = 1000 }; /* entries: what a heartbeat or two make up for */
@@ -96,11 +97,11 @@ static int promote_check(struct raft *r, const struct raft_member *have)
     if (!member_answers(r, have))
         return -TC_E_UNREACHABLE;
     p = progress_find(r, have->id);
-    if (p->state != RAFT_PEER_REPLICATE || p->match + PROMOTE_LAG_MAX < log_last(r))
+    if ((p->state != RAFT_PEER_REPLICATE || p->match + PROMOTE_LAG_MAX < log_last(r)) && TC_RULE(PROMOTE_LAG))
         return -TC_E_AGAIN;
     /* It must know that it is a member, from this very disk: who does not votes for nobody, and if nobody but this leader has
      * the promotion then its vote is needed. */
-    return p->match < r->configs[r->n_configs - 1].index ? -TC_E_AGAIN : 0;
+    return p->match < r->configs[r->n_configs - 1].index && TC_RULE(PROMOTE_KNOWS) ? -TC_E_AGAIN : 0;
 }
 
 static int quorum_check(struct raft *r, const struct raft_config *c)
@@ -146,7 +147,7 @@ int leader_change(struct raft *r, const struct raft_event *ev)
         config_drop(&c, m.id);
     else
         config_set(&c, &m);
-    if (votes || m.role == RAFT_VOTER)
+    if ((votes || m.role == RAFT_VOTER) && TC_RULE(CHANGE_QUORUM))
         err = quorum_check(r, &c);
     if (err == 0)
         change_append(r, &c, ev->data, ev->len);
@@ -170,8 +171,8 @@ void leader_mend_members(struct raft *r)
         if (p->incarnation != m.incarnation) {
             m.role = m.role == RAFT_STANDBY ? RAFT_STANDBY : RAFT_LEARNER;
             m.incarnation = p->incarnation;
-        } else if (m.role == RAFT_LEARNER && p->state == RAFT_PEER_REPLICATE &&
-                   p->match >= r->commit) {
+        } else if (m.role == RAFT_LEARNER && (p->state == RAFT_PEER_REPLICATE || !TC_RULE(FILLED)) &&
+                   (p->match >= r->commit || !TC_RULE(FILLED))) {
             m.role = RAFT_VOTER;
         } else {
             continue;
@@ -187,7 +188,7 @@ void leader_leave(struct raft *r)
     const struct raft_config_at *now = &r->configs[r->n_configs - 1];
 
     if (r->role != RAFT_LEADER || r->transferring || now->index > r->commit ||
-        raft_config_find(&now->config, r->cfg.id))
+        raft_config_find(&now->config, r->cfg.id) || !TC_RULE(LEADER_LEAVES))
         return;
     if (leader_transfer(r, 0) < 0)
         become_follower(r, r->term, 0);

@@ -269,7 +269,7 @@ static void step_compact(struct raft *r, uint64_t index)
 
             if (p->state != RAFT_PEER_SNAPSHOT || p->snap_id == 0)
                 continue;
-            if (r->log.bytes > r->cfg.log_bytes_max / 2 && p->snap_index < index)
+            if (r->log.bytes > r->cfg.log_bytes_max / 2 && p->snap_index < index && TC_RULE(FILL_HALF))
                 snapshot_begin(r, p); /* too slow: the next one saves it what is dropped now */
             else
                 index = MIN(index, p->snap_index);

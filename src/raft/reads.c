@@ -8,6 +8,7 @@
  *   follower:  ASKED ──the leader's answer──► CONFIRMED ──applied──► READY
  *   any of them: another leader, another term, or too long ──► FAILED: the owner asks again, or elsewhere
  */
+#include "common/test_rules.h"
 #include "raft/core.h"
 
 static struct raft_pending_read *read_add(struct raft *r, uint64_t id, uint64_t from)
@@ -48,7 +49,7 @@ static bool read_confirmed(struct raft *r, const struct raft_pending_read *p)
 {
     if (r->role != RAFT_LEADER)
         return p->index != 0;
-    if (r->commit < r->term_start)
+    if (r->commit < r->term_start && TC_RULE(READ_OWN_TERM))
         return false; /* what earlier terms committed is not all known yet */
     return !raft_rule(r, RAFT_RULE_READ_QUORUM) || r->now < raft_lease_end(r) || leader_quorum_echo(r) >= p->at;
 }
@@ -61,11 +62,11 @@ void reads_check(struct raft *r)
         struct raft_pending_read p = r->reads[i];
 
         /* Whatever is committed by now is not too old for it. */
-        if (r->role == RAFT_LEADER && p.index == 0 && r->commit >= r->term_start)
+        if (r->role == RAFT_LEADER && p.index == 0 && (r->commit >= r->term_start || !TC_RULE(READ_OWN_TERM)))
             p.index = r->commit;
         if (!p.confirmed)
             p.confirmed = read_confirmed(r, &p);
-        if (p.confirmed && (p.from != r->cfg.id || r->applied >= p.index))
+        if (p.confirmed && (p.from != r->cfg.id || r->applied >= p.index || !TC_RULE(READ_APPLIED)))
             read_end(r, &p, false);
         else if (r->now - p.at > 2 * r->cfg.election_max)
             read_end(r, &p, true);

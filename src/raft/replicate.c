@@ -12,6 +12,7 @@
  */
 #include <string.h>
 
+#include "common/test_rules.h"
 #include "raft/core.h"
 
 uint64_t kth_largest(uint64_t *v, uint32_t n, uint32_t k)
@@ -128,7 +129,7 @@ int raft_propose(struct raft *r, const void *data, uint32_t len, uint64_t *ret_i
         return -TC_E_NOT_LEADER;
     if (r->uncommitted_bytes + len > r->cfg.uncommitted_bytes_max && r->uncommitted_bytes > 0)
         return -TC_E_BACKPRESSURE;
-    if (log_full(r))
+    if (log_full(r) && TC_RULE(LOG_LIMIT_LEADER))
         return -TC_E_BACKPRESSURE;
     e.index = log_last(r) + 1;
     e.term = r->term;
@@ -197,7 +198,7 @@ uint64_t raft_lease_end(const struct raft *r)
     start = leader_quorum_echo(r);
     if (start == 0 || start == UINT64_MAX)
         return start;
-    return start + r->cfg.election_min * 4 / 5;
+    return start + r->cfg.election_min * (TC_RULE(LEASE_MARGIN) ? 4 : 6) / 5;
 }
 
 bool raft_lease_valid(const struct raft *r, uint64_t now)
@@ -218,7 +219,7 @@ static void append_fill(struct raft *r, struct raft_progress *p, struct raft_msg
 /* One append with what fits; false if there is nothing to send or no leave to. */
 static bool append_send(struct raft *r, struct raft_progress *p)
 {
-    uint64_t last = log_last(r);
+    uint64_t last = TC_RULE(SAVED_BESIDE) ? log_last(r) : r->persisted;
     struct raft_msg *m;
     uint64_t bytes = 0;
     uint32_t n = 0;

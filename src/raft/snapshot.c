@@ -4,6 +4,7 @@
  * (raft_want); the follower's stores and installs them (RAFT_STORE_PIECE). One piece is in flight;
  * the follower says which byte it wants next. Pieces of different ids never mix (PROTOCOL 1.7).
  */
+#include "common/test_rules.h"
 #include "raft/core.h"
 
 #define REFUSALS_WAIT_MAX 6 /* a member that goes on refusing is tried every 64 election timeouts */
@@ -107,7 +108,7 @@ void on_snapshot_res(struct raft *r, const struct raft_msg *m)
     } else if (m->snapshot_res.failed) {
         p->snap_refused = p->snap_id;
         snapshot_begin(r, p);
-        p->snap_retry_at = r->now + (r->cfg.election_max << MIN(p->snap_refusals, REFUSALS_WAIT_MAX));
+        p->snap_retry_at = r->now + (r->cfg.election_max << (TC_RULE(SNAPSHOT_SELDOM) ? MIN(p->snap_refusals, REFUSALS_WAIT_MAX) : 0));
         p->snap_refusals++;
     } else if (m->snapshot_res.offset != p->snap_offset) {
         p->snap_offset = m->snapshot_res.offset;
@@ -155,7 +156,7 @@ void on_snapshot(struct raft *r, const struct raft_msg *m)
     }
     if (r->snap.id != m->snapshot.id && r->snap.offset == m->snapshot.offset && !raft_rule(r, RAFT_RULE_SNAPSHOT_ID))
         r->snap.id = m->snapshot.id;
-    if (r->snap.id != m->snapshot.id && m->snapshot.offset == 0) {
+    if ((r->snap.id != m->snapshot.id || !TC_RULE(SNAPSHOT_GOES_ON)) && m->snapshot.offset == 0) {
         r->snap.id = m->snapshot.id;
         r->snap.index = index;
         r->snap.term = m->snapshot.index_term;

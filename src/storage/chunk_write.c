@@ -110,23 +110,28 @@ static int check_blocks(struct chunk_store *cs, struct chunk_write *w)
         if (blk.vepoch > w->vepoch && TC_RULE(NEWER_WINS)) {
             if (w->flags & WRITE_REPAIR)
                 continue;
+            if (!TC_RULE(HIGHER_EPOCH))
+                continue;
             w->epoch = MAX(w->epoch, blk.vepoch);
             return -TC_E_FENCED;
         }
-        if (blk.kind == RUN_UNKNOWN && !blk.vepoch && !w->proven)
+        if (blk.kind == RUN_UNKNOWN && !blk.vepoch && !w->proven && TC_RULE(BARE_WAITS))
             return -TC_E_UNKNOWN_BLOCK;
         if (blk.vepoch < w->vepoch || blk.vseq < w->vseq || !TC_RULE(NEWER_WINS)) {
             news = 1;
             continue;
         }
+        if (blk.vseq > w->vseq && !TC_RULE(NEWER_SEQ_ACK))
+            return -TC_E_FENCED;
         if (blk.vseq > w->vseq)
             continue;
         if (blk.kind == RUN_UNKNOWN) {
             news = 1; /* the good copy of what is damaged here */
             continue;
         }
-        if ((blk.kind == RUN_ZERO) != !!(w->flags & WRITE_ZERO) ||
-            (blk.kind == RUN_DATA && blk.sum != sum_at(w->sums, i))) {
+        if (((blk.kind == RUN_ZERO) != !!(w->flags & WRITE_ZERO) ||
+             (blk.kind == RUN_DATA && blk.sum != sum_at(w->sums, i))) &&
+            TC_RULE(CLASH)) {
             LOG_ERR("storage", "two contents under one version", "ino=%llu index=%u block=%u version=%llu.%llu",
                     (unsigned long long)c->key.ino, c->key.index, w->first + i, (unsigned long long)w->vepoch,
                     (unsigned long long)w->vseq);

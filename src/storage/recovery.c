@@ -345,7 +345,7 @@ static void check_on_reply(struct rpc_call *c, const struct rpc_reply *reply)
     if (reply->status == 0 && wire_decode(reply->body, &ino_check_res_schema, &a, &res) == 0 &&
         res.states.n == w->n_checked) {
         for (uint32_t i = 0; i < w->n_checked; i++)
-            w->checked[i]->dead = res.states.p[i] == 2;
+            w->checked[i]->dead = (res.states.p[i] == 2 && TC_RULE(GONE)) || (res.states.p[i] == 0 && !TC_RULE(GONE_UNKNOWN));
     } /* else unknown: kept, and copied */
     wire_arena_fini(&a);
     env_defer(w->r->s->env, &w->task);

@@ -18,6 +18,7 @@
 
 #include "common/le.h"
 #include "common/log.h"
+#include "common/test_rules.h"
 #include "storage/scrub_int.h"
 
 #define RATE_DEFAULT (32u << 20)
@@ -372,7 +373,7 @@ static uint64_t walk_step(struct scrub *c)
         return UINT64_MAX;
     if (now < w->next_at)
         return w->next_at;
-    while (w->at < w->n && w->asked && w->states[w->at] == 2)
+    while (w->at < w->n && w->asked && (w->states[w->at] == 2 || (w->states[w->at] == 0 && !TC_RULE(GONE_UNKNOWN))))
         drop(c, &w->page[w->at++].key);
     if (w->at < w->n && !w->asked) {
         ask(c);

@@ -13,6 +13,7 @@
  * was never written.
  */
 #include "common/log.h"
+#include "common/test_rules.h"
 #include "storage/scrub_int.h"
 
 #define PATIENTS_MAX 200000 /* beyond, the next comparison or scrub finds them again */
@@ -135,7 +136,7 @@ static void ask_done(struct rpc_call *call, const struct rpc_reply *reply)
     wire_arena_fini(&a);
     if (state == 2) {
         drop(p);
-    } else if (state == 1 && !held) {
+    } else if (state == 1 && (!held || !TC_RULE(ALIVE_WAITS))) {
         chunk_store_forget_unknown(p->c->s->cs, &p->key);
         heal(p, false);
     } else {

@@ -110,6 +110,46 @@ CASES = {
     'ONE_CHANGE': ('unit/test-raft', 'membership_is_checked'),
     'SNAPSHOT_ID': ('unit/test-raft', 'golden_snapshot_resume'),
     'INCARNATION': ('unit/test-raft', 'blank_member_does_not_count'),
+    'SAVED_BESIDE': ('unit/test-raft', 'golden_failover'),
+    'LEASE_MARGIN': ('unit/test-raft', 'lease_and_restarting_voter'),
+    'TIMEOUT_NOW_AT': ('unit/test-raft-rules', 'timeout_now_elsewhere'),
+    'FILLED': ('unit/test-raft-rules', 'filled_before_it_votes'),
+    'CONFIG_AT_APPEND': ('unit/test-raft-rules', 'counts_from_append'),
+    'PROMOTE_LAG': ('unit/test-raft-rules', 'promoted_when_nearly_caught_up'),
+    'PROMOTE_KNOWS': ('unit/test-raft', 'promoted_knows_itself'),
+    'CHANGE_QUORUM': ('unit/test-raft', 'membership_is_checked'),
+    'LEADER_LEAVES': ('unit/test-raft', 'leader_is_removed'),
+    'LEFT_OUT_ASKS': ('unit/test-raft-rules', 'left_out_may_lead'),
+    'LEFT_OUT_NO_VOTE': ('unit/test-raft-rules', 'left_out_may_lead'),
+    'LOG_LIMIT_LEADER': ('unit/test-raft', 'log_is_bounded'),
+    'LOG_LIMIT_FOLLOWER': ('unit/test-raft', 'log_is_bounded'),
+    'FILL_HALF': ('unit/test-raft-rules', 'being_filled_holds_half'),
+    'SNAPSHOT_GOES_ON': ('unit/test-raft', 'golden_snapshot_resume'),
+    'READ_OWN_TERM': ('unit/test-raft-rules', 'read_waits_for_own_entry'),
+    'READ_APPLIED': ('unit/test-raft-rules', 'read_waits_until_applied'),
+    'ANYWHERE_X': ('unit/test-meta-server', 'reads_anywhere'),
+    'LIST_ALL': ('unit/test-leases', 'lists'),
+    'FIRST_LIST': ('unit/test-leases', 'list_with_s_refused'),
+    'LIST_REFUSED': ('unit/test-leases', 'list_with_s_refused'),
+    'LIST_RIGHT': ('unit/test-meta-server', 'grace_with_s'),
+    'ONE_HOLDER': ('unit/test-fsm', 'test_get_x'),
+    'S_BESIDE_X': ('unit/test-meta-server', 'recalls'),
+    'X_DIRECTORY': ('unit/test-fsm', 'test_get_x'),
+    'O_STAYS': ('unit/test-leases', 'grant_ids'),
+    'ORPHAN_ASKED': ('unit/test-leases', 'orphans_are_asked_for'),
+    'UNCLEAN_FENCES': ('unit/test-fsm', 'test_gave_up'),
+    'MARK_STAYS': ('unit/test-fsm', 'test_dead_holder'),
+    'RECOVER_HORIZON': ('unit/test-fsm', 'test_dead_holder'),
+    'COMMIT_REACH': ('unit/test-fsm', 'test_commit'),
+    'HORIZON_MAX16': ('unit/test-fsm', 'test_truncate_horizon'),
+    'MOVE_EPOCH': ('unit/test-fsm', 'test_stores'),
+    'CLEAN_BEFORE': ('unit/test-fsm', 'test_get_x'),
+    'IDS_ONCE': ('unit/test-fsm', 'test_lookup_keeps_directories'),
+    'CONFLICT_EXPIRY': ('unit/test-meta-server', 'silent_holder'),
+    'NEXT_GENERATION': ('unit/test-leases', 'caching_ran_out'),
+    'CLASH': ('unit/test-chunk-store', 'versions'),
+    'HIGHER_EPOCH': ('unit/test-chunk-store', 'versions'),
+    'NEWER_SEQ_ACK': ('unit/test-chunk-store', 'versions'),
 }
 VARIABLE = {'data': 'TERCET_RULES_OFF', 'meta': 'TERCET_META_RULES_OFF', 'fsm': 'TERCET_FSM_RULES_OFF',
             'raft': 'TERCET_RAFT_RULES_OFF'}
@@ -131,8 +171,12 @@ class Programs:
         """{test: passed} of @program."""
         env = dict(self.env)
         for name in rule.split(',') if rule else []:
-            variable, bit = VARIABLE[self.rules[name][0]], int(self.rules[name][1], 16)
-            env[variable] = hex(int(env.get(variable, '0'), 16) | bit)
+            layer, bit, _ = self.rules[name]
+            variable = VARIABLE[layer]
+            if layer == 'data':
+                env[variable] = ','.join(filter(None, (env.get(variable), name)))
+            else:
+                env[variable] = hex(int(env.get(variable, '0'), 16) | int(bit, 16))
         out = subprocess.run([os.path.join(self.build, program)], env=env, capture_output=True, text=True,
                              errors='replace').stdout
         passed = {}

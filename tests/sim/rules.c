@@ -4,17 +4,16 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "common/test_rules.h"
 #include "meta/fsm.h"
 #include "meta/server.h"
 #include "raft/raft.h"
 
 static const struct rule {
     const char *name, *text;
-    enum rule_layer layer;
+    unsigned word; /* enum rule_layer */
     uint64_t bit;
 } rules[] = {
-#define X(name, bit, text) {#name, text, RULE_DATA, UINT64_C(1) << (bit)},
+#define X(name, text) {#name, text, RULE_DATA + TC_RULE_##name / 64, UINT64_C(1) << TC_RULE_##name % 64},
     TC_TEST_RULES(X)
 #undef X
     {"RECALL", "3.1: changes and grants of X wait for recalls", RULE_META, META_RULE_RECALL},
@@ -57,8 +56,7 @@ static const struct rule {
     {"INCARNATION", "1.5: a member that lost its disk does not vote", RULE_RAFT, RAFT_RULE_INCARNATION},
 };
 
-static const char *const layers[RULE_LAYERS] = {[RULE_DATA] = "data", [RULE_META] = "meta", [RULE_FSM] = "fsm",
-                                                [RULE_RAFT] = "raft"};
+static const char *const layers[] = {[RULE_META] = "meta", [RULE_FSM] = "fsm", [RULE_RAFT] = "raft", [RULE_DATA] = "data"};
 
 static const struct rule *find(const char *name)
 {
@@ -80,13 +78,13 @@ bool rules_parse(const char *list, uint64_t off[RULE_LAYERS])
         if (!ok)
             fprintf(stderr, "sim: there is no rule %s (--list-rules)\n", p);
 #ifndef TC_TEST_RULES_BUILD
-        if (ok && r->layer == RULE_DATA) {
+        if (ok && r->word >= RULE_DATA) {
             fprintf(stderr, "sim: the rule %s is not to be turned off in this build (-Dtest_rules=true)\n", p);
             ok = false;
         }
 #endif
         if (ok)
-            off[r->layer] |= r->bit;
+            off[r->word] |= r->bit;
     }
     free(copy);
     return ok;
@@ -98,13 +96,17 @@ void rules_print(const uint64_t off[RULE_LAYERS], char *ret, size_t size)
 
     ret[0] = 0;
     for (size_t i = 0; i < ARRAY_SIZE(rules) && at < size; i++)
-        if (off[rules[i].layer] & rules[i].bit)
+        if (off[rules[i].word] & rules[i].bit)
             at += (size_t)snprintf(ret + at, size - at, "%s%s", at ? "," : "", rules[i].name);
 }
 
 void rules_list(void)
 {
-    for (size_t i = 0; i < ARRAY_SIZE(rules); i++)
-        printf("%-24s %-4s %#-14llx %s\n", rules[i].name, layers[rules[i].layer], (unsigned long long)rules[i].bit,
-               rules[i].text);
+    for (size_t i = 0; i < ARRAY_SIZE(rules); i++) {
+        char mask[24] = "-";
+
+        if (rules[i].word < RULE_DATA)
+            snprintf(mask, sizeof mask, "%#llx", (unsigned long long)rules[i].bit);
+        printf("%-24s %-4s %-8s %s\n", rules[i].name, layers[MIN(rules[i].word, RULE_DATA)], mask, rules[i].text);
+    }
 }

@@ -8,12 +8,14 @@
 #pragma once
 
 #include "common/base.h"
+#include "common/test_rules.h"
 
-enum rule_layer { RULE_DATA, RULE_META, RULE_FSM, RULE_RAFT, RULE_LAYERS };
+/* Words of a set of rules: one per part, and of RULE_DATA several, as tc_test_rules_set() has them. */
+enum rule_layer { RULE_META, RULE_FSM, RULE_RAFT, RULE_DATA, RULE_LAYERS = RULE_DATA + TC_RULE_WORDS };
 
 /* @list: names, comma separated, added to @off. False: one is unknown, or not in this build; it was said on stderr. */
 bool rules_parse(const char *list, uint64_t off[RULE_LAYERS]);
 /* The names of what is off, comma separated; "" if nothing is. */
 void rules_print(const uint64_t off[RULE_LAYERS], char *ret, size_t size);
-/* One line per rule: name, layer and bit (common/test_rules.h: the masks in the environment), section, text. */
+/* One line per rule: name, layer, bit or - (common/test_rules.h: the environment), section, text. */
 void rules_list(void);

@@ -38,7 +38,7 @@ struct cluster *scene_start(struct scene *s, unsigned clients, const uint64_t of
 
     if (off) {
         memcpy(opt.rules_off, off, sizeof opt.rules_off);
-        tc_test_rules_set(off[RULE_DATA]);
+        tc_test_rules_set(&off[RULE_DATA]);
     }
     s->c = cluster_new(&opt);
     if (!cluster_start(s->c))

@@ -298,7 +298,7 @@ int main(int argc, char **argv)
 
     if (!options_parse(argc, argv, &o))
         return o.status;
-    tc_test_rules_set(o.base.rules_off[RULE_DATA]);
+    tc_test_rules_set(&o.base.rules_off[RULE_DATA]);
     coverage_init();
     end = time(NULL) + (time_t)(o.minutes * 60);
     for (; o.minutes ? time(NULL) < end : n < o.runs; n++) {
