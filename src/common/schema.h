@@ -596,7 +596,8 @@ WIRE_DECLARE(store_register_req, STORE_REGISTER_REQ)
     F(u64, start, 1, true) /* confirmed; the store makes it durable, then serves */            \
     F(u64, map_epoch, 2, true)                                                                 \
     F(bin, cluster, 3, true)                                                                   \
-    F(boolean, rolled_back, 4, false) /* the directory is older than what was confirmed: it must become a new, empty store */
+    F(boolean, rolled_back, 4, false) /* the directory is older than what was confirmed: it must become a new, empty store */ \
+    F(boolean, removed, 5, false)     /* so it must, but not by itself: it was removed, or another took its place */
 WIRE_DECLARE(store_register_res, STORE_REGISTER_RES)
 
 /* What an operator wants with a store. IN: it takes part. DRAIN: it is to hold nothing. MAINTENANCE: it keeps what it

@@ -273,11 +273,13 @@ static void register_store(struct fsm *f, const struct store_register_req *req)
 int op_store_register(struct fsm *f, const struct store_register_req *req)
 {
     struct store_register_res res = {.start = req->start, .cluster = f->genesis.cluster};
+    const struct fsm_store *st = store_find(f, req->store);
     int r = register_check(f, req);
 
     if (r < 0)
         return r;
-    res.rolled_back = rolled_back(store_find(f, req->store), req);
+    res.rolled_back = rolled_back(st, req);
+    res.removed = res.rolled_back && (!st || st->state == STORE_REPLACED);
     if (!res.rolled_back)
         register_store(f, req);
     res.map_epoch = f->map_epoch;

@@ -94,19 +94,30 @@ struct net_port *store_port(struct meta_server *s, uint64_t id)
 
 /* ---- registration ---- */
 
-/* A store that lives already has this place: the newcomer is a mistake of configuration, or too early. */
+/* It lives, or may: a new leader has not heard all. */
+static bool may_live(struct meta_server *s, uint64_t store)
+{
+    return store_up(s, store) || env_now(s->env) - s->lead->began < s->cfg.store_down_ms * NS_PER_MS;
+}
+
+/* A store that lives already has this place: the newcomer is a mistake of configuration, or too early. So is the very
+ * same store at another address while the first one lives: a copy of its directory, which lacks what was written since. */
 static bool place_taken(struct meta_server *s, const struct store_register_req *req)
 {
-    const struct fsm_store *st;
+    const struct fsm_store *st = fsm_store(s->fsm, req->store);
     uint32_t n;
 
-    if (fsm_store(s->fsm, req->store))
-        return false;
+    if (st)
+        return st->state != STORE_REPLACED && st->node == req->node && st->run && req->run && st->run != req->run &&
+               (strlen(st->endpoint) != req->endpoint.n || memcmp(st->endpoint, req->endpoint.p, req->endpoint.n)) &&
+               may_live(s, st->store);
+    if (!req->empty)
+        return false; /* removed, or replaced long ago: it is told */
     st = fsm_stores(s->fsm, &n);
     for (uint32_t i = 0; i < n; i++) {
         if (st[i].node != req->node || st[i].state == STORE_REPLACED)
             continue;
-        if (store_up(s, st[i].store) || env_now(s->env) - s->lead->began < s->cfg.store_down_ms * NS_PER_MS)
+        if (may_live(s, st[i].store))
             return true;
     }
     return false;
@@ -126,7 +137,7 @@ void store_register(struct meta_server *s, const struct request *q)
         return;
     }
     if (place_taken(s, req)) {
-        LOG_WARN("meta", "a new store wants the place of one that lives", "node=%u endpoint=%.*s", req->node,
+        LOG_WARN("meta", "a store wants the place of one that lives", "node=%u endpoint=%.*s", req->node,
                  (int)req->endpoint.n, req->endpoint.p);
         server_reply(s, q->peer, q->id, q->type, -TC_E_BUSY, NULL, NULL);
         return;

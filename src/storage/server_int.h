@@ -149,6 +149,8 @@ struct storage_server {
     struct env_timer beat_timer;
     struct rpc_call leader_call; /* register or beat */
     uint32_t misses;
+    uint64_t run;      /* random, of this life */
+    uint32_t taken;    /* times that the leader said that another has this store's place */
     struct rpc_call lost_call;
     uint64_t lost_at; /* no leader answers: another store is asked then */
     uint32_t lost_store; /* the next one */
@@ -243,6 +245,9 @@ struct rpc_link *leader_current(struct storage_server *s);
 /* server_lost.c: called when the leader did not answer, or a member that does not lead did, and when the leader did */
 void lost_silence(struct storage_server *s);
 void lost_heard(struct storage_server *s);
+/* server_refused.c; true: what is to be said and done about it was. */
+bool register_refused(struct storage_server *s, int status);
+void register_removed(struct storage_server *s);
 
 /* heal.c */
 enum heal_mode { HEAL_LOCAL, HEAL_ALL };

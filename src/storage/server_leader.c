@@ -437,6 +437,10 @@ static void register_reply(struct storage_server *s, const struct store_register
         server_fatal(s, -TC_E_WRONG_CLUSTER, "the data directory belongs to another cluster");
         return;
     }
+    if (res->removed) {
+        register_removed(s);
+        return;
+    }
     if (res->rolled_back) {
         server_damaged(s, "the data directory is an old copy: a newcomer takes its place");
         return;
@@ -459,8 +463,8 @@ static void register_on_reply(struct rpc_call *c, const struct rpc_reply *reply)
 
     if (s->closing)
         return;
-    if (reply->status == -TC_E_WRONG_CLUSTER) {
-        server_fatal(s, reply->status, "the data directory belongs to another cluster");
+    if (register_refused(s, reply->status)) {
+        beat_later(s, true);
         return;
     }
     if (call_failed(s, reply))
@@ -478,7 +482,7 @@ static void send_register(struct storage_server *s)
     struct chunk_store_stats st;
     struct store_register_req req = {.store = s->id.store, .start = s->id.start + 1, .node = s->cfg.node,
                                      .endpoint = wire_str_of(s->advertise), .zone = wire_str_of(s->zone),
-                                     .empty = s->empty};
+                                     .empty = s->empty, .run = s->run};
 
     chunk_store_stats(s->cs, &st);
     req.capacity = st.total;
@@ -574,6 +578,7 @@ int leader_open(struct storage_server *s)
     s->map_timer.fn = map_timer_fire;
     if (!s->cfg.n_metas)
         return -TC_E_CONFIG;
+    s->run = env_random(s->env) | 1;
     s->links = tc_calloc(LEADER_LINKS_MAX, sizeof(*s->links));
     for (uint32_t i = 0; i < s->cfg.n_metas; i++) {
         int r = link_at(s, wire_str_of(s->cfg.metas[i]));

@@ -60,7 +60,7 @@ static void on_beat(struct fake_leader *f, uint64_t peer, const struct wire_head
     struct store_beat_res res = {.map_epoch = f->epoch, .time = UINT64_C(1800000000000000000) + env_now(f->env)};
 
     f->beats++;
-    f->found = req->found;
+    f->found = MAX(f->found, req->found); /* of all stores */
     f->aside = req->aside;
     f->aside_bytes = req->aside_bytes;
     res.unknown = true;

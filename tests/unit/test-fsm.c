@@ -1219,6 +1219,8 @@ START_TEST(test_stores)
     ck_assert(
         do_register((struct store_register_req){.store = 999, .start = 2, .node = 2, .run = 12}, 0)
             .rolled_back);
+    ck_assert(do_register((struct store_register_req){.store = 999, .start = 2, .node = 2, .run = 12}, 0).removed);
+    ck_assert(!do_register((struct store_register_req){.store = 102, .start = 2, .node = 2, .run = 12}, 0).removed);
     do_register((struct store_register_req){.store = 102, .start = 3, .node = 1}, -TC_E_CONFIG);
     do_register((struct store_register_req){.store = 102,
                                             .start = 3,
