@@ -115,7 +115,7 @@ static void explain_chunk(struct explain *e, uint32_t index)
     struct read_item item = {.pg = pg, .pg_epoch = p->epoch, .ino = e->f.ino, .index = index, .count = TOOL_CHUNK_BLOCKS};
     struct read_req body = {.barrier = e->d.map->epoch, .items = {&item, 1}};
     uint64_t ids[PG_VOTERS_MAX];
-    struct rpc_request req = {MSG_READ, e->d.tag, &body, TOOL_TIMEOUT_MS, ids};
+    struct rpc_request req = {MSG_READ, e->d.tag, &body, TOOL_TIMEOUT_MS, ids, NULL};
     uint64_t which = index, node[PG_VOTERS_MAX], epoch[PG_VOTERS_MAX], seq[PG_VOTERS_MAX];
     struct scrub_req ask = {.action = SCRUB_REPORT, .ino = e->f.ino, .indexes = {&which, 1}};
     const struct map_store *stores[PG_VOTERS_MAX];
@@ -139,7 +139,7 @@ static void explain_chunk(struct explain *e, uint32_t index)
         if (!down)
             up = n;
     }
-    rpc_ask(e->d.env, endpoints, up, &req, a);
+    tool_stores_ask(&e->d, endpoints, up, &req, a);
     tool_scrub_ask(&e->d, endpoints, ids, up, &ask, TOOL_TIMEOUT_MS, docs, statuses);
     for (unsigned i = up; i < n; i++) {
         a[i] = (struct rpc_answer){.status = -TC_E_UNREACHABLE};
@@ -240,7 +240,7 @@ int cmd_explain(int argc, char **argv)
     }
     e->chunks = json_array();
     if (tool_data_open(&cli, servers, &e->d, &status) && tool_file_open(&cli, cli.args[0], &e->f, &status)) {
-        for (uint32_t i = 0; i < e->f.chunks; i++)
+        for (uint32_t i = 0; (i = tool_chunk_from(&e->d, &e->f, i)) < e->f.chunks; i++)
             explain_chunk(e, i);
         if (json)
             print_json(e, cli.args[0]);

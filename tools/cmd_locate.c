@@ -26,7 +26,7 @@ static json_t *describe_replica(struct locate *l, uint32_t pg, uint32_t index, c
     struct read_item item = {.pg = pg, .pg_epoch = p->epoch, .ino = l->f.ino, .index = index,
                              .count = TOOL_CHUNK_BLOCKS};
     struct read_req body = {.barrier = l->d.map->epoch, .items = {&item, 1}};
-    struct rpc_request req = {MSG_READ, l->d.tag, &body, TOOL_TIMEOUT_MS, &store->store};
+    struct rpc_request req = {MSG_READ, l->d.tag, &body, TOOL_TIMEOUT_MS, &store->store, NULL};
     struct wire_arena arena = {0};
     struct read_res res = {0};
     struct rpc_answer a;
@@ -35,7 +35,7 @@ static json_t *describe_replica(struct locate *l, uint32_t pg, uint32_t index, c
     json_t *o;
     int r;
 
-    rpc_ask(l->d.env, &endpoint, 1, &req, &a);
+    tool_stores_ask(&l->d, &endpoint, 1, &req, &a);
     r = a.status;
     if (r == 0)
         r = wire_decode(a.body, &read_res_schema, &arena, &res);
@@ -109,7 +109,7 @@ static void print_human(const struct locate *l, const char *path)
 
 static int locate_file(struct locate *l, const char *path, bool json)
 {
-    for (uint32_t i = 0; i < MIN(l->f.chunks, (uint32_t)CHUNKS_MAX); i++)
+    for (uint32_t i = 0, n = 0; n < CHUNKS_MAX && (i = tool_chunk_from(&l->d, &l->f, i)) < l->f.chunks; i++, n++)
         describe_chunk(l, i);
     if (json) {
         json_t *o = json_pack("{s:s, s:I, s:I, s:O}", "file", path, "inode", (json_int_t)l->f.ino, "size",

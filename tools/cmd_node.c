@@ -9,10 +9,11 @@
 #include <unistd.h>
 
 #include "common/os_env.h"
-#include "tercet.h"
+#include "report.h"
 
 #define POLL_MS 250
 #define BAR_WIDTH 30
+#define STUCK_POLLS 12
 #define SILENT_MS_MAX (UINT64_C(1) << 40) /* beyond: never heard of */
 
 struct node_cmd {
@@ -23,6 +24,9 @@ struct node_cmd {
     uint32_t node;
     uint64_t first; /* groups it held when the watch began */
     bool begun, drawn;
+    uint64_t stuck; /* groups that can go nowhere */
+    unsigned stuck_for; /* looks */
+    int status;     /* of the watch's end */
 };
 
 /* ---- what the leader says ---------------------------------------------------------------------- */
@@ -30,7 +34,7 @@ struct node_cmd {
 /* Its status; false: nobody leads now. The caller ends @s either way. */
 static bool ask(struct node_cmd *c, struct tool_status *s)
 {
-    tool_status_ask(c->env, &c->m, TOOL_TIMEOUT_MS, s);
+    tool_leader_ask(c->env, &c->m, TOOL_TIMEOUT_MS, s);
     return s->leader >= 0;
 }
 
@@ -64,6 +68,7 @@ static const char *state_of(const json_t *s)
 static void list_human(const json_t *leader)
 {
     const json_t *s;
+    json_t *same;
     size_t i;
 
     printf("%-5s %-26s %-12s %-10s %10s %10s %6s %7s  %s\n", "NODE", "ENDPOINT", "STATE", "ZONE", "CAPACITY", "USED",
@@ -82,12 +87,19 @@ static void list_human(const json_t *leader)
                format_bytes(json_u64(s, "capacity", 0), capacity), format_bytes(json_u64(s, "used", 0), used),
                json_u64(s, "pgs", 0), moving, heard);
     }
+    same = same_address(json_object_get(leader, "stores"));
+    json_array_foreach(same, i, s)
+    {
+        printf("%s\n  -> %s\n", json_text(s, "what", ""), json_text(s, "cure", ""));
+    }
+    json_decref(same);
 }
 
 static void list_json(const json_t *leader)
 {
     json_t *o = json_object();
 
+    json_object_set_new(o, "same_address", same_address(json_object_get(leader, "stores")));
     json_object_set(o, "nodes", json_object_get(leader, "stores"));
     json_object_set(o, "placement", json_object_get(leader, "placement"));
     json_object_set(o, "pgs", json_object_get(leader, "pgs"));
@@ -119,8 +131,8 @@ static int refused(struct node_cmd *c, int err)
     case TC_E_NOENT:
         return cli_failed(c->cli, "no storage node %u has registered; tercet node list shows them", c->node);
     case TC_E_QUORUM_LOST:
-        return cli_failed(c->cli, "refused: without node %u too few would be left for all copies; add a node first",
-                          c->node);
+        return cli_failed(c->cli, "refused: without node %u too few would be left for all copies; add a node first (one that is "
+                                  "down, drained, in maintenance, failing or nearly full does not count)", c->node);
     case TC_E_BUSY:
         return cli_failed(c->cli, "refused: node %u still holds placement groups; drain it first "
                                   "(one that is dead is emptied by itself if there is a spare)", c->node);
@@ -161,8 +173,8 @@ static void show(struct node_cmd *c, uint64_t done, uint64_t all, uint64_t movin
     unsigned full = all ? (unsigned)(done * BAR_WIDTH / all) : BAR_WIDTH;
 
     if (c->json) {
-        printf("{\"node\": %u, \"done\": %" PRIu64 ", \"of\": %" PRIu64 ", \"moving\": %" PRIu64 ", \"end\": %s}\n",
-               c->node, done, all, moving, end ? "true" : "false");
+        printf("{\"node\": %u, \"done\": %" PRIu64 ", \"of\": %" PRIu64 ", \"moving\": %" PRIu64 ", \"stuck\": %" PRIu64
+               ", \"end\": %s}\n", c->node, done, all, moving, c->stuck, end ? "true" : "false");
         fflush(stdout);
         return;
     }
@@ -177,12 +189,35 @@ static void show(struct node_cmd *c, uint64_t done, uint64_t all, uint64_t movin
     fflush(stdout);
 }
 
+/* What should move and cannot is said once it has been so for a while. */
+static void watch_stuck(struct node_cmd *c, const json_t *leader, const json_t *s)
+{
+    const json_t *p = json_object_get(leader, "placement");
+
+    c->stuck = json_u64(p, "stuck", 0);
+    if (!c->stuck || json_u64(p, "waiting", 0) || json_u64(s, "leaving", 0)) {
+        c->stuck_for = 0;
+        return;
+    }
+    if (++c->stuck_for == STUCK_POLLS)
+        fprintf(stderr, "%stercet node: %" PRIu64 " placement groups have nowhere to go now: all other nodes are down, in maintenance, "
+                "failing or nearly full, or hold them already. It goes on when one of them can; see tercet status\n",
+                c->drawn ? "\n" : "", c->stuck);
+}
+
 /* How far it is; true: at the end. */
 static bool watch_drain(struct node_cmd *c, const json_t *leader)
 {
     const json_t *s = find_store(leader, c->node);
     uint64_t left = json_u64(s, "pgs", 0) + json_u64(s, "coming", 0);
 
+    if (strcmp(json_text(s, "admin", "drain"), "drain") != 0) {
+        if (c->drawn)
+            putchar('\n');
+        c->status = cli_failed(c->cli, "the drain of node %u was called off meanwhile", c->node);
+        return true;
+    }
+    watch_stuck(c, leader, s);
     if (!c->begun)
         c->first = left;
     c->begun = true;
@@ -219,18 +254,50 @@ static int watch(struct node_cmd *c, bool (*end)(struct node_cmd *, const json_t
         }
         tool_status_fini(&s);
         if (ended)
-            return 0;
+            return c->status;
     }
     return cli_failed(c->cli, "no metadata member leads any more; what was begun goes on when one does");
 }
 
+/* What the operator said last of the node: "in", "drain", "maintenance"; "" if that cannot be known. */
+static void admin_now(struct node_cmd *c, char out[16])
+{
+    struct tool_status s;
+    const json_t *node = ask(c, &s) ? find_store(s.docs[s.leader], c->node) : NULL;
+
+    snprintf(out, 16, "%s", json_text(node, "admin", ""));
+    tool_status_fini(&s);
+}
+
 static int node_drain(struct node_cmd *c)
 {
-    int status = say(c, c->cancel ? STORE_IN : STORE_DRAIN);
+    char now[16];
+    int status;
 
-    if (status || c->no_wait || c->cancel)
-        return status;
-    return watch(c, watch_drain);
+    if (c->cancel) {
+        admin_now(c, now);
+        if (*now && strcmp(now, "drain") != 0) {
+            printf("node %u is not being drained\n", c->node);
+            return 0;
+        }
+        return say(c, STORE_IN);
+    }
+    status = say(c, STORE_DRAIN);
+    return status || c->no_wait ? status : watch(c, watch_drain);
+}
+
+static int node_maintenance(struct node_cmd *c, bool on)
+{
+    char now[16];
+
+    admin_now(c, now);
+    if (strcmp(now, "drain") == 0)
+        return cli_failed(c->cli, "node %u is being drained; tercet node drain %u --cancel ends that", c->node, c->node);
+    if (!on && strcmp(now, "in") == 0) {
+        printf("node %u is not in maintenance\n", c->node);
+        return 0;
+    }
+    return say(c, on ? STORE_MAINTENANCE : STORE_IN);
 }
 
 static int node_add(struct node_cmd *c)
@@ -252,7 +319,7 @@ static int run(struct node_cmd *c, const char *verb, const char *word)
         return node_drain(c);
     if (strcmp(verb, "remove") == 0)
         return say(c, STORE_REMOVE);
-    return say(c, strcmp(word, "off") == 0 ? STORE_IN : STORE_MAINTENANCE);
+    return node_maintenance(c, strcmp(word, "on") == 0);
 }
 
 /* The words after the options make sense. */

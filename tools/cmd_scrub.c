@@ -4,6 +4,7 @@
  * checked. The stores repair by themselves what they find; the command waits and shows how far they are. With everything,
  * the members of the metadata group read their own files, too.
  */
+#include <errno.h>
 #include <ftw.h>
 #include <inttypes.h>
 #include <stdio.h>
@@ -16,6 +17,7 @@
 #define REPAIR_TRIES 60  /* quarters of a second that a repair is waited for */
 #define SILENT_MAX 4     /* times that a store which does not answer is asked again */
 #define CHUNKS_TIMEOUT_MS 60000
+#define MEMBER_SILENT_MS 2000
 
 struct scrub {
     struct tool_data d;
@@ -49,12 +51,25 @@ static void stores_add(struct scrub *c, uint64_t only)
     c->n_stores = c->n;
 }
 
+static bool member_silent(const struct scrub *c, uint32_t id)
+{
+    const json_t *m;
+    size_t i;
+
+    json_array_foreach(json_object_get(c->d.status.docs[c->d.status.leader], "members"), i, m)
+    {
+        if (json_u64(m, "id", 0) == id)
+            return json_u64(m, "silent_ms", 0) > MEMBER_SILENT_MS;
+    }
+    return true;
+}
+
 static void members_add(struct scrub *c)
 {
     for (unsigned i = 0; i < c->d.members.n && c->n < ARRAY_SIZE(c->endpoints); i++) {
-        if (!c->d.status.docs[i])
+        if (member_silent(c, c->d.members.ids[i]))
             continue; /* status names it */
-        c->nodes[c->n] = json_u64(c->d.status.docs[i], "id", 0);
+        c->nodes[c->n] = c->d.members.ids[i];
         c->endpoints[c->n++] = c->d.members.endpoints[i];
     }
 }
@@ -216,10 +231,12 @@ static int scrub_file(struct scrub *c, const char *path)
     struct tool_file f;
     int status;
 
+    if (access(path, F_OK) < 0 && errno == ENOENT)
+        return 0; /* removed meanwhile */
     if (!tool_file_open(c->d.cli, path, &f, &status))
-        return status;
+        return access(path, F_OK) < 0 && errno == ENOENT ? 0 : status;
     c->files++;
-    for (uint32_t at = 0; at < f.chunks; at += AT_ONCE) {
+    for (uint32_t at = 0; (at = tool_chunk_from(&c->d, &f, at)) < f.chunks; at = MIN(at, UINT32_MAX - AT_ONCE) + AT_ONCE) {
         uint32_t n = MIN(f.chunks - at, (uint32_t)AT_ONCE);
 
         for (uint32_t i = 0; i < n; i++)
@@ -297,7 +314,7 @@ int cmd_scrub(int argc, char **argv)
     if (!cli_parse(&cli, argc, argv, &status))
         return status;
     if (cli.n_args == 2 && !strcmp(cli.args[0], "node"))
-        node = strtoull(cli.args[1], NULL, 10);
+        node = cli.args[1][strspn(cli.args[1], "0123456789")] ? 0 : strtoull(cli.args[1], NULL, 10);
     else if (cli.n_args > 1)
         return cli_usage_error(&cli, "a PATH, or node N, or nothing; see --help");
     if (cli.n_args == 2 && !node)

@@ -82,8 +82,33 @@ static void check_store(struct report *r, const json_t *s)
                 endpoint, behind);
 }
 
+/* What an operator wants with a store, and how far it is. */
+static void check_admin(struct report *r, const json_t *s)
+{
+    uint64_t node = json_u64(s, "node", 0), left = json_u64(s, "pgs", 0) + json_u64(s, "coming", 0);
+    uint64_t stuck = json_u64(json_object_get(r->leader, "placement"), "stuck", 0);
+    const char *admin = json_text(s, "admin", "in");
+    char *cure = NULL;
+
+    if (strcmp(admin, "maintenance") == 0) {
+        cure = tc_asprintf("when it is over: tercet node maintenance %" PRIu64 " off", node);
+        report_problem(r, SEVERITY_INFO, cure, "storage node %" PRIu64 " is in maintenance: it gets nothing new, and while it is away "
+                       "its copies are not made elsewhere", node);
+    } else if (strcmp(admin, "drain") == 0 && !left) {
+        cure = tc_asprintf("tercet node remove %" PRIu64 ", or, to have it back, tercet node add %" PRIu64, node, node);
+        report_problem(r, SEVERITY_INFO, cure, "storage node %" PRIu64 " is drained", node);
+    } else if (strcmp(admin, "drain") == 0) {
+        cure = tc_asprintf("%stercet node drain %" PRIu64 " shows how far it is, with --cancel it ends it",
+                           stuck ? "add a node, or bring back one that is down, in maintenance or full; " : "", node);
+        report_problem(r, stuck ? SEVERITY_WARNING : SEVERITY_INFO, cure, "storage node %" PRIu64 " is being drained: %" PRIu64
+                       " placement groups to go%s", node, left, stuck ? "; some can go nowhere now" : "");
+    }
+    free(cure);
+}
+
 static void check_stores(struct report *r)
 {
+    json_t *same = same_address(json_object_get(r->leader, "stores"));
     const json_t *stores = json_object_get(r->leader, "stores"), *pgs = json_object_get(r->leader, "pgs"), *s;
     uint64_t n = json_u64(r->leader, "n", 0), unclean = json_u64(r->leader, "unclean", 0);
     size_t i, present = 0;
@@ -92,7 +117,14 @@ static void check_stores(struct report *r)
     {
         present += strcmp(json_text(s, "state", ""), "replaced") != 0;
         check_store(r, s);
+        if (strcmp(json_text(s, "state", ""), "replaced") != 0)
+            check_admin(r, s);
     }
+    json_array_foreach(same, i, s)
+    {
+        report_problem(r, SEVERITY_WARNING, json_text(s, "cure", ""), "%s", json_text(s, "what", ""));
+    }
+    json_decref(same);
     if (json_u64(pgs, "total", 0) == 0)
         report_problem(r, SEVERITY_ERROR, "start the storage nodes; until then files can be made but not filled",
                 "%zu of %" PRIu64 " stores have registered: no place for data yet", present, n);

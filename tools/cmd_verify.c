@@ -127,7 +127,7 @@ static void verify_chunk(struct verify *v, uint32_t index)
                              .data = true};
     struct read_req body = {.barrier = v->d.map->epoch, .items = {&item, 1}};
     uint64_t nodes[PG_VOTERS_MAX], stores[PG_VOTERS_MAX];
-    struct rpc_request req = {MSG_READ, v->d.tag, &body, CHUNK_TIMEOUT_MS, stores};
+    struct rpc_request req = {MSG_READ, v->d.tag, &body, CHUNK_TIMEOUT_MS, stores, NULL};
     struct copy *c = tc_calloc(p->n, sizeof *c);
     struct rpc_answer a[PG_VOTERS_MAX];
     const char *endpoints[PG_VOTERS_MAX];
@@ -142,7 +142,7 @@ static void verify_chunk(struct verify *v, uint32_t index)
         stores[n] = store->store;
         endpoints[n++] = store->endpoint;
     }
-    rpc_ask(v->d.env, endpoints, n, &req, a);
+    tool_stores_ask(&v->d, endpoints, n, &req, a);
     for (unsigned i = 0; i < n; i++) {
         c[i].status = a[i].status == 0 ? copy_decode(&a[i], &c[i]) : a[i].status;
         if (c[i].status == 0)
@@ -158,7 +158,7 @@ static void verify_chunk(struct verify *v, uint32_t index)
 
 static int finish(struct verify *v, const char *path)
 {
-    bool ok = !v->damaged && !v->behind && !v->clash && !v->unanswered && !v->lost;
+    bool same = !v->damaged && !v->behind && !v->clash && !v->lost, ok = same && !v->unanswered;
     const json_t *p;
     size_t i;
 
@@ -183,7 +183,8 @@ static int finish(struct verify *v, const char *path)
     printf("%s: %s: %" PRIu32 " chunks, %" PRIu64 " blocks, %" PRIu64 " copies read; %" PRIu64 " damaged, %" PRIu64
            " older, %" PRIu64 " with clashing contents; %" PRIu64 " copies of chunks not answered for; %" PRIu64
            " blocks without a good copy\n",
-           path, ok ? "all copies are alike" : "DIFFERENT", v->f.chunks, v->blocks, v->read, v->damaged, v->behind, v->clash,
+           path, ok ? "all copies are alike" : same ? "NOT ALL COPIES ANSWER, those that do are alike" : "DIFFERENT",
+           v->f.chunks, v->blocks, v->read, v->damaged, v->behind, v->clash,
            v->unanswered, v->lost);
     return ok ? 0 : 1;
 }
@@ -213,7 +214,7 @@ int cmd_verify(int argc, char **argv)
         return cli_usage_error(&cli, "exactly one FILE is needed; see --help");
     v.problems = json_array();
     if (tool_data_open(&cli, servers, &v.d, &status) && tool_file_open(&cli, cli.args[0], &v.f, &status)) {
-        for (uint32_t i = 0; i < v.f.chunks; i++)
+        for (uint32_t i = 0; (i = tool_chunk_from(&v.d, &v.f, i)) < v.f.chunks; i++)
             verify_chunk(&v, i);
         status = finish(&v, cli.args[0]);
     }

@@ -26,7 +26,8 @@ static int map_get(struct tool_data *d)
     uint8_t cluster[16] = {0};
     int r;
 
-    tool_status_ask(d->env, &d->members, TOOL_TIMEOUT_MS, &d->status);
+    tool_leader_ask(d->env, &d->members, TOOL_TIMEOUT_MS, &d->status);
+    d->looked = env_now(d->env);
     if (d->status.leader < 0)
         return cli_failed(d->cli, "no metadata leader answers; see tercet status");
     endpoint = d->members.endpoints[d->status.leader];
@@ -123,13 +124,115 @@ uint64_t tool_store_id(const json_t *store)
     return strtoull(json_text(store, "store", "0"), NULL, 16);
 }
 
+/* ---- stores ---- */
+
+#define WALK_MAX 64 /* chunks of a file that are walked through without looking for holes */
+#define LOOK_NS (2 * NS_PER_S) /* old so much, what the leader says of one that is down is asked for again */
+
+/* Who is up may have changed. Without a leader what was known stays. */
+static void look_again(struct tool_data *d)
+{
+    struct tool_status now;
+
+    tool_leader_ask(d->env, &d->members, TOOL_TIMEOUT_MS, &now);
+    d->looked = env_now(d->env);
+    if (now.leader >= 0) {
+        tool_status_fini(&d->status);
+        d->status = now;
+    } else {
+        tool_status_fini(&now);
+    }
+}
+
+static bool is_down(const struct tool_data *d, uint64_t store)
+{
+    return store && !strcmp(json_text(tool_store_status(d, store), "state", ""), "down");
+}
+
+void tool_stores_ask(struct tool_data *d, const char *const *endpoints, unsigned n, const struct rpc_request *req,
+                     struct rpc_answer *answers)
+{
+    const char **up = tc_calloc(n + 1, sizeof *up);
+    uint64_t *ids = tc_calloc(n + 1, sizeof *ids);
+    struct rpc_answer *a = tc_calloc(n + 1, sizeof *a);
+    struct rpc_request asked = *req;
+    unsigned n_up = 0;
+    bool silent = false;
+
+    for (unsigned i = 0; i < n && env_now(d->env) - d->looked > LOOK_NS; i++) {
+        if (is_down(d, req->stores[i]))
+            look_again(d);
+    }
+    for (unsigned i = 0; i < n; i++) {
+        answers[i] = (struct rpc_answer){.status = is_down(d, req->stores[i]) ? -TC_E_UNREACHABLE : 0};
+        if (answers[i].status == 0) {
+            ids[n_up] = req->stores[i];
+            up[n_up++] = endpoints[i];
+        }
+    }
+    asked.stores = ids;
+    rpc_ask(d->env, up, n_up, &asked, a);
+    for (unsigned i = n, k = n_up; i-- > 0;) {
+        if (answers[i].status == 0)
+            answers[i] = a[--k];
+        silent = silent || answers[i].status == -TC_E_DEADLINE;
+    }
+    if (silent)
+        look_again(d);
+    free(up);
+    free(ids);
+    free(a);
+}
+
+/* The first of the file's chunks at or behind @from that a store has. False: they cannot say. */
+static bool chunk_seek(struct tool_data *d, const struct tool_file *f, uint32_t from, uint32_t *ret_index)
+{
+    unsigned n = d->map->n_stores, silent = 0;
+    const char **endpoints = tc_calloc(n + 1, sizeof *endpoints);
+    uint64_t *ids = tc_calloc(n + 1, sizeof *ids);
+    struct rpc_answer *a = tc_calloc(n + 1, sizeof *a);
+    struct chunk_seek_req body = {.barrier = d->map->epoch, .ino = f->ino, .from = from, .to = f->chunks};
+    struct rpc_request req = {MSG_CHUNK_SEEK, d->tag, &body, TOOL_TIMEOUT_MS, ids, NULL};
+
+    for (unsigned i = 0; i < n; i++) {
+        ids[i] = d->map->stores[i].store;
+        endpoints[i] = d->map->stores[i].endpoint;
+    }
+    tool_stores_ask(d, endpoints, n, &req, a);
+    *ret_index = f->chunks;
+    for (unsigned i = 0; i < n; i++) {
+        struct wire_arena arena = {0};
+        struct chunk_seek_res res = {0};
+
+        if (a[i].status < 0 || wire_decode(a[i].body, &chunk_seek_res_schema, &arena, &res) < 0)
+            silent++;
+        else if (res.found)
+            *ret_index = MIN(*ret_index, res.index);
+        wire_arena_fini(&arena);
+    }
+    rpc_answers_fini(a, n);
+    free(endpoints);
+    free(ids);
+    free(a);
+    return silent < d->map->w; /* what was acknowledged is with somebody who answered */
+}
+
+uint32_t tool_chunk_from(struct tool_data *d, const struct tool_file *f, uint32_t from)
+{
+    uint32_t index;
+
+    if (f->chunks <= WALK_MAX)
+        return from;
+    return from < f->chunks && chunk_seek(d, f, from, &index) ? MAX(index, from) : from;
+}
+
 void tool_scrub_ask(struct tool_data *d, const char *const *endpoints, const uint64_t *stores, unsigned n,
                     const struct scrub_req *req, uint64_t timeout_ms, json_t **docs, int *statuses)
 {
-    struct rpc_request r = {MSG_SCRUB, d->tag, req, timeout_ms, stores};
+    struct rpc_request r = {MSG_SCRUB, d->tag, req, timeout_ms, stores, NULL};
     struct rpc_answer *a = tc_calloc(n + 1, sizeof *a);
 
-    rpc_ask(d->env, endpoints, n, &r, a);
+    tool_stores_ask(d, endpoints, n, &r, a);
     for (unsigned i = 0; i < n; i++) {
         struct wire_arena arena = {0};
         struct status_res res;

@@ -6,6 +6,7 @@
 #pragma once
 
 #include "common/map.h"
+#include "rpc.h"
 #include "tercet.h"
 
 #define TOOL_CHUNK_BYTES (1u << 20)
@@ -15,7 +16,8 @@ struct tool_data {
     const struct cli *cli;
     struct env *env;
     struct tool_members members;
-    struct tool_status status; /* as of the opening */
+    struct tool_status status; /* as the leader, at least, said at ... */
+    uint64_t looked;           /* ... this time: at the opening, and when a store did not answer */
     struct map *map;
     uint64_t tag; /* of the cluster */
 };
@@ -36,6 +38,11 @@ TC_MUST_CHECK bool tool_file_open(const struct cli *cli, const char *path, struc
 const json_t *tool_store_status(const struct tool_data *d, uint64_t store);
 /* The id of a store in a document of its. */
 uint64_t tool_store_id(const json_t *store);
+/* Like rpc_ask(), of stores (req->stores are their ids, 0: no store): one that the leader calls down is UNREACHABLE at once. */
+void tool_stores_ask(struct tool_data *d, const char *const *endpoints, unsigned n, const struct rpc_request *req,
+                     struct rpc_answer *answers);
+/* The first chunk of @f at or behind @from that is no hole, f->chunks: there is none. @from itself if that cannot be said. */
+uint32_t tool_chunk_from(struct tool_data *d, const struct tool_file *f, uint32_t from);
 /* SCRUB of several stores (@stores: their ids, 0: a member of the metadata group) at once: documents, NULL where none
  * came. The caller drops them. */
 void tool_scrub_ask(struct tool_data *d, const char *const *endpoints, const uint64_t *stores, unsigned n,

@@ -26,5 +26,7 @@ uint32_t report_member_id(const struct report *r, unsigned i);
 const json_t *report_leader_says(const struct report *r, unsigned i);
 /* Everything that is wrong with the members. */
 void report_members(struct report *r);
+/* Storage nodes at one address, of the leader's list: a new list of {endpoint, nodes, what, cure}. */
+json_t *same_address(const json_t *stores);
 void report_print_problems(const struct report *r);
 void report_print_members(const struct report *r);

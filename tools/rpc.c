@@ -18,6 +18,7 @@ struct rpc_peer {
 
 struct rpc {
     struct env *env;
+    bool (*enough)(struct rpc_answer *a);
     struct rpc_peer *peers;
     unsigned n, n_done;
     struct env_timer retry, deadline;
@@ -51,6 +52,10 @@ static void on_reply(void *arg, uint64_t peer TC_UNUSED, struct buf *head, struc
     p->answer->body = body;
     p->answer->h = h;
     peer_done(p, tc_error_from_wire(h.status));
+    if (p->answer->status == 0 && p->rpc->enough && p->rpc->enough(p->answer)) {
+        for (unsigned i = 0; i < p->rpc->n; i++)
+            peer_done(&p->rpc->peers[i], -TC_E_DEADLINE);
+    }
 }
 
 static void send_all(struct env_timer *t)
@@ -101,7 +106,7 @@ static struct buf *frame_for(const struct rpc_request *req, unsigned i, uint64_t
 void rpc_ask(struct env *env, const char *const *endpoints, unsigned n, const struct rpc_request *req,
              struct rpc_answer *answers)
 {
-    struct rpc rpc = {.env = env, .n = n, .retry.fn = send_all, .deadline.fn = on_deadline};
+    struct rpc rpc = {.env = env, .enough = req->enough, .n = n, .retry.fn = send_all, .deadline.fn = on_deadline};
     uint64_t id = env_random(env) | 1; /* the same for all: one request a connection */
 
     rpc.peers = tc_calloc(n, sizeof *rpc.peers);

@@ -22,6 +22,7 @@ struct rpc_request {
     const void *body; /* struct of the type's request schema */
     uint64_t timeout_ms;
     const uint64_t *stores; /* which store is meant at each endpoint; 0: whoever listens. NULL: of all */
+    bool (*enough)(struct rpc_answer *a); /* after this good answer no other is waited for: DEADLINE. NULL: all are */
 };
 
 /* Send @req to each of @n @endpoints and wait for all answers or the timeout. Fills @answers[n]; the

@@ -99,11 +99,21 @@ void tool_members_add(struct tool_members *m, uint32_t id, const char *endpoint)
     m->ids[m->n++] = id;
 }
 
+/* It leads, and may answer for the group now. */
+static bool leads(struct rpc_answer *a)
+{
+    json_t *doc = parse_status(a);
+    bool yes = json_is_true(json_object_get(doc, "lease")) && strcmp(json_text(doc, "role", ""), "leader") == 0;
+
+    json_decref(doc);
+    return yes;
+}
+
 /* Ask the members from ret->n on. */
-static void status_ask_more(struct env *env, const struct tool_members *m, uint64_t timeout_ms, struct tool_status *ret)
+static void status_ask_more(struct env *env, const struct tool_members *m, uint64_t timeout_ms, bool all, struct tool_status *ret)
 {
     struct status_req body = {.what = 0};
-    struct rpc_request req = {.type = MSG_STATUS, .body = &body, .timeout_ms = timeout_ms};
+    struct rpc_request req = {.type = MSG_STATUS, .body = &body, .timeout_ms = timeout_ms, .enough = all ? NULL : leads};
     uint64_t term = ret->leader < 0 ? 0 : json_u64(ret->docs[ret->leader], "term", 0);
     unsigned from = ret->n;
 
@@ -148,15 +158,25 @@ static void status_learn(struct tool_members *m, const struct tool_status *s)
         learn(m, (uint32_t)json_u64(e, "id", 0), json_text(e, "endpoint", ""));
 }
 
-void tool_status_ask(struct env *env, struct tool_members *m, uint64_t timeout_ms, struct tool_status *ret)
+static void status_ask(struct env *env, struct tool_members *m, uint64_t timeout_ms, bool all, struct tool_status *ret)
 {
     *ret = (struct tool_status){.leader = -1};
-    for (int round = 0; round < 3 && ret->n < m->n; round++) {
-        status_ask_more(env, m, timeout_ms, ret);
+    for (int round = 0; round < 3 && ret->n < m->n && (all || ret->leader < 0); round++) {
+        status_ask_more(env, m, timeout_ms, all, ret);
         status_learn(m, ret);
     }
-    if (ret->n < m->n)
-        status_ask_more(env, m, timeout_ms, ret);
+    if (all && ret->n < m->n)
+        status_ask_more(env, m, timeout_ms, all, ret);
+}
+
+void tool_status_ask(struct env *env, struct tool_members *m, uint64_t timeout_ms, struct tool_status *ret)
+{
+    status_ask(env, m, timeout_ms, true, ret);
+}
+
+void tool_leader_ask(struct env *env, struct tool_members *m, uint64_t timeout_ms, struct tool_status *ret)
+{
+    status_ask(env, m, timeout_ms, false, ret);
 }
 
 void tool_status_fini(struct tool_status *s)

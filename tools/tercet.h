@@ -57,6 +57,8 @@ struct tool_status {
     int leader; /* index of the member that says it leads (of several: of the highest term); -1: none */
 };
 void tool_status_ask(struct env *env, struct tool_members *m, uint64_t timeout_ms, struct tool_status *ret);
+/* The same for those who only want the leader's: the others are waited for until it has answered. */
+void tool_leader_ask(struct env *env, struct tool_members *m, uint64_t timeout_ms, struct tool_status *ret);
 void tool_status_fini(struct tool_status *s);
 
 /* Values of a JSON object, with a default where absent or of another type. */

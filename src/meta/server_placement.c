@@ -327,16 +327,20 @@ static void admin_applied(struct meta_server *s, struct meta_op *op, int status)
     server_reply(s, l->admin_peer, l->admin_id, MSG_NODE_ADMIN, status, NULL, NULL);
 }
 
-/* Would a drain of @node have anywhere to go? Stores that are down do not count; the entry counts the others again. */
+/* Would a drain of @node have anywhere to go? Only stores that take new groups count; the entry counts again who lasts. */
 static bool drain_fits(struct meta_server *s, uint32_t node)
 {
     const struct fsm_store *st;
-    uint32_t n, up = 0;
+    uint32_t n, takers = 0;
 
     st = fsm_stores(s->fsm, &n);
-    for (uint32_t i = 0; i < n; i++)
-        up += st[i].state != STORE_REPLACED && st[i].admin != STORE_DRAIN && st[i].node != node && store_up(s, st[i].store);
-    return up >= fsm_genesis(s->fsm)->n;
+    for (uint32_t i = 0; i < n; i++) {
+        const struct meta_store *h = store_find_health(s, st[i].store);
+
+        takers += st[i].state != STORE_REPLACED && st[i].admin == STORE_IN && st[i].node != node &&
+                  store_up(s, st[i].store) && !(h->flags & (STORE_FULL | STORE_NEARLY_FULL | STORE_DISK_ERROR));
+    }
+    return takers >= fsm_genesis(s->fsm)->n;
 }
 
 void node_admin(struct meta_server *s, const struct request *q)
