@@ -42,6 +42,19 @@ int vfs_names(struct vfs *vfs, const char *dir, struct vfs_names *ret)
     return vfs_list(vfs, dir, name_see, ret);
 }
 
+bool vfs_has_name(struct vfs *vfs, const char *dir, const char *name)
+{
+    struct vfs_names l;
+    bool found = false;
+
+    if (vfs_names(vfs, dir, &l) == 0) {
+        for (size_t i = 0; i < l.n; i++)
+            found = found || strcmp(l.list[i], name) == 0;
+    }
+    vfs_names_free(&l);
+    return found;
+}
+
 void vfs_names_keep(struct vfs_names *l, bool (*keep)(const void *arg, const char *name), const void *arg)
 {
     size_t kept = 0;

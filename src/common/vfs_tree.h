@@ -18,6 +18,8 @@ struct vfs_names {
 TC_MUST_CHECK int vfs_names(struct vfs *vfs, const char *dir, struct vfs_names *ret);
 void vfs_names_keep(struct vfs_names *l, bool (*keep)(const void *arg, const char *name), const void *arg); /* only those */
 void vfs_names_free(struct vfs_names *l);
+/* Is there a @name in @dir? An error is a no. */
+bool vfs_has_name(struct vfs *vfs, const char *dir, const char *name);
 /* Is it PREFIX-N, N in decimal digits? */
 bool vfs_name_numbered(const char *name, const char *prefix, uint64_t *ret_n);
 

@@ -7,6 +7,7 @@
 #include <stdio.h>
 
 #include "common/test_rules.h"
+#include "common/vfs_tree.h"
 
 /* ---- time, proposals ---- */
 
@@ -210,6 +211,11 @@ static int open_dir(struct meta_server *s, char *why, size_t why_size)
     if (r < 0) {
         snprintf(why, why_size, "cannot create the data directory %s: %s", s->dir, tc_strerror(r));
         return r;
+    }
+    /* Taken for an empty one it would be a lost disk. */
+    if (vfs_has_name(v, s->dir, "identity.0") || vfs_has_name(v, s->dir, "identity.1")) {
+        snprintf(why, why_size, "the data directory %s is that of a storage node: look what is in the wrong place", s->dir);
+        return -TC_E_CONFIG;
     }
     path = tc_asprintf("%s/lock", s->dir);
     r = vfs_lock(v, path, &s->lock);

@@ -11,6 +11,7 @@
 
 #include "common/log.h"
 #include "common/test_rules.h"
+#include "common/vfs_tree.h"
 
 #define STRANGER_NS (60 * NS_PER_S) /* between two log lines about one peer */
 #define GIVING_MIN 2 /* peers have deadlines */
@@ -334,6 +335,10 @@ static int open_dir(struct storage_server *s)
     char *lock = tc_asprintf("%s/lock", s->dir);
     int r = vfs_make_dir(s->vfs, s->dir);
 
+    if (r == 0 && (vfs_has_name(s->vfs, s->dir, "state-a") || vfs_has_name(s->vfs, s->dir, "state-b"))) {
+        LOG_ERR("storage", "the data directory is that of a metadata member: look what is in the wrong place", "dir=%s", s->dir);
+        r = -TC_E_CONFIG; /* taken for an empty one it would be a lost disk */
+    }
     if (r == 0)
         r = vfs_lock(s->vfs, lock, &s->lock);
     free(lock);

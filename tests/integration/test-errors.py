@@ -53,6 +53,11 @@ def other_cluster():
         shutil.rmtree(b.data('storage-1'))
         shutil.copytree(a.data('storage-1'), b.data('storage-1'))
         refused(b.daemons['storage-1'].args, 'cluster')
+        for name, other in (('meta-1', 'storage-2'), ('storage-2', 'meta-1')):      # exchanged by mistake: not taken for empty ones
+            b.daemons[name].kill()
+            shutil.rmtree(b.data(name))
+            shutil.copytree(a.data(other), b.data(name))
+            refused(b.daemons[name].args, 'wrong place')
 
 
 def interrupted_format():
