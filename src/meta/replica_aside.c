@@ -131,6 +131,10 @@ static int aside_move(struct replica *r, const char *const *prefixes)
     return err;
 }
 
+/*
+ * That the mark goes is not synced: whoever comes here makes the new log or the new store next, which syncs this directory,
+ * before it answers anybody. If the mark comes back by then, what is set aside once more is empty.
+ */
 static int unmark(struct replica *r)
 {
     struct vfs *vfs = env_vfs(r->env);
@@ -138,9 +142,7 @@ static int unmark(struct replica *r)
     int err = vfs_unlink(vfs, path);
 
     free(path);
-    if (err == -TC_E_NOENT)
-        return 0;
-    return err < 0 ? err : vfs_sync_dir(vfs, r->dir);
+    return err == -TC_E_NOENT ? 0 : err;
 }
 
 static uint64_t next_gen(struct replica *r, const char *prefix, uint64_t now, int *err)

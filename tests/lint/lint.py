@@ -128,6 +128,25 @@ def check_spelling():
             complain('spelling', *line.split(': ', 1))
 
 
+def check_syncs():
+    """Each call that makes something durable is in the table that says which test would miss it."""
+    with open('docs/DURABILITY.md', encoding='utf-8') as f:
+        rows = [line.split('|')[1] for line in f if line.startswith('|')]
+    sites = subprocess.run([sys.executable, 'tests/powerfs/sync-sites.py', '--list'], capture_output=True, text=True).stdout.split('\n')
+    if len(sites) < 10:
+        complain('syncs', 'tests/powerfs/sync-sites.py', 'finds none')
+    for site in filter(None, sites):
+        file, function, _ = site.split(':', 2)
+        if not any(re.search(r'\b%s\b' % re.escape(file), row) and f'`{function}`' in row for row in rows):
+            complain('syncs', f'{file}, {function}', 'not in the table of docs/DURABILITY.md')
+    for path in sources('src'): # those that the switch, and so the table, does not reach
+        with open(path, encoding='utf-8') as f:
+            code = without_comments(f.read())
+        if os.path.basename(path) != 'vfs_posix.c':
+            for m in re.finditer(r'(?<![\w.>])(fsync|fdatasync|sync_file_range|syncfs|sync)\(|\bO_D?SYNC\b(?=.*open)', code):
+                complain('syncs', f'{path}:{code.count(chr(10), 0, m.start()) + 1}', 'by-passes vfs_sync()')
+
+
 def main():
     for path in sources('src', 'tests', 'tools'):
         with open(path, encoding='utf-8') as f:
@@ -139,7 +158,8 @@ def main():
         check_form(path, text, code)
     check_raft_symbols()
     check_spelling()
-    checks = ['layers', 'determinism', 'form', 'banned calls', 'symbols of the Raft library', 'spelling']
+    check_syncs()
+    checks = ['layers', 'determinism', 'form', 'banned calls', 'symbols of the Raft library', 'spelling', 'syncs']
     for n, check in enumerate(checks, 1):
         bad = problems.get(check, [])
         print('not ok' if bad else 'ok', n, '-', check)

@@ -2,11 +2,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Is every fsync needed, and would its absence be noticed? Leaves out one at a time and lets power fail.
 
-    TERCET_BUILD=build-rules sync-sites.py [--rounds=N] [--seed=S] [--jobs=N] [--only=TEXT] [--list]
+    TERCET_BUILD=build-rules sync-sites.py [--rounds=N] [--seed=S] [--jobs=N] [--only=TEXT] [--list] [--unit]
 
 The build is one with -Dtest_rules=true. Each call of vfs_sync and vfs_sync_dir in the daemons' code is one site, named
 FILE:FUNCTION:CALL. First integration/test-power.py runs with all of them, which must pass, and notes which sites it reaches. Then
-it runs for each site without it until a round fails, N at most. The table is what docs/DURABILITY.md shows.
+it runs for each site without it until a round fails, N at most. The table is what docs/DURABILITY.md shows. With --unit the unit
+tests that the table names run without the sites they are named for, and must fail.
 """
 import argparse, concurrent.futures, os, re, subprocess, sys, tempfile
 
@@ -65,6 +66,39 @@ def try_site(args, site, reached):
     return row(site, reached, 'no', '%d rounds' % done)
 
 
+def unit_tests(site):
+    """What docs/DURABILITY.md names for this site, or for one of the same function."""
+    file, function, _ = site.split(':', 2)
+    found = set()
+    with open(os.path.join(SOURCE, '..', 'docs', 'DURABILITY.md')) as f:
+        for line in f:
+            cells = line.split('|')
+            if line.startswith('|') and file in cells[1] and '`%s`' % function in cells[1]:
+                found |= set(re.findall(r'test-[\w-]+', cells[3]))
+    return sorted(found)
+
+
+def unit(sites):
+    """Each site off under the tests named for it: one of them fails. They pass with all syncs."""
+    def passes(test, off):
+        env = dict(os.environ, TERCET_SYNC_OFF=off)
+        if test == 'test-replica':
+            env['CK_RUN_CASE'] = 'loss'
+        return subprocess.run([os.path.join(os.environ['TERCET_BUILD'], 'tests', 'unit', test)], env=env, stdout=subprocess.DEVNULL,
+                              stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL).returncode == 0
+
+    missed = 0
+    for test in sorted({t for s in sites for t in unit_tests(s)}):
+        assert passes(test, ''), '%s fails with all syncs' % test
+    for site in sites:
+        tests = unit_tests(site)
+        by = next((t for t in tests if not passes(t, site)), None)
+        missed += bool(tests) and not by
+        if tests:
+            print('| `%s` | %s |' % (site, by or 'not noticed by ' + ', '.join(tests)), flush=True)
+    return missed > 0
+
+
 def row(site, reached, found, why):
     return '| `%s` | %s | %s | %s |' % (site, 'yes' if site in reached else 'no', found, why[:140].replace('|', '/'))
 
@@ -78,12 +112,15 @@ def main():
     p.add_argument('--only', default='', help='sites whose names contain this')
     p.add_argument('--logs', help='directory for the output of runs that failed')
     p.add_argument('--list', action='store_true')
+    p.add_argument('--unit', action='store_true')
     p.add_argument('--no-baseline', action='store_true')
     args = p.parse_args()
     sites = list(dict.fromkeys(sites_in_source()))
     if args.list:
         print('\n'.join(sites))
         return 0
+    if args.unit:
+        return unit([s for s in sites if args.only in s])
     reached = set()
     if not args.no_baseline:
         with tempfile.NamedTemporaryFile('r') as log:

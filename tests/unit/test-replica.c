@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "common/aside.h"
 #include "common/log.h"
 #include "common/schema.h"
 #include "meta/replica.h"
@@ -163,14 +164,20 @@ static void on_msg(void *arg, uint64_t peer, struct buf *head, struct buf *paylo
     replica_recv(m->r, &h, body, payload);
 }
 
-static int boot_as(struct member *m, uint32_t id, char *why, size_t size)
+static int open_as(struct member *m, uint32_t id, char *why, size_t size)
 {
     static const struct replica_peer peers[MEMBERS] = {
         {1, "tcp://m1:1"}, {2, "tcp://m2:1"}, {3, "tcp://m3:1"}};
     struct replica_config cfg = {.id = id, .peers = peers, .n_peers = MEMBERS, .dir = "meta",
                                  .kv_mem = true, .keep_entries = keep_entries, .ops = &ops,
                                  .arg = m};
-    int err = replica_open(m->env, &cfg, why, size, &m->r);
+
+    return replica_open(m->env, &cfg, why, size, &m->r);
+}
+
+static int boot_as(struct member *m, uint32_t id, char *why, size_t size)
+{
+    int err = open_as(m, id, why, size);
 
     if (err < 0)
         return err;
@@ -787,6 +794,88 @@ START_TEST(aside_through_power_loss)
 }
 END_TEST
 
+/* ---- setting aside, interrupted everywhere ---- */
+
+static bool anywhere_aside(struct member *m, const char *name)
+{
+    struct vfs *v = env_vfs(m->env);
+    bool has = false;
+
+    for (int n = 1; n <= 3; n++) {
+        char dir[32];
+
+        snprintf(dir, sizeof dir, "meta/aside-%d", n);
+        has = has || vfs_list(v, dir, see_name, (void *)(uintptr_t)name) == 1;
+    }
+    return has;
+}
+
+/* Starts until operation @after of the disk, which is the last one; what was not synced is gone. False: there were fewer. */
+static bool boot_until(struct member *m, uint64_t after)
+{
+    char why[200] = "";
+    bool crashed;
+
+    m->env = sim_node_boot(m->node);
+    m->leads = m->failed = false;
+    m->term = 0;
+    sim_disk_crash_after(sim_node_disk(m->node), after);
+    if (open_as(m, m->id, why, sizeof why) == 0)
+        ck_assert_int_le(kv_open_mem(env_vfs(m->env), replica_kv_path(m->r), &m->kv), 0);
+    crashed = sim_disk_frozen(sim_node_disk(m->node));
+    sim_node_kill(m->node);
+    m->r = m->r ? replica_close(m->r) : NULL;
+    kv_shut(m);
+    sim_disk_power_loss(sim_node_disk(m->node), SIM_LOSS_ALL);
+    return crashed;
+}
+
+static uint64_t asides(struct member *m)
+{
+    uint64_t last = 0;
+    uint32_t n;
+
+    ck_assert_int_eq(aside_count(env_vfs(m->env), "meta", "aside", &n, &last), 0);
+    return last;
+}
+
+/* Whichever operation of setting aside, or of what follows until it answers, was the last before power went: it starts, and
+ * what was there is aside. From when it answers that is not done a second time, though power goes at once. */
+START_TEST(aside_interrupted)
+{
+    enum replica_damage_kind kind = _i ? REPLICA_DAMAGE_KV : REPLICA_DAMAGE_ALL;
+    bool more = true;
+
+    for (uint64_t after = 0; more; after++) {
+        struct replica_status s;
+        struct member *m = &members[after % MEMBERS];
+        uint64_t n;
+
+        world_new(30 + after, true);
+        (void)propose(3);
+        run_ms(50);
+        kill_member(m);
+        sim_disk_reopen(sim_node_disk(m->node));
+        ck_assert_int_eq(replica_mark_damaged(sim_disk_vfs(sim_node_disk(m->node)), "meta", kind, "a test"), 0);
+        more = boot_until(m, after);
+        damage_expected = true;
+        boot(m);
+        replica_get_status(m->r, &s);
+        ck_assert_msg(s.voter == (kind == REPLICA_DAMAGE_KV), "after %" PRIu64, after);
+        ck_assert_msg(anywhere_aside(m, "kv-1"), "after %" PRIu64 ": the store is not aside", after);
+        ck_assert_msg(anywhere_aside(m, "log-1") == (kind == REPLICA_DAMAGE_ALL), "after %" PRIu64 ": the log", after);
+        n = asides(m);
+        kill_member(m);
+        sim_disk_power_loss(sim_node_disk(m->node), SIM_LOSS_ALL);
+        boot(m);
+        ck_assert_msg(asides(m) == n, "after %" PRIu64 ": set aside once more", after);
+        if (!more)
+            settle();
+        world_end();
+    }
+}
+END_TEST
+
 /* Of the base as of the whole record: the new one, once it was written. */
 START_TEST(base_through_power_loss)
 {
@@ -988,6 +1077,7 @@ int main(void)
     TCase *loss = tcase_create("loss");
     TCase *random = tcase_create("random");
     SRunner *sr;
+    int failed;
 
     if (!getenv("TC_VERBOSE"))
         log_set_sink(no_line, NULL); /* damage and refusals are what this is about */
@@ -1009,13 +1099,16 @@ int main(void)
     tcase_add_test(tc, failed_disk);
     tcase_add_test(random, random_runs);
     tcase_set_timeout(random, 120);
+    tcase_set_timeout(loss, 120);
     tcase_add_test(loss, aside_through_power_loss);
     tcase_add_test(loss, base_through_power_loss);
+    tcase_add_loop_test(loss, aside_interrupted, 0, 2);
     suite_add_tcase(s, tc);
     suite_add_tcase(s, loss);
     suite_add_tcase(s, random);
     sr = srunner_create(s);
     srunner_run_all(sr, CK_ENV);
+    failed = srunner_ntests_failed(sr);
     srunner_free(sr);
-    return 0;
+    return failed && !getenv("CK_TAP_LOG_FILE_NAME");
 }
