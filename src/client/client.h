@@ -22,6 +22,9 @@ struct tc_call; /* one call in flight; valid until its callback runs */
 struct tc_client_config {
     const char *const *members; /* endpoints of the metadata group, "tcp://host:port" */
     unsigned n_members;
+    const char *const *stores; /* endpoints of storage nodes, who are asked where the group is when no member answers and no map
+                                * has told of others. Borrowed for the client's life; may be stale, or NULL */
+    unsigned n_stores;
     const char *name;   /* shown by status: "host:/mount/point" */
     const char *root;   /* directory of the filesystem to mount, "/" by default */
     uint64_t wait_ms;   /* UINT64_MAX: for ever */

@@ -257,8 +257,14 @@ static int run(struct daemon *d)
         .invalidate_entry = invalidate_entry,
         .arg = &d->mount,
     };
+    unsigned n_stores = d->config ? d->config->n_storages : 0;
+    const char **stores = tc_calloc(n_stores + 1, sizeof(*stores));
     int r;
 
+    for (unsigned i = 0; i < n_stores; i++)
+        stores[i] = d->config->storages[i].endpoint;
+    cfg.stores = stores;
+    cfg.n_stores = n_stores;
     (void)gethostname(host, sizeof(host) - 1);
     name = tc_asprintf("%s:%s", host, d->mount.mountpoint);
     cfg.name = name;
@@ -274,6 +280,7 @@ static int run(struct daemon *d)
     mount_stop(&d->mount);
     tc_client_free(d->mount.client);
     d->mount.env = os_env_free(d->mount.env);
+    free(stores);
     free(name);
     return r;
 }

@@ -4,7 +4,7 @@
 member there was at the beginning goes. A program on the mount writes all the while and sees no error. A mount and a store
 that stood still while every member they knew was replaced find the new ones."""
 import json, os, shutil, signal, subprocess, sys, time
-from cluster import Cluster, Writer, need_fuse, program, wait_until
+from cluster import Cluster, Mount, Writer, need_fuse, program, wait_until
 
 
 def meta(c, *args):
@@ -153,6 +153,12 @@ def main():
         d.args[1] = '--config=' + first_conf
         d.start()
         three_stores(c)
+        late = Mount(c, c.dir + '/late')
+        late.args[-2] = '--config=' + first_conf
+        c.mounts.append(late)
+        late.mount()
+        assert sorted(os.listdir(late.path))[:1] == ['w0'], os.listdir(late.path)[:3]
+        late.umount()
         w.end()
         print('ok: nobody is left of those who began; %d files written meanwhile, none took longer than %.2f s'
               % (w.n, w.longest))
