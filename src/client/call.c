@@ -151,6 +151,8 @@ static void call_free(struct tc_call *call)
         DL_DELETE2(c->doneq.head, call, wprev, wnext);
     read_abandon(call);
     call->read = read_op_free(call->read);
+    seek_abandon(call);
+    free(call->seek);
     if (call->page)
         dirpage_unref(c, call->page);
     buf_unref(call->bytes);

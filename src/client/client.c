@@ -57,6 +57,7 @@ void tc_client_free(struct tc_client *c)
     c->quorum = NULL;
     calls_fini(c);
     fetches_drop(c);
+    soughts_drop(c);
     meta_conn_close(c);
     inodes_fini(c);
     outside_fini(c);

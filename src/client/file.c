@@ -518,8 +518,9 @@ static void fallocate_tick(struct tc_call *call)
     }
     if (write_enter(call) || write_kill_priv(call))
         return;
-    n = MIN(end, i->x->size);
-    if (zero && call->off < n) {
+    /* One that reaches the end has all of the last block: it becomes a hole, too. */
+    n = end < i->x->size ? end : (i->x->size + BLOCK_SIZE - 1) & ~(uint64_t)(BLOCK_SIZE - 1);
+    if (zero && call->off < i->x->size) {
         if (dirty_needs(i, call->off, (size_t)(n - call->off), &block)) {
             if (!map_wait(call, i->barrier))
                 block_fetch(call, i, block);

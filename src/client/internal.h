@@ -97,6 +97,7 @@ enum call_result { RESULT_STATUS, RESULT_ENTRY, RESULT_BYTES, RESULT_READ, RESUL
 struct inode;
 struct dirpage;
 struct read_op;
+struct seek_op;
 
 struct tc_call {
     struct tc_client *c;
@@ -132,6 +133,7 @@ struct tc_call {
     struct buf *bytes;
     struct statfs_res statfs;
     struct read_op *read; /* freed with the call */
+    struct seek_op *seek; /* freed with the call */
     struct dirpage *page; /* reference */
 
     /* arguments, as each op needs them */
@@ -500,6 +502,7 @@ struct tc_client {
     uint64_t dirty_bytes, flight_bytes, clean_bytes, ra_bytes;
     struct extent *clean_lru;
     struct fetch *fetches; /* running */
+    struct sought *soughts; /* running */
     struct known *known_lru;
     unsigned n_known;
     struct env_timer age_timer;
@@ -752,9 +755,15 @@ void readahead_drop(struct tc_client *c, struct inode *i);
 struct read_op *read_op_free(struct read_op *r);
 void read_deliver(struct tc_call *call);
 void read_abandon(struct tc_call *call); /* drop what it has fetched */
+bool lease_unbroken(struct tc_client *c, const struct inode *i, uint64_t breaks); /* since there were so many; by whoever is in */
 /* Must this block be written under our epoch before anybody is told its content (PROTOCOL 3.6)? */
 bool block_unsettled(const struct inode *i, const struct qblock *b);
 void block_rewrite(struct tc_client *c, struct inode *i, const struct qblock *b, uint64_t block);
+
+/* ---- seek.c ---------------------------------------------------------------------------------------------------------- */
+
+void seek_abandon(struct tc_call *call); /* drop what it has fetched */
+void soughts_drop(struct tc_client *c);  /* the engine is closed */
 
 /* ---- horizon.c ------------------------------------------------------------------------------------------------------ */
 

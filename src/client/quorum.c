@@ -66,6 +66,7 @@ void quorum_close(struct quorum *q)
         else
             qread_free((struct qread_op *)op);
     }
+    qseek_close(q);
     HASH_ITER(hh, q->stores, s, stmp)
     {
         store_free(q, s);
@@ -176,6 +177,8 @@ static struct qitem *take_item(struct qrequest *req, uint32_t i)
 
 static void fail_request(struct qrequest *req, int status)
 {
+    if (req->seek)
+        qseek_on_fail(TAKE(req->seek), req->store->id);
     for (uint32_t i = 0; i < req->n; i++) {
         struct qitem *it = take_item(req, i);
 
@@ -253,6 +256,15 @@ static void decode_reply(struct quorum *q, struct qrequest *req, const struct wi
         r = wire_decode(body, &write_res_schema, &q->arena, &res);
         if (r == 0 && h->type == MSG_WRITE) {
             on_write_res(req, &res);
+            return;
+        }
+    } else if (req->kind == QOP_SEEK) {
+        struct chunk_seek_res res;
+
+        r = wire_decode(body, &chunk_seek_res_schema, &q->arena, &res);
+        if (r == 0 && h->type == MSG_CHUNK_SEEK) {
+            if (req->seek)
+                qseek_on_result(TAKE(req->seek), req->store->id, &res);
             return;
         }
     } else {
@@ -571,6 +583,34 @@ static bool window_open(const struct qstore *s)
     return s->n_requests < QUORUM_WINDOW_REQUESTS && s->bytes_in_flight < QUORUM_WINDOW_BYTES;
 }
 
+int quorum_ask_seek(struct qseek_op *o, uint64_t store, const struct chunk_seek_req *msg)
+{
+    struct qstore *s = store_connect(o->q, store);
+    struct qrequest *req;
+    uint64_t session;
+    uint32_t incarnation;
+
+    if (!s)
+        return -TC_E_UNREACHABLE;
+    if (!window_open(s) || !o->q->owner.session(o->q->owner.arg, &session, &incarnation))
+        return -TC_E_BACKPRESSURE;
+    req = request_new(s, QOP_SEEK, 0);
+    req->seek = o;
+    send_request(req, MSG_CHUNK_SEEK, &chunk_seek_req_schema, msg, NULL);
+    return 0;
+}
+
+void quorum_forget_seek(struct qseek_op *o)
+{
+    struct qrequest *req, *tmp;
+
+    HASH_ITER(hh, o->q->by_id, req, tmp)
+    {
+        if (req->seek == o)
+            req->seek = NULL;
+    }
+}
+
 static void send_task(struct env_task *t)
 {
     struct quorum *q = container_of(t, struct quorum, send_task);
@@ -641,6 +681,7 @@ void quorum_map_changed(struct quorum *q)
         else
             qread_on_map((struct qread_op *)op);
     }
+    qseek_on_map(q);
 }
 
 void quorum_session_changed(struct quorum *q, bool fenced)
@@ -648,6 +689,7 @@ void quorum_session_changed(struct quorum *q, bool fenced)
     struct qop *op, *tmp;
 
     if (fenced) {
+        qseek_on_fenced(q);
         DL_FOREACH_SAFE(q->ops, op, tmp)
         {
             if (op->kind == QOP_WRITE)

@@ -81,3 +81,17 @@ struct qread {
 };
 void quorum_read(struct quorum *q, struct qread *r);
 void quorum_read_free(struct qread *r);
+
+/*
+ * The first chunk of [from, to) of an inode that any of those that have a say has anything of (PROTOCOL 4.10). It is a
+ * way to pass by what is not there, not to learn what is. Caller's memory until done(). Errors: FENCED; any other: no
+ * quorum of every group could be heard at once.
+ */
+struct qseek {
+    uint64_t ino;
+    uint32_t from, to;
+    uint64_t barrier;
+    void (*done)(struct qseek *s, int status);
+    uint32_t next; /* @to: none */
+};
+void quorum_seek(struct quorum *q, struct qseek *s);

@@ -46,7 +46,7 @@
 #define QUORUM_REPAIRS_MAX 64u
 
 enum qitem_state { QITEM_IDLE, QITEM_QUEUED, QITEM_SENT, QITEM_ACKED, QITEM_FAILED };
-enum qop_kind { QOP_WRITE, QOP_READ };
+enum qop_kind { QOP_WRITE, QOP_READ, QOP_SEEK };
 enum qitem_set { QSET_C1 = 1, QSET_C2 = 2 };
 
 struct qitem {
@@ -104,6 +104,19 @@ struct qread_op {
     int done_status;
 };
 
+struct qseek_op {
+    struct quorum *q;
+    struct qseek *s;
+    struct qseek_op *prev, *next; /* q->seeks */
+    uint64_t map_epoch;
+    struct qseek_voter *voters;   /* by store */
+    uint32_t n;
+    uint32_t pg; /* those before have R votes */
+    struct env_timer timer;
+    struct env_task done_task;
+    int status;
+};
+
 struct qstore {
     uint64_t id;
     char *endpoint;
@@ -126,6 +139,7 @@ struct qrequest {
     enum qop_kind kind;
     uint64_t sent_at;
     uint64_t bytes;
+    struct qseek_op *seek; /* QOP_SEEK; NULL: it no longer cares */
     uint32_t n;
     struct qrequest *prev, *next;
     UT_hash_handle hh;
@@ -143,6 +157,7 @@ struct quorum {
     struct qrequest *by_id;
     uint64_t next_id;
     struct qop *ops;
+    struct qseek_op *seeks;
     struct env_task send_task;
     struct env_timer sweep_timer;
     struct wire_arena arena;
@@ -159,6 +174,17 @@ void qitem_leave(struct qitem *it); /* queue or request: becomes IDLE */
 struct qstore *quorum_store(struct quorum *q, uint64_t id);
 bool qstore_suspect(const struct qstore *s, uint64_t now);
 void quorum_stale_map(struct quorum *q);
+
+/* Errors: those of the way there, BACKPRESSURE, UNREACHABLE. Else qseek_on_result() or qseek_on_fail() follows, or quorum_forget_seek(). */
+TC_MUST_CHECK int quorum_ask_seek(struct qseek_op *o, uint64_t store, const struct chunk_seek_req *req);
+void quorum_forget_seek(struct qseek_op *o);
+
+/* seeks (quorum_seek.c) */
+void qseek_on_result(struct qseek_op *o, uint64_t store, const struct chunk_seek_res *res);
+void qseek_on_fail(struct qseek_op *o, uint64_t store);
+void qseek_on_map(struct quorum *q);
+void qseek_on_fenced(struct quorum *q);
+void qseek_close(struct quorum *q); /* no callbacks */
 
 /* writes */
 void qwrite_fill(struct qwrite_op *o, struct write_item *ret);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Reading: local blocks over fetched ones (fetch.h), masked by size and horizon; seeking for data and holes.
+ * Reading: local blocks over fetched ones (fetch.h), masked by size and horizon.
  */
 #include "client/fetch.h"
 
@@ -215,7 +215,7 @@ static bool gather(struct tc_call *call, size_t n)
     return true;
 }
 
-static bool lease_unbroken(struct tc_client *c, const struct inode *i, uint64_t breaks)
+bool lease_unbroken(struct tc_client *c, const struct inode *i, uint64_t breaks)
 {
     if (i->breaks != breaks)
         return false;
@@ -357,100 +357,6 @@ struct tc_call *tc_read(struct tc_client *c, struct tc_file *f, uint64_t off, si
     call_pin(call, f->ino);
     call->off = off;
     call->len = MIN(len, (size_t)(READ_PARTS_MAX - 1) * CHUNK_SIZE);
-    call->read = tc_calloc(1, sizeof(*call->read));
-    return call_start(call);
-}
-
-/* ---- data and holes ------------------------------------------------------------------------------------------------------ */
-
-static bool is_data(struct tc_call *call, uint64_t block)
-{
-    struct inode *i = call->ino;
-    const struct qblock *b;
-    const uint8_t *p;
-
-    if (local_block(i, block, &p))
-        return p != NULL;
-    b = call->read->n ? fetched(call->read->part[0], block) : NULL;
-    return b && b->kind == RUN_DATA && block_visible(i, b->vepoch, block * BLOCK_SIZE) > 0;
-}
-
-/* One chunk at a time: its versions, then the first block of the kind asked for. */
-static void seek_tick(struct tc_call *call)
-{
-    struct tc_client *c = call->c;
-    struct inode *i = call->ino;
-    struct read_op *r = call->read;
-
-    for (;;) {
-        uint64_t size, end, block;
-
-        if (r->n && r->part[0]->running) {
-            call_wait(call, &r->part[0]->wq);
-            return;
-        }
-        if (call->entered && !lease_unbroken(c, i, r->breaks)) {
-            parts_drop(c, r);
-            call_leave(call);
-        }
-        if (!call->entered) {
-            if (lease_need_s(call, i))
-                return;
-            reader_enter(call);
-            r->breaks = i->breaks;
-        }
-        size = i->x ? i->x->size : i->attr.size;
-        if (call->off >= size) {
-            parts_drop(c, r);
-            call->off = size;
-            call_finish(call, call->len || !call->dir ? -TC_E_NXIO : 0); /* a hole is at the end at last */
-            return;
-        }
-        if (r->n == 0) {
-            if (map_wait(call, i->barrier))
-                return;
-            block = call->off / BLOCK_SIZE;
-            end = MIN((block | (BLOCKS_PER_CHUNK - 1)) + 1, (size + BLOCK_SIZE - 1) / BLOCK_SIZE);
-            r->part[r->n++] = fetch_start(c, i, block, (uint32_t)(end - block), true);
-            continue;
-        }
-        if (r->part[0]->status != 0) {
-            int status = r->part[0]->status;
-
-            parts_drop(c, r);
-            call_finish(call, status);
-            return;
-        }
-        end = r->part[0]->first + r->part[0]->q.count;
-        for (block = call->off / BLOCK_SIZE; block < end; block++) {
-            if (is_data(call, block) != call->dir) {
-                call->off = MAX(call->off, block * BLOCK_SIZE);
-                parts_drop(c, r);
-                call_finish(call, 0);
-                return;
-            }
-        }
-        parts_drop(c, r);
-        call->off = end * BLOCK_SIZE;
-        call->len = 0; /* not past the end at the beginning */
-        if (call->off >= size && call->dir) {
-            call->off = size;
-            call_finish(call, 0);
-            return;
-        }
-    }
-}
-
-struct tc_call *tc_seek(struct tc_client *c, struct tc_file *f, uint64_t off, bool hole, tc_seek_fn *fn, void *arg)
-{
-    struct tc_call *call = call_new(c, RESULT_SEEK, seek_tick, arg);
-
-    call->fn.seek = fn;
-    call->file = file_ref(f);
-    call_pin(call, f->ino);
-    call->off = off;
-    call->len = 1; /* nothing looked at yet */
-    call->dir = hole;
     call->read = tc_calloc(1, sizeof(*call->read));
     return call_start(call);
 }

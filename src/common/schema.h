@@ -810,7 +810,7 @@ WIRE_DECLARE(size_query_req, SIZE_QUERY_REQ)
 WIRE_DECLARE(size_query_res, SIZE_QUERY_RES)
 
 /* The first of the inode's chunks [from, to) that there is in this store's PGs: what a sparse file has of chunks is sought,
- * not walked through. */
+ * not walked through (PROTOCOL 3.6, 4.10). */
 #define CHUNK_SEEK_REQ(F, S, L)                                                                \
     F(u64, barrier, 1, true)                                                                   \
     F(u64, ino, 2, true)                                                                       \
@@ -821,7 +821,8 @@ WIRE_DECLARE(chunk_seek_req, CHUNK_SEEK_REQ)
 
 #define CHUNK_SEEK_RES(F, S, L)                                                                \
     F(boolean, found, 1, false)                                                                \
-    F(u32, index, 2, false)
+    F(u32, index, 2, false)                                                                    \
+    F(u64, map_epoch, 3, false) /* of the map by which all its groups were looked at */
 WIRE_DECLARE(chunk_seek_res, CHUNK_SEEK_RES)
 
 /* PROTOCOL 3.6 (b): the store compares all voters' versions of these chunks at or above from_epoch, writes the

@@ -99,6 +99,10 @@ void handle_size_query(struct request *q)
 
 /* ---- CHUNK_SEEK ----------------------------------------------------------------------------------------------- */
 
+/*
+ * A vote of this store as a voter of each group: all that it has taken is in its index, and what is not there it does not
+ * have (PROTOCOL 4.9). It counts for whoever knows the same map (4.10).
+ */
 static void seek_step(struct env_task *t)
 {
     struct request *q = container_of(t, struct request, task);
@@ -107,13 +111,17 @@ static void seek_step(struct env_task *t)
     struct chunk_seek_res *res = &q->seek_res;
     int r = 0;
 
+    if (res->map_epoch != s->map->epoch) { /* anew: what it says is of one map */
+        *res = (struct chunk_seek_res){.map_epoch = s->map->epoch};
+        q->at = 0;
+    }
     for (uint32_t g = 0; g < GROUPS_PER_TURN && q->at < s->map->pg_count && r == 0; g++, q->at++) {
         uint32_t n = map_is_voter(&s->map->pgs[q->at], s->id.store), index;
 
         if (n)
             r = chunk_store_indexes(s->cs, q->at, req->ino, req->from, res->found ? res->index : req->to, &index, &n);
         if (n && r == 0)
-            *res = (struct chunk_seek_res){true, index};
+            *res = (struct chunk_seek_res){true, index, s->map->epoch};
     }
     if (r < 0)
         request_reply(q, r, NULL, NULL, NULL);

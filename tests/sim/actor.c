@@ -197,6 +197,14 @@ static void on_write(void *arg, int status, size_t len, uint64_t off)
     call_done(a, status);
 }
 
+static void on_seek(void *arg, int status, uint64_t off)
+{
+    struct actor *a = arg;
+
+    a->off = off;
+    call_done(a, status);
+}
+
 static void on_readdir(void *arg, int status, const struct tc_dirent *e, unsigned n, bool eof)
 {
     struct actor *a = arg;
@@ -339,6 +347,12 @@ int a_write(struct actor *a, struct tc_file *f, const void *data, size_t len, ui
     call_begin(a, "write");
     (void)tc_write(a->cl->tc, f, b, lead, len, off, append, false, on_write, a);
     buf_unref(b);
+    return call_wait(a);
+}
+
+int a_seek(struct actor *a, struct tc_file *f, uint64_t off, bool hole)
+{
+    CALL(a, "seek", tc_seek(a->cl->tc, f, off, hole, on_seek, a));
     return call_wait(a);
 }
 

@@ -71,4 +71,5 @@ int a_open(struct actor *a, uint64_t ino, uint32_t flags, struct tc_file **ret_f
 void a_release(struct actor *a, struct tc_file *f, uint64_t kills); /* kills: of the client when it was opened */
 int a_read(struct actor *a, struct tc_file *f, uint64_t off, size_t len); /* data, len */
 int a_write(struct actor *a, struct tc_file *f, const void *data, size_t len, uint64_t off, bool append); /* off */
+int a_seek(struct actor *a, struct tc_file *f, uint64_t off, bool hole); /* off */
 int a_fsync(struct actor *a, struct tc_file *f);

@@ -580,6 +580,13 @@ struct tc_call *tc_fsync(struct tc_client *c, struct tc_file *file, bool data_on
     return as_call(f);
 }
 
+struct tc_call *tc_seek(struct tc_client *c, struct tc_file *file, uint64_t off, bool hole, tc_seek_fn *fn, void *arg)
+{
+    (void)c, (void)file, (void)off, (void)hole, (void)fn, (void)arg;
+    ASSERT(!"no workload seeks");
+    return NULL;
+}
+
 /* ---- servers: none -------------------------------------------------------------------------------- */
 
 struct meta_server {

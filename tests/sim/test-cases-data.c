@@ -385,6 +385,83 @@ START_TEST(sparse_and_unclean)
 }
 END_TEST
 
+/* ---- what is in a hole, 4.10 ------------------------------------------------------------------------ */
+
+#define FARTHER (FAR + (UINT64_C(1) << 40))
+
+static void hole_writer(struct actor *a)
+{
+    struct scene *s = a->arg;
+    uint8_t data[LEN];
+
+    memset(data, 'b', sizeof data);
+    if (make_file(a, LEN) || a_write(a, s->f, data, LEN, FARTHER, false) || a_fsync(a, s->f))
+        return;
+    s->written = true;
+    while (!s->stale)
+        actor_sleep(a, 20 * NS_PER_MS);
+    s->replaced = a_write(a, s->f, data, LEN, FAR, false) == 0 && a_fsync(a, s->f) == 0;
+}
+
+static void seeker(struct actor *a)
+{
+    struct scene *s = a->arg;
+    struct tc_file *f;
+
+    if ((s->status = a_open(a, s->ino, TC_OPEN_READ, &f)) == 0 && (s->status = a_seek(a, f, LEN, false)) == 0)
+        s->n = a->off;
+    s->done = s->status ? 0 : a_seek(a, f, FAR + LEN, true) == 0 && a->off == FAR + LEN && a_seek(a, f, FAR + LEN, false) == 0 ? a->off : 0;
+    s->ended = true;
+}
+
+/*
+ * A write in the middle of the hole reached two stores of three. Of those two one is down, or one is slow to answer: the third, which has
+ * nothing there, does not make it a hole. Two petabytes are not walked through for that.
+ */
+static void seek_in_hole(struct scene *s, bool slow)
+{
+    const unsigned behind = 2;
+
+    s->written = false;
+    ck_assert(scene_start(s, 2, NULL));
+    actor_new(&s->c->clients[0], hole_writer, s);
+    for (int n = 0; n < 300 && !s->written; n++)
+        scene_run(s, 10);
+    sim_net_cut(s->c->s, s->c->clients[0].node, s->c->stores[behind].node, true);
+    s->stale = true;
+    ck_assert(scene_wait(s, &s->replaced, 5000));
+    n_sought = 0;
+    sim_net_set_tap(s->c->s, see_recovery, NULL);
+    if (slow)
+        for (unsigned i = 0; i < 2; i++)
+            s->holds[i] = (struct hold){MSG_CHUNK_SEEK, WIRE_REQUEST, s->c->stores[i].node, 200 * NS_PER_MS, 1};
+    else
+        store_kill(&s->c->stores[0]);
+    actor_new(&s->c->clients[1], seeker, s);
+    ck_assert(scene_wait(s, &s->ended, 10000));
+    ck_assert_int_eq(s->status, 0);
+    ck_assert_uint_eq(s->n, FAR & ~(uint64_t)(BLOCK_SIZE - 1));
+    ck_assert_uint_eq(s->done, FARTHER & ~(uint64_t)(BLOCK_SIZE - 1));
+    ck_assert_uint_gt(n_sought, 0);
+    ck_assert_uint_lt(n_sought, 20);
+}
+
+START_TEST(hole_beside_one_down)
+{
+    struct scene s = {0};
+
+    seek_in_hole(&s, false);
+}
+END_TEST
+
+START_TEST(hole_beside_one_slow)
+{
+    struct scene s = {0};
+
+    seek_in_hole(&s, true);
+}
+END_TEST
+
 /* ---- no room, 4.4 ----------------------------------------------------------------------------------- */
 
 /*
@@ -463,7 +540,7 @@ END_TEST
 int main(void)
 {
     const TTest *const tests[] = {written_is_seen, synced_survives, written_twice, synced_in_a_session, within_reach, not_clean,
-                                  behind_the_horizon, zeros_past_the_size, truncate_under_way, unfinished, sparse_and_unclean,
+                                  behind_the_horizon, zeros_past_the_size, truncate_under_way, unfinished, sparse_and_unclean, hole_beside_one_down, hole_beside_one_slow,
                                   no_room};
 
     return cases_run("data", tests, ARRAY_SIZE(tests));
