@@ -221,6 +221,9 @@ static void call_answer(struct tc_call *call)
     case RESULT_SEEK:
         call->fn.seek(call->arg, status, call->off);
         break;
+    case RESULT_LOCK:
+        call->fn.lock(call->arg, status, status == 0 && call->lock_found ? &call->lock : NULL);
+        break;
     case RESULT_READDIR:
         if (status == 0)
             dirpage_deliver(call);

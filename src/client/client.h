@@ -14,6 +14,7 @@
 #pragma once
 
 #include "common/env.h"
+#include "common/locks.h"
 #include "common/schema.h"
 
 struct tc_client;
@@ -155,5 +156,18 @@ struct tc_call *tc_fsync(struct tc_client *c, struct tc_file *f, bool data_only,
 enum tc_fallocate_mode { TC_FALLOC = 0, TC_FALLOC_KEEP_SIZE = 1, TC_FALLOC_PUNCH = 2, TC_FALLOC_ZERO = 4, TC_FALLOC_KILL_PRIV = 8 };
 struct tc_call *tc_fallocate(struct tc_client *c, struct tc_file *f, uint32_t mode, uint64_t off, uint64_t len,
                              tc_status_fn *fn, void *arg);
+/*
+ * Advisory locks (locks.h), good against every client's. @l: session ignored; owner is a process, or an open file, of the
+ * caller's choice. To set one needs nobody's leave: whether @f may be locked so is for the caller to check. Status AGAIN:
+ * another lock is in the way; with @wait it is waited for. IO: the file's locks were lost with the session; it fails until it
+ * is closed. NOLCK: too many. Cancelled, a lock is not held.
+ */
+struct tc_call *tc_lock(struct tc_client *c, struct tc_file *f, const struct file_lock *l, bool wait, tc_status_fn *fn,
+                        void *arg);
+/* @other: one that is in the way, NULL if none is. */
+typedef void tc_lock_fn(void *arg, int status, const struct file_lock *other);
+struct tc_call *tc_lock_test(struct tc_client *c, struct tc_file *f, const struct file_lock *l, tc_lock_fn *fn, void *arg);
+/* Might the owner have one, or soon get it? A file that is closed is to be unlocked. */
+bool tc_lock_held(const struct tc_file *f, uint64_t owner, enum lock_family family);
 /* SEEK_DATA (hole = false) or SEEK_HOLE from @off. NXIO past the end. */
 struct tc_call *tc_seek(struct tc_client *c, struct tc_file *f, uint64_t off, bool hole, tc_seek_fn *fn, void *arg);

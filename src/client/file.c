@@ -77,6 +77,7 @@ void file_unref(struct tc_client *c, struct tc_file *f)
     if (--f->refs > 0)
         return;
     DL_DELETE(i->files, f);
+    free(f->lockers);
     free(f);
     inode_closed(c, i);
 }
@@ -93,6 +94,7 @@ uint32_t tc_file_flags(const struct tc_file *f)
 
 void tc_release(struct tc_client *c, struct tc_file *f)
 {
+    locks_release(c, f);
     file_unref(c, f);
 }
 

@@ -37,6 +37,7 @@ static void refused_keep(struct tc_client *c, const struct inode *i)
 static void inode_free(struct tc_client *c, struct inode *i)
 {
     env_timer_cancel(c->env, &i->names_timer);
+    locks_free(c, i);
     dir_drop(c, i);
     readahead_drop(c, i);
     clean_drop(c, i);

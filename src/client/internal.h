@@ -92,7 +92,8 @@ struct waitq {
     struct tc_call *head;
 };
 
-enum call_result { RESULT_STATUS, RESULT_ENTRY, RESULT_BYTES, RESULT_READ, RESULT_WRITE, RESULT_STATFS, RESULT_SEEK, RESULT_READDIR };
+enum call_result { RESULT_STATUS, RESULT_ENTRY, RESULT_BYTES, RESULT_READ, RESULT_WRITE, RESULT_STATFS, RESULT_SEEK, RESULT_READDIR,
+                   RESULT_LOCK };
 
 struct inode;
 struct dirpage;
@@ -124,6 +125,7 @@ struct tc_call {
         tc_statfs_fn *statfs;
         tc_seek_fn *seek;
         tc_readdir_fn *readdir;
+        tc_lock_fn *lock;
     } fn;
     void *arg;
 
@@ -154,6 +156,8 @@ struct tc_call {
     uint64_t target_seq, target_epoch;
     int pending; /* parts under way */
     bool entered; /* counted in ino->readers or writers */
+    struct file_lock lock; /* a test's: what was found */
+    bool lock_wait, lock_test, lock_found;
 };
 
 /* ---- data under X (dirty.c) ----------------------------------------------------------------------------------- */
@@ -358,6 +362,12 @@ struct inode {
     uint64_t last_read_end; /* sequential detection */
     struct readahead *ra;
     struct known *known; /* by chunk */
+    struct lock_state *locks; /* locks.c */
+};
+
+struct file_locker {
+    uint64_t owner;
+    uint8_t family;
 };
 
 struct tc_file {
@@ -370,6 +380,8 @@ struct tc_file {
     bool failed;   /* its data or lock was lost to expiry: every later read and write fails (2.3) */
     uint64_t next_read;
     unsigned seq_reads;
+    struct file_locker *lockers; /* who may have a lock that was set through it */
+    unsigned n_lockers;
 };
 
 /* ---- the client ---------------------------------------------------------------------------------------------------- */
@@ -790,3 +802,10 @@ void getattr_tick(struct tc_call *call); /* namespace.c */
 void statfs_tick(struct tc_call *call);
 
 void file_unref(struct tc_client *c, struct tc_file *f);
+
+/* ---- locks.c -------------------------------------------------------------------------------------------------------- */
+
+void locks_recalled(struct tc_client *c, uint64_t ino); /* L is to end */
+void locks_lost(struct tc_client *c, struct inode *i);  /* the session is over */
+void locks_release(struct tc_client *c, struct tc_file *f); /* the caller closes it for the last time */
+void locks_free(struct tc_client *c, struct inode *i); /* with the inode, at the end of the client */

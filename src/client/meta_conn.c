@@ -591,7 +591,8 @@ void rpc_session_expired(struct tc_client *c, uint64_t old_session)
     DL_FOREACH_SAFE(lost, r, tmp)
     {
         DL_DELETE(lost, r);
-        if (r->type == MSG_COMMIT || r->type == MSG_LEASE_GET_X || r->type == MSG_SESSION_CLOSE) {
+        if (r->type == MSG_COMMIT || r->type == MSG_LEASE_GET_X || r->type == MSG_SESSION_CLOSE ||
+            r->type == MSG_LOCK || r->type == MSG_LOCK_END) {
             r->done(r, -TC_E_FENCED, NULL); /* meant the old session's leases alone */
             rpc_free(r);
         } else if (TC_RULE(FATE)) {

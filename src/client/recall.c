@@ -370,11 +370,17 @@ void recall_progress(struct tc_client *c, struct inode *i)
 
 void recall_item(struct tc_client *c, uint64_t term, const struct recall_item *it)
 {
-    struct inode *i = inode_get(c, it->ino);
+    struct inode *i;
     struct recall *rc;
-    bool held = i->held && i->gterm == it->gterm && i->gcount == it->gcount;
+    bool held;
     uint32_t kind = it->kind;
 
+    if (kind == RECALL_LOCKS) {
+        locks_recalled(c, it->ino);
+        return;
+    }
+    i = inode_get(c, it->ino);
+    held = i->held && i->gterm == it->gterm && i->gcount == it->gcount;
     if (kind == RECALL_ASK && i->x) {
         lease_ask(c, i, it->recall);
         return;

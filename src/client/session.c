@@ -195,6 +195,7 @@ void session_ended(struct tc_client *c)
         recalls_drop(c, i);
         c->n_acks = 0; /* nobody waits for them any more */
         i->recall_term = i->recall_seen = 0;
+        locks_lost(c, i);
         if (i->kernel_pages && c->cfg.invalidate_inode) {
             i->kernel_pages = false;
             c->purges++;

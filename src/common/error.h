@@ -47,6 +47,7 @@
     X(NXIO,            30, ENXIO,        "no such device or address")                           \
     X(MFILE,           31, EMFILE,       "too many open files")                                 \
     X(NOTCONN,         32, ENOTCONN,     "not connected")                                       \
+    X(NOLCK,           33, ENOLCK,       "no more locks")                                       \
     X(UNKNOWN,        199, EIO,          "unclassified system error")                           \
     X(NOT_LEADER,     200, EAGAIN,       "this member does not lead the metadata group")        \
     X(NO_QUORUM,      201, EIO,          "no quorum of the metadata group answers")             \

@@ -46,6 +46,10 @@ WIRE_DEFINE(commit_item, COMMIT_ITEM)
 WIRE_DEFINE(commit_req, COMMIT_REQ)
 WIRE_DEFINE(commit_result, COMMIT_RESULT)
 WIRE_DEFINE(commit_res, COMMIT_RES)
+WIRE_DEFINE(lock_item, LOCK_ITEM)
+WIRE_DEFINE(lock_req, LOCK_REQ)
+WIRE_DEFINE(lock_res, LOCK_RES)
+WIRE_DEFINE(lock_end_req, LOCK_END_REQ)
 WIRE_DEFINE(recall_item, RECALL_ITEM)
 WIRE_DEFINE(recall_msg, RECALL_MSG)
 WIRE_DEFINE(leader_msg, LEADER_MSG)
@@ -138,6 +142,8 @@ static const struct msg_desc messages[] = { /* ascending */
     {MSG_REMOVEXATTR, "REMOVEXATTR", ANY(removexattr_req), ANY(entry_res), NULL},
     {MSG_LEASE_GET_X, "LEASE_GET_X", ANY(lease_get_req), ANY(entry_res), NULL},
     {MSG_COMMIT, "COMMIT", ANY(commit_req), ANY(commit_res), NULL},
+    {MSG_LOCK, "LOCK", ANY(lock_req), ANY(lock_res), NULL},
+    {MSG_LOCK_END, "LOCK_END", ANY(lock_end_req), ANY(empty_msg), NULL},
     {MSG_RECALL, "RECALL", NULL, NULL, ANY(recall_msg)},
     {MSG_LEADER, "LEADER", NULL, NULL, ANY(leader_msg)},
     {MSG_STORE_REGISTER, "STORE_REGISTER", ANY(store_register_req), ANY(store_register_res), NULL},
@@ -209,6 +215,10 @@ static const struct wire_schema *const schemas[] = {
     ANY(commit_req),
     ANY(commit_result),
     ANY(commit_res),
+    ANY(lock_item),
+    ANY(lock_req),
+    ANY(lock_res),
+    ANY(lock_end_req),
     ANY(recall_item),
     ANY(recall_msg),
     ANY(leader_msg),

@@ -54,6 +54,8 @@ enum msg_type {
     MSG_REMOVEXATTR = 38,
     MSG_LEASE_GET_X = 39,
     MSG_COMMIT = 40, /* sizes, times, reach, release and downgrade of X, for many inodes */
+    MSG_LOCK = 41,     /* one advisory lock: set, removed or looked for (PROTOCOL 9.2) */
+    MSG_LOCK_END = 42, /* the session's locks of one inode are those named, and are the leader's to know from here on */
     /* meta leader -> client; notices */
     MSG_RECALL = 50,
     MSG_LEADER = 51,
@@ -426,6 +428,35 @@ WIRE_DECLARE(commit_result, COMMIT_RESULT)
 #define COMMIT_RES(F, S, L) L(commit_result, items, 1, false)
 WIRE_DECLARE(commit_res, COMMIT_RES)
 
+/* ---- advisory locks (locks.h, PROTOCOL 9.2) ----------------------------------------------------------------- */
+
+#define LOCK_ITEM(F, S, L)                                                                     \
+    F(u64, owner, 1, true) /* within the session */                                            \
+    F(u64, start, 2, false)                                                                    \
+    F(u64, end, 3, true) /* last byte */                                                       \
+    F(u32, pid, 4, false)                                                                      \
+    F(u32, family, 5, false) /* enum lock_family */                                            \
+    F(u32, type, 6, false)   /* enum lock_type */
+WIRE_DECLARE(lock_item, LOCK_ITEM)
+
+#define LOCK_REQ(F, S, L)                                                                      \
+    S(req_ctx, ctx, 1, true)                                                                   \
+    F(u64, ino, 2, true)                                                                       \
+    S(lock_item, lock, 3, true)                                                                \
+    F(boolean, test, 4, false) /* only whether it could be had */
+WIRE_DECLARE(lock_req, LOCK_REQ)
+
+#define LOCK_RES(F, S, L)                                                                      \
+    S(lock_item, other, 1, false)  /* what stands in the way; absent: done */                  \
+    F(boolean, local, 2, false)    /* the session holds L from here on: its locks are its own to keep */
+WIRE_DECLARE(lock_res, LOCK_RES)
+
+#define LOCK_END_REQ(F, S, L)                                                                  \
+    S(req_ctx, ctx, 1, true)                                                                   \
+    F(u64, ino, 2, true)                                                                       \
+    L(lock_item, locks, 3, false)
+WIRE_DECLARE(lock_end_req, LOCK_END_REQ)
+
 /* ---- recalls: leader -> client ---------------------------------------------------------------------------- */
 
 enum recall_kind {
@@ -434,6 +465,7 @@ enum recall_kind {
     RECALL_DOWNGRADE = 3, /* X to S */
     RECALL_ALL = 4,
     RECALL_ASK = 5, /* not a recall: commit size and times of this X, keep it (PROTOCOL 3.5) */
+    RECALL_LOCKS = 6, /* the lock lease L, ended by LOCK_END (PROTOCOL 9.2); the grant id means nothing */
 };
 
 #define RECALL_ITEM(F, S, L)                                                                   \

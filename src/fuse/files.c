@@ -6,6 +6,7 @@
 
 #include <fcntl.h>
 #include <linux/falloc.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -299,11 +300,24 @@ static void reply_status(void *arg, int status)
     fop_end(op);
 }
 
+static void flush_unlocked(void *arg, int status TC_UNUSED)
+{
+    struct fop *op = arg;
+
+    op->call = tc_flush(op->m->client, op->file, reply_status, op);
+}
+
+/* A close: a process's range locks of the inode go with any (fcntl(2)). */
 static void op_flush(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
+    struct file_lock all = {.owner = fi->lock_owner, .end = LOCK_END, .family = LOCK_RANGES, .type = LOCK_UNLOCK};
     struct fop *op = fop_new(req, ino);
 
-    op->call = tc_flush(op->m->client, file_of(fi), reply_status, op);
+    op->file = file_of(fi);
+    if (tc_lock_held(op->file, all.owner, LOCK_RANGES))
+        op->call = tc_lock(op->m->client, op->file, &all, false, flush_unlocked, op);
+    else
+        flush_unlocked(op, 0);
 }
 
 static void op_release(fuse_req_t req, fuse_ino_t ino TC_UNUSED, struct fuse_file_info *fi)
@@ -311,6 +325,70 @@ static void op_release(fuse_req_t req, fuse_ino_t ino TC_UNUSED, struct fuse_fil
     tc_release(mount_of(req)->client, file_of(fi));
     fuse_reply_err(req, 0);
 }
+
+/* ---- locks ---- */
+
+static struct file_lock range_of(const struct fuse_file_info *fi, const struct flock *fl)
+{
+    struct file_lock l = {.owner = fi->lock_owner, .start = (uint64_t)fl->l_start, .end = LOCK_END, .pid = (uint32_t)fl->l_pid,
+                          .family = LOCK_RANGES};
+
+    if (fl->l_len > 0)
+        l.end = l.start + (uint64_t)fl->l_len - 1;
+    l.type = fl->l_type == F_UNLCK ? LOCK_UNLOCK : fl->l_type == F_RDLCK ? LOCK_SHARED : LOCK_EXCLUSIVE;
+    return l;
+}
+
+static void reply_getlk(void *arg, int status, const struct file_lock *other)
+{
+    struct flock fl = {.l_type = F_UNLCK, .l_whence = SEEK_SET};
+    struct fop *op = arg;
+
+    if (other) {
+        fl.l_type = other->type == LOCK_SHARED ? F_RDLCK : F_WRLCK;
+        fl.l_start = (off_t)other->start;
+        fl.l_len = other->end == LOCK_END ? 0 : (off_t)(other->end - other->start + 1);
+        fl.l_pid = (pid_t)other->pid;
+    }
+    if (status < 0)
+        fuse_reply_err(op->req, tc_error_to_errno(status));
+    else
+        fuse_reply_lock(op->req, &fl);
+    fop_end(op);
+}
+
+static void op_getlk(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi, struct flock *fl)
+{
+    struct file_lock l = range_of(fi, fl);
+    struct fop *op = fop_new(req, ino);
+
+    op->call = tc_lock_test(op->m->client, file_of(fi), &l, reply_getlk, op);
+}
+
+static void lock_start(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi, const struct file_lock *l, bool wait)
+{
+    struct fop *op = fop_new(req, ino);
+
+    op->any_signal = wait;
+    op->call = tc_lock(op->m->client, file_of(fi), l, wait, reply_status, op);
+}
+
+static void op_setlk(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi, struct flock *fl, int sleep)
+{
+    struct file_lock l = range_of(fi, fl);
+
+    lock_start(req, ino, fi, &l, sleep);
+}
+
+static void op_flock(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi, int what)
+{
+    struct file_lock l = {.owner = fi->lock_owner, .end = LOCK_END, .family = LOCK_FLOCK};
+
+    l.type = (what & LOCK_UN) ? LOCK_UNLOCK : (what & LOCK_SH) ? LOCK_SHARED : LOCK_EXCLUSIVE;
+    lock_start(req, ino, fi, &l, !(what & LOCK_NB));
+}
+
+/* ---- and the rest again ---- */
 
 static void op_fsync(fuse_req_t req, fuse_ino_t ino, int datasync, struct fuse_file_info *fi)
 {
@@ -367,6 +445,9 @@ void files_set_ops(struct fuse_lowlevel_ops *ops)
     ops->write = op_write;
     ops->flush = op_flush;
     ops->release = op_release;
+    ops->getlk = op_getlk;
+    ops->setlk = op_setlk;
+    ops->flock = op_flock;
     ops->fsync = op_fsync;
     ops->fallocate = op_fallocate;
     ops->lseek = op_lseek;

@@ -74,6 +74,7 @@ struct fop {
     struct tc_call *call;
     enum fop_kind kind;
     bool interrupted;
+    bool any_signal; /* ends it, not only one that kills: waiting for a lock */
     uint64_t ino;
     uint64_t off;
     size_t len;

@@ -3,7 +3,7 @@
  * Interrupts: killed yes, EINTR no (docs/FUSE.md 2). The kernel sends one INTERRUPT for the first signal of any
  * kind; a call of a local filesystem would ignore all but a fatal one. What tells is SIGKILL among the pending
  * signals of the thread, which the kernel sets for every signal that will end it. So an interrupted request is
- * looked at now and every 50 ms until it is answered.
+ * looked at now and every 50 ms until it is answered. A lock that is waited for is given up for any signal, as locally.
  */
 #include "fuse/fuse_internal.h"
 
@@ -51,7 +51,7 @@ void interrupt_tick(struct env_timer *t)
     {
         if (!op->interrupted)
             continue;
-        if (op->call && is_dying(fuse_req_ctx(op->req)->pid)) {
+        if (op->call && (op->any_signal || is_dying(fuse_req_ctx(op->req)->pid))) {
             op->interrupted = false; /* once */
             tc_client_cancel(m->client, op->call);
         } else {

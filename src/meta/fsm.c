@@ -133,6 +133,8 @@ union mutation {
     struct removexattr_req removexattr;
     struct lease_get_req lease_get;
     struct commit_req commit;
+    struct lock_req lock;
+    struct lock_end_req lock_end;
 };
 static_assert(offsetof(union mutation, make.ctx) == 0 && offsetof(union mutation, commit.ctx) == 0,
               "context first");
@@ -160,6 +162,10 @@ static const struct wire_schema *mutation_schema(uint32_t type)
         return &lease_get_req_schema;
     case MSG_COMMIT:
         return &commit_req_schema;
+    case MSG_LOCK:
+        return &lock_req_schema;
+    case MSG_LOCK_END:
+        return &lock_end_req_schema;
     default:
         return NULL;
     }
@@ -188,6 +194,10 @@ static int mutate(struct fsm *f, uint32_t type, struct session *s, const union m
         return op_lease_get_x(f, &m->lease_get);
     case MSG_COMMIT:
         return op_commit(f, &m->commit);
+    case MSG_LOCK:
+        return op_lock(f, &m->lock);
+    case MSG_LOCK_END:
+        return op_lock_end(f, &m->lock_end);
     default:
         return -TC_E_BAD_MESSAGE;
     }

@@ -79,6 +79,7 @@ enum fsm_effect_kind {
     FSM_MENDED = 13,        /* ino: size recovered or reconciled; whatever waited goes on */
     FSM_PG_TABLE = 14,      /* the first table was made */
     FSM_STORE_CHANGED = 15, /* session: store id */
+    FSM_LOCKS_ENDED = 16,   /* ino, session: holds L no longer */
 };
 
 struct fsm_effect {
@@ -102,7 +103,7 @@ struct fsm_effect {
  *
  * body: the encoded answer, NULL for an empty one; a status other than 0 has none.
  * entry_res: MAKE, LINK, UNLINK, RENAME, SETATTR, SETXATTR, REMOVEXATTR, LEASE_GET_X.
- * Their own: COMMIT, SESSION_OPEN, STORE_REGISTER. None: all others.
+ * Their own: COMMIT, LOCK, SESSION_OPEN, STORE_REGISTER. None: all others.
  */
 struct fsm_result {
     uint32_t type; /* command.type */
@@ -196,6 +197,9 @@ bool fsm_lease(struct fsm *f, uint64_t ino, struct fsm_lease *ret_lease);
  * number. */
 uint32_t fsm_leases_of(struct fsm *f, uint64_t session, uint64_t after, uint64_t *ret_inos,
                        uint32_t max);
+
+/* The live session that holds L, the right to keep the inode's locks by itself (PROTOCOL 9.2); 0: none. */
+uint64_t fsm_locks_holder(struct fsm *f, uint64_t ino);
 
 enum fsm_session_state { FSM_SESSION_LIVE = 1, FSM_SESSION_CLOSED = 2, FSM_SESSION_EXPIRED = 3 };
 struct fsm_session {

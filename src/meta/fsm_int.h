@@ -36,6 +36,7 @@ enum fsm_table {
     TAB_GC = 'g',      /* id */
     TAB_INODE = 'i',   /* ino */
     TAB_XHELD = 'k',   /* session, ino: X rows by session */
+    TAB_LOCKS = 'l',   /* ino: advisory locks */
     TAB_MEMBERS = 'm', /* one row: the metadata group, once it was changed */
     TAB_NONCE = 'n',   /* nonce of a SESSION_OPEN */
     TAB_ORPHAN = 'o',  /* ino */
@@ -247,6 +248,11 @@ int op_lease_get_x(struct fsm *f, const struct lease_get_req *req);
 int op_commit(struct fsm *f, const struct commit_req *req);
 int op_size_recovered(struct fsm *f, const struct cmd_size_recovered *cmd);
 int op_reconciled(struct fsm *f, const struct cmd_reconciled *cmd);
+
+/* ---- fsm_locks.c ----------------------------------------------------------------------------- */
+int op_lock(struct fsm *f, const struct lock_req *req);
+int op_lock_end(struct fsm *f, const struct lock_end_req *req);
+void locks_reap(struct fsm *f, uint64_t ino); /* the inode goes */
 
 /* ---- fsm_names.c ----------------------------------------------------------------------------- */
 int op_make(struct fsm *f, const struct make_req *req);

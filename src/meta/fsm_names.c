@@ -444,6 +444,7 @@ int op_reap(struct fsm *f, const struct cmd_reap *cmd)
         if (S_ISREG(in->mode) && reach > 0)
             gc_add(f, in->ino, 0, UINT64_MAX, reach);
         reap_rows(f, in);
+        locks_reap(f, in->ino);
         inode_blocks_set(f, in, 0);
         f->n_inodes--;
         inode_remove(f, in);

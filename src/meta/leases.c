@@ -216,6 +216,17 @@ void lease_x_ended(struct leases *l, struct lease_session *s, uint64_t ino, uint
     r->request_id = 0;
 }
 
+void lease_locks_ended(struct leases *l, struct lease_session *s, uint64_t ino)
+{
+    struct lease_recall *c, *tmp;
+
+    DL_FOREACH_SAFE(s->recalls, c, tmp)
+    {
+        if (c->ino == LEASE_LOCKS_OF(ino))
+            lease_recall_complete(l, c);
+    }
+}
+
 void leases_release(struct leases *l, struct lease_session *s, const struct lease_item *item)
 {
     struct lease_ref *r = lease_find(l, s, item->ino);

@@ -74,6 +74,9 @@ struct lease_op {
     struct lease_op *prev, *next; /* ready list */
 };
 
+/* The queue and the recalls of the locks of an inode are those of an inode of their own. */
+#define LEASE_LOCKS_OF(ino) ((ino) | UINT64_C(1) << 63)
+
 /* Kinds of waiting beside enum recall_kind that nobody is told of. */
 enum { LEASE_WAIT_RECOVERY = 100 };
 
@@ -144,6 +147,8 @@ void lease_x_granted(struct leases *l, struct lease_session *s, uint64_t ino, ui
 /* X (gterm, gcount) has ended; @keep (S, O or 0) remains under the id (gterm, new_gcount). Completes recalls of it. */
 void lease_x_ended(struct leases *l, struct lease_session *s, uint64_t ino, uint64_t gterm, uint64_t gcount,
                    uint32_t keep, uint64_t new_gcount);
+/* The session holds L of @ino no longer: recalls of it complete. */
+void lease_locks_ended(struct leases *l, struct lease_session *s, uint64_t ino);
 /* Release S or O: only the id named. */
 void leases_release(struct leases *l, struct lease_session *s, const struct lease_item *item);
 struct lease_ref *lease_find(struct leases *l, const struct lease_session *s, uint64_t ino);

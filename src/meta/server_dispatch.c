@@ -139,7 +139,7 @@ void server_announce(struct meta_server *s)
 
 static bool type_is_mutation(uint16_t type)
 {
-    return type >= MSG_SESSION_OPEN && type <= MSG_COMMIT;
+    return type >= MSG_SESSION_OPEN && type <= MSG_LOCK_END;
 }
 
 static void dispatch_leader(struct meta_server *s, struct request *q)

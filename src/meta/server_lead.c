@@ -179,7 +179,8 @@ static void effect(struct meta_server *s, const struct fsm_effect *e, const stru
     struct meta_session *x = NULL;
     struct fsm_session f;
 
-    if (e->kind <= FSM_X_ENDED || (e->kind >= FSM_SESSION_OPENED && e->kind <= FSM_SESSION_FENCED))
+    if (e->kind <= FSM_X_ENDED || (e->kind >= FSM_SESSION_OPENED && e->kind <= FSM_SESSION_FENCED) ||
+        e->kind == FSM_LOCKS_ENDED)
         x = lead_session(s, e->session);
     (void)res;
     switch ((enum fsm_effect_kind)e->kind) {
@@ -216,6 +217,10 @@ static void effect(struct meta_server *s, const struct fsm_effect *e, const stru
     case FSM_MAP_CHANGED:
     case FSM_GC_ADDED:
     case FSM_PG_TABLE:
+        break;
+    case FSM_LOCKS_ENDED:
+        if (x)
+            lease_locks_ended(ls, &x->lease, e->ino);
         break;
     case FSM_STORE_CHANGED:
         placement_soon(s);
@@ -332,7 +337,7 @@ static void recalls_send(struct meta_server *s, struct meta_session *x, uint64_t
             s->n.recalls++;
         c->sent_at = now;
         items[m.items.n++] = (struct recall_item){
-            .ino = c->ino,
+            .ino = c->kind == RECALL_LOCKS ? c->ino & ~LEASE_LOCKS_OF(0) : c->ino,
             .gterm = c->gterm,
             .gcount = c->gcount,
             .kind = c->kind,

@@ -22,7 +22,7 @@ static_assert(offsetof(struct meta_op, seq) == offsetof(struct meta_op, key_sess
 
 struct meta_op *op_new(struct meta_server *s, enum op_kind kind, const struct request *q)
 {
-    bool urgent = (kind == OP_INTERNAL || (q && q->type == MSG_COMMIT)) && TC_RULE(SLOTS);
+    bool urgent = (kind == OP_INTERNAL || (q && (q->type == MSG_COMMIT || q->type == MSG_LOCK_END))) && TC_RULE(SLOTS);
     struct meta_op *op;
 
     if (s->lead->n_ops >= OPS_MAX + (urgent ? OPS_RESERVED : 0))
@@ -145,14 +145,17 @@ static void op_resolve(struct meta_op *op)
     case MSG_LEASE_GET_X:
         resolve_add(op, ((struct lease_get_req *)op->msg)->ino);
         break;
-    default: /* concerns no inode that others hold, or bypasses (COMMIT) */
+    case MSG_LOCK:
+        resolve_add(op, LEASE_LOCKS_OF(((struct lock_req *)op->msg)->ino));
+        break;
+    default: /* concerns no inode that others hold, or bypasses (COMMIT, LOCK_END) */
         break;
     }
 }
 
 static enum lease_mode op_mode(const struct meta_op *op)
 {
-    if (op->type == MSG_LEASE_GET_X || (op->type == MSG_SETATTR && ((struct setattr_req *)op->msg)->mask & SET_SIZE))
+    if (op->type == MSG_LEASE_GET_X || op->type == MSG_LOCK || (op->type == MSG_SETATTR && ((struct setattr_req *)op->msg)->mask & SET_SIZE))
         return LEASE_MODE_EXCLUSIVE;
     return LEASE_MODE_CHANGE;
 }
@@ -339,6 +342,17 @@ static void conflicts_once(struct meta_op *op)
     }
 }
 
+/* Whoever holds L of @ino has to say what is locked. */
+static void wait_locks(struct meta_op *op, uint64_t ino)
+{
+    struct meta_server *s = op->s;
+    uint64_t holder = fsm_locks_holder(s->fsm, ino);
+    struct meta_session *x = holder && holder != op->session ? lead_session(s, holder) : NULL;
+
+    if (x)
+        lease_recall_x(s->lead->leases, &op->lease, LEASE_LOCKS_OF(ino), &x->lease, RECALL_LOCKS, 0, 0, env_now(s->env));
+}
+
 /* Recalls that take the grant away: until nobody holds what conflicts. */
 static void conflicts_all(struct meta_op *op)
 {
@@ -355,6 +369,9 @@ static void conflicts_all(struct meta_op *op)
             lease_recall_s(s->lead->leases, &op->lease, ino, op->session, RECALL_ALL, wire_str_of(""),
                            env_now(s->env));
         op_wait_x(op, ino, RECALL_ALL);
+        break;
+    case MSG_LOCK:
+        wait_locks(op, ((struct lock_req *)op->msg)->ino);
         break;
     case MSG_LINK: /* the answer shows its attributes */
         op_wait_x(op, ((struct link_req *)op->msg)->ino, RECALL_ASK);
