@@ -158,6 +158,7 @@ struct tc_call {
     bool entered; /* counted in ino->readers or writers */
     struct file_lock lock; /* a test's: what was found */
     bool lock_wait, lock_test, lock_found;
+    bool lock_look; /* ask before there is an entry for it */
 };
 
 /* ---- data under X (dirty.c) ----------------------------------------------------------------------------------- */

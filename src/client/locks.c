@@ -7,15 +7,15 @@
  *      └── LOCK_END: recalled, or idle ─────────┘
  *
  * One request per inode is under way at a time, and whoever wants something of its locks meanwhile waits: so what the
- * leader has of ours is what we have. A lock that cannot be had is waited for by trying again: at once when a lock of our
- * own goes, else ever more seldom.
+ * leader has of ours is what we have. A lock that cannot be had is waited for by looking again: at once when a lock of our
+ * own goes, else ever more seldom (LOCK_LOOK is no entry in the log; nor is a test, unless somebody else holds L).
  *
  * When the session expires all of them are lost, and a file through which one was set fails from then on (9.3).
  */
 #include "client/internal.h"
 
-#define TRY_AGAIN_NS (2 * NS_PER_MS)
-#define TRY_AGAIN_MAX_NS (64 * NS_PER_MS)
+#define LOOK_NS (2 * NS_PER_MS)
+#define LOOK_MAX_NS (64 * NS_PER_MS)
 #define IDLE_NS (1 * NS_PER_S) /* L without a lock is given back */
 
 struct lock_state { /* of an inode, which it pins; exists while it is not empty */
@@ -27,8 +27,8 @@ struct lock_state { /* of an inode, which it pins; exists while it is not empty 
     struct waitq turn;    /* until what is under way is done */
     struct waitq blocked; /* until another lock may have gone */
     struct lock_item *sent; /* what a LOCK_END under way says */
-    struct env_timer timer; /* SHARED: to try again; LOCAL: to give L back */
-    uint64_t again;         /* between tries */
+    struct env_timer timer; /* SHARED: to look again; LOCAL: to give L back */
+    uint64_t again;         /* between looks */
 };
 
 static void lock_tick(struct tc_call *call);
@@ -221,6 +221,7 @@ static void lock_blocked(struct tc_call *call, struct lock_state *st, const stru
         return;
     }
     call->deadline = UINT64_MAX; /* that is for servers that are away */
+    call->lock_look = true;
     call_wait(call, &st->blocked);
 }
 
@@ -243,7 +244,7 @@ static void lock_answer(struct tc_call *call, struct lock_state *st, const struc
             call_finish(call, 0);
             return;
         }
-        st->again = st->again ? MIN(2 * st->again, TRY_AGAIN_MAX_NS) : TRY_AGAIN_NS;
+        st->again = st->again ? MIN(2 * st->again, LOOK_MAX_NS) : LOOK_NS;
         env_timer_set(call->c->env, &st->timer, env_now(call->c->env) + st->again);
         lock_blocked(call, st, &other);
         return;
@@ -261,15 +262,25 @@ static void lock_answer(struct tc_call *call, struct lock_state *st, const struc
     call_finish(call, 0);
 }
 
+static void lock_send(struct tc_call *call, struct lock_state *st);
+
 static void lock_done(struct rpc *r, int status, const void *res)
 {
     struct tc_call *call = r->arg;
     struct lock_state *st = call->ino->locks;
+    const struct lock_res *e = res;
 
     ASSERT(st && st->busy);
     st->busy = false;
     call->busy = false;
-    if (status == 0)
+    if (status == 0 && call->lock_look && !e->has_other && (e->held || !call->lock_test) && !call->answered) {
+        call->lock_look = false; /* it may be had, or somebody knows: an entry will tell */
+        lock_send(call, st);
+        return;
+    }
+    if (status == 0 && call->lock_look && call->answered)
+        call_finish(call, 0);
+    else if (status == 0)
         lock_answer(call, st, res);
     else if (status == -TC_E_FENCED && !call->answered)
         call_wake(call); /* once more in the next session, unless the file has failed */
@@ -288,7 +299,10 @@ static void lock_send(struct tc_call *call, struct lock_state *st)
 
     st->busy = true;
     call->busy = true;
-    RPC(call->c, MSG_LOCK, RPC_MUTATION, lock_req, &req, lock_res, lock_done, call);
+    if (call->lock_look)
+        RPC(call->c, MSG_LOCK_LOOK, RPC_READ, lock_req, &req, lock_res, lock_done, call);
+    else
+        RPC(call->c, MSG_LOCK, RPC_MUTATION, lock_req, &req, lock_res, lock_done, call);
 }
 
 static void lock_tick(struct tc_call *call)
@@ -352,7 +366,7 @@ struct tc_call *tc_lock_test(struct tc_client *c, struct tc_file *f, const struc
     struct tc_call *call = lock_call(c, f, l, RESULT_LOCK, arg);
 
     call->fn.lock = fn;
-    call->lock_test = true;
+    call->lock_test = call->lock_look = true;
     return call_start(call);
 }
 

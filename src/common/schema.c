@@ -127,6 +127,7 @@ static const struct msg_desc messages[] = { /* ascending */
     {MSG_FORMAT, "FORMAT", ANY(genesis), ANY(empty_msg), NULL},
     {MSG_INO_CHECK, "INO_CHECK", ANY(ino_check_req), ANY(ino_check_res), NULL},
     {MSG_NODE_ADMIN, "NODE_ADMIN", ANY(node_admin_req), ANY(empty_msg), NULL},
+    {MSG_LOCK_LOOK, "LOCK_LOOK", ANY(lock_req), ANY(lock_res), NULL},
     {MSG_META_CHANGE, "META_CHANGE", ANY(meta_change_req), ANY(meta_change_res), NULL},
     {MSG_CHECKPOINT, "CHECKPOINT", ANY(empty_msg), ANY(checkpoint_res), NULL},
     {MSG_DUMP, "DUMP", ANY(dump_req), ANY(dump_res), NULL},

@@ -38,6 +38,7 @@ enum msg_type {
     MSG_FORMAT = 17,
     MSG_INO_CHECK = 18,
     MSG_NODE_ADMIN = 19, /* an operator's word about a storage node: one log entry */
+    MSG_LOCK_LOOK = 20, /* what a LOCK would meet now; changes nothing, not even who holds L */
     MSG_META_CHANGE = 26, /* the metadata group's members */
     MSG_CHECKPOINT = 27, /* any member answers */
     MSG_DUMP = 28,       /* a backup of the metadata: the leader begins it, the same member goes on */
@@ -448,7 +449,8 @@ WIRE_DECLARE(lock_req, LOCK_REQ)
 
 #define LOCK_RES(F, S, L)                                                                      \
     S(lock_item, other, 1, false)  /* what stands in the way; absent: done */                  \
-    F(boolean, local, 2, false)    /* the session holds L from here on: its locks are its own to keep */
+    F(boolean, local, 2, false)    /* the session holds L from here on: it keeps its locks itself */ \
+    F(boolean, held, 3, false)     /* LOCK_LOOK: another session holds L, which knows */
 WIRE_DECLARE(lock_res, LOCK_RES)
 
 #define LOCK_END_REQ(F, S, L)                                                                  \

@@ -24,6 +24,8 @@ int fsm_open(struct kv *kv, struct fsm **ret_fsm)
         r = cluster_load(f);
     if (r == 0)
         r = session_load(f);
+    if (r == 0)
+        r = locks_load(f);
     if (r < 0) {
         fsm_close(f);
         return r == -TC_E_NOENT ? -TC_E_DAMAGED : r;

@@ -200,6 +200,8 @@ uint32_t fsm_leases_of(struct fsm *f, uint64_t session, uint64_t after, uint64_t
 
 /* The live session that holds L, the right to keep the inode's locks by itself (PROTOCOL 9.2); 0: none. */
 uint64_t fsm_locks_holder(struct fsm *f, uint64_t ino);
+/* What the entry LOCK would answer now. STALE, INVAL. */
+TC_MUST_CHECK int fsm_lock_look(struct fsm *f, const struct lock_req *req, struct lock_res *ret);
 
 enum fsm_session_state { FSM_SESSION_LIVE = 1, FSM_SESSION_CLOSED = 2, FSM_SESSION_EXPIRED = 3 };
 struct fsm_session {

@@ -121,6 +121,7 @@ struct fsm {
     uint64_t next_ino, next_session;
     uint64_t gc_first, gc_next;
     uint64_t n_inodes, n_blocks;
+    uint64_t n_locked; /* rows of TAB_LOCKS */
     uint64_t map_epoch;
     uint64_t dead_below;
     uint64_t epoch_floor;               /* no epoch given from now on is below it: a dump was loaded (fsm_load.c) */
@@ -252,7 +253,8 @@ int op_reconciled(struct fsm *f, const struct cmd_reconciled *cmd);
 /* ---- fsm_locks.c ----------------------------------------------------------------------------- */
 int op_lock(struct fsm *f, const struct lock_req *req);
 int op_lock_end(struct fsm *f, const struct lock_end_req *req);
-void locks_reap(struct fsm *f, uint64_t ino); /* the inode goes */
+void locks_reap(struct fsm *f, uint64_t ino); /* the inode goes, or its last lock */
+int locks_load(struct fsm *f);
 
 /* ---- fsm_names.c ----------------------------------------------------------------------------- */
 int op_make(struct fsm *f, const struct make_req *req);

@@ -70,6 +70,8 @@ static int row_load(struct fsm *f, uint64_t ino, struct lock_row *ret)
     int r;
 
     *ret = (struct lock_row){0};
+    if (f->n_locked == 0)
+        return 0;
     r = row_get(f, key_u64(TAB_LOCKS, ino), &v);
     if (r < 0)
         return r == -TC_E_NOENT ? 0 : r;
@@ -83,6 +85,28 @@ static int row_load(struct fsm *f, uint64_t ino, struct lock_row *ret)
     return r;
 }
 
+void locks_reap(struct fsm *f, uint64_t ino)
+{
+    struct kv_value v = {0};
+
+    if (f->n_locked == 0 || row_get(f, key_u64(TAB_LOCKS, ino), &v) < 0)
+        return;
+    kv_value_free(&v);
+    row_del(f, key_u64(TAB_LOCKS, ino));
+    f->n_locked--;
+}
+
+int locks_load(struct fsm *f)
+{
+    struct row_bounds bounds;
+    struct kv_iter *it = row_iter(f, &bounds, (struct key){.b = {TAB_LOCKS}, .n = 1}, (struct key){.b = {TAB_LOCKS + 1}, .n = 1});
+
+    for (; kv_iter_valid(it); kv_iter_next(it))
+        f->n_locked++;
+    row_iter_end(f, it);
+    return f->io_error;
+}
+
 static void row_save(struct fsm *f, uint64_t ino, const struct lock_row *row)
 {
     size_t n = 13 + (size_t)row->table.n * LOCK_BYTES;
@@ -91,9 +115,10 @@ static void row_save(struct fsm *f, uint64_t ino, const struct lock_row *row)
 
     if (!row->holder && !row->table.n) {
         if (row->was)
-            row_del(f, key_u64(TAB_LOCKS, ino));
+            locks_reap(f, ino);
         return;
     }
+    f->n_locked += !row->was;
     p = tc_malloc(n);
     b = (struct rowbuf){p, p + n, false};
     put_u8(&b, FSM_FORMAT_VERSION);
@@ -143,9 +168,20 @@ static bool alone(const struct lock_row *row, uint64_t session)
     return row->table.n > 0;
 }
 
+/* What stands in the way of @l, into @res. */
+static void look(const struct lock_row *row, const struct file_lock *l, struct lock_res *res)
+{
+    const struct file_lock *other = locks_conflict(&row->table, l);
+
+    if (!other)
+        return;
+    res->has_other = true;
+    res->other = (struct lock_item){.owner = other->owner, .start = other->start, .end = other->end, .pid = other->pid,
+                                    .family = other->family, .type = other->type};
+}
+
 static int lock_apply(struct fsm *f, const struct lock_req *req, struct lock_row *row)
 {
-    const struct file_lock *other;
     struct lock_res res = {0};
     struct file_lock l;
     int r;
@@ -154,12 +190,8 @@ static int lock_apply(struct fsm *f, const struct lock_req *req, struct lock_row
         return -TC_E_INVAL;
     if (row->holder && row->holder != req->ctx.session)
         return -TC_E_LEASE_CONFLICT;
-    other = locks_conflict(&row->table, &l);
-    if (other) {
-        res.has_other = true;
-        res.other = (struct lock_item){.owner = other->owner, .start = other->start, .end = other->end, .pid = other->pid,
-                                       .family = other->family, .type = other->type};
-    } else if (!req->test) {
+    look(row, &l, &res);
+    if (!res.has_other && !req->test) {
         r = locks_set(&row->table, &l);
         if (r < 0)
             return r;
@@ -218,10 +250,6 @@ int op_lock_end(struct fsm *f, const struct lock_end_req *req)
     return r;
 }
 
-void locks_reap(struct fsm *f, uint64_t ino)
-{
-    row_del(f, key_u64(TAB_LOCKS, ino));
-}
 
 uint64_t fsm_locks_holder(struct fsm *f, uint64_t ino)
 {
@@ -233,4 +261,21 @@ uint64_t fsm_locks_holder(struct fsm *f, uint64_t ino)
     holder = row.holder;
     row_free(&row);
     return holder;
+}
+
+int fsm_lock_look(struct fsm *f, const struct lock_req *req, struct lock_res *ret)
+{
+    struct lock_row row;
+    struct file_lock l;
+    int r = take(&req->lock, req->ctx.session, &l) ? lock_check(f, req->ino) : -TC_E_INVAL;
+
+    *ret = (struct lock_res){0};
+    if (r == 0)
+        r = row_load(f, req->ino, &row);
+    if (r < 0)
+        return r;
+    ret->held = row.holder && row.holder != req->ctx.session;
+    look(&row, &l, ret);
+    row_free(&row);
+    return 0;
 }

@@ -155,7 +155,8 @@ static void op_resolve(struct meta_op *op)
 
 static enum lease_mode op_mode(const struct meta_op *op)
 {
-    if (op->type == MSG_LEASE_GET_X || op->type == MSG_LOCK || (op->type == MSG_SETATTR && ((struct setattr_req *)op->msg)->mask & SET_SIZE))
+    if (op->type == MSG_LEASE_GET_X || op->type == MSG_LOCK ||
+        (op->type == MSG_SETATTR && ((struct setattr_req *)op->msg)->mask & SET_SIZE))
         return LEASE_MODE_EXCLUSIVE;
     return LEASE_MODE_CHANGE;
 }
@@ -350,7 +351,8 @@ static void wait_locks(struct meta_op *op, uint64_t ino)
     struct meta_session *x = holder && holder != op->session ? lead_session(s, holder) : NULL;
 
     if (x)
-        lease_recall_x(s->lead->leases, &op->lease, LEASE_LOCKS_OF(ino), &x->lease, RECALL_LOCKS, 0, 0, env_now(s->env));
+        lease_recall_x(s->lead->leases, &op->lease, LEASE_LOCKS_OF(ino), &x->lease, RECALL_LOCKS, 0, 0,
+                       env_now(s->env));
 }
 
 /* Recalls that take the grant away: until nobody holds what conflicts. */

@@ -322,6 +322,14 @@ static void ino_check(struct meta_server *s, struct request *q)
     read_done(s, q, 0, &ino_check_res_schema, &res);
 }
 
+static void lock_look(struct meta_server *s, struct request *q)
+{
+    struct lock_res res;
+    int r = fsm_lock_look(s->fsm, q->msg, &res);
+
+    read_done(s, q, r, r == 0 ? &lock_res_schema : NULL, &res);
+}
+
 void read_request(struct meta_server *s, struct request *q)
 {
     struct meta_session *x = NULL;
@@ -355,6 +363,9 @@ void read_request(struct meta_server *s, struct request *q)
         break;
     case MSG_STATFS:
         statfs_run(s, q);
+        break;
+    case MSG_LOCK_LOOK:
+        lock_look(s, q);
         break;
     case MSG_MAP_GET:
         map_get(s, q);

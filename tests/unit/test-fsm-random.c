@@ -562,6 +562,8 @@ static const struct {
     {MSG_REMOVEXATTR, &removexattr_req_schema},
     {MSG_LEASE_GET_X, &lease_get_req_schema},
     {MSG_COMMIT, &commit_req_schema},
+    {MSG_LOCK, &lock_req_schema},
+    {MSG_LOCK_END, &lock_end_req_schema},
     {CMD_SESSION_EXPIRE, &cmd_sessions_schema},
     {CMD_REAP, &cmd_reap_schema},
     {CMD_SIZE_RECOVERED, &cmd_size_recovered_schema},

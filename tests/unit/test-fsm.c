@@ -12,6 +12,7 @@
 #include <sys/stat.h>
 
 #include "common/kv_impl.h"
+#include "common/locks.h"
 #include "common/map.h"
 #include "meta/placement.h"
 #include "unit/fsm-world.h"
@@ -956,6 +957,83 @@ START_TEST(test_disowned)
 }
 END_TEST
 
+static struct lock_res lock_answer;
+
+static int w_lock(uint64_t session, uint64_t ino, struct lock_item it, bool test)
+{
+    struct lock_req req = {.ino = ino, .lock = it, .test = test};
+    int r;
+
+    w.session = session;
+    w.seq += 100;
+    req.ctx = world_ctx(&w);
+    r = world_apply(&w, MSG_LOCK, &lock_req_schema, &req);
+    lock_answer = (struct lock_res){0};
+    if (r == 0)
+        ck_assert_int_eq(wire_decode(slice_of(w.res.body->data, w.res.body->len), &lock_res_schema, &w.a, &lock_answer), 0);
+    return r;
+}
+
+static int w_lock_end(uint64_t session, uint64_t ino, struct lock_item *items, uint32_t n)
+{
+    struct lock_end_req req = {.ino = ino, .locks = {items, n}};
+
+    w.session = session;
+    w.seq += 100;
+    req.ctx = world_ctx(&w);
+    return world_apply(&w, MSG_LOCK_END, &lock_end_req_schema, &req);
+}
+
+/* Who locks alone holds L; others get on when it has said what it has; what is of the dead is nobody's. */
+START_TEST(test_locks)
+{
+    struct lock_item excl = {.owner = 7, .end = 9, .pid = 70, .type = LOCK_EXCLUSIVE}, none = {.owner = 7, .end = LOCK_END};
+    struct lock_item behind = {.owner = 7, .start = 10, .end = 19, .type = LOCK_EXCLUSIVE}, flock = excl;
+    struct lock_res look;
+    struct lock_req req = {.ctx = {.session = 2}, .lock = excl};
+    uint64_t ino = file_x("f");
+
+    flock.family = LOCK_FLOCK;
+    req.ino = ino;
+    ck_assert_int_eq(w_lock(1, 999, excl, false), -TC_E_STALE);
+    ck_assert_uint_eq(fsm_locks_holder(w.f, ino), 0);
+    ck_assert_int_eq(w_lock(1, ino, excl, true), 0); /* a test leaves nothing */
+    ck_assert(!lock_answer.local && !lock_answer.has_other);
+    ck_assert_uint_eq(fsm_locks_holder(w.f, ino), 0);
+    ck_assert_int_eq(w_lock(1, ino, excl, false), 0);
+    ck_assert(lock_answer.local && !lock_answer.has_other);
+    ck_assert_uint_eq(fsm_locks_holder(w.f, ino), 1);
+    ck_assert_int_eq(world_again(&w), 0); /* the same request */
+    ck_assert(w.res.duplicate);
+    ck_assert_int_eq(w_lock(2, ino, behind, false), -TC_E_LEASE_CONFLICT);
+    ck_assert_int_eq(fsm_lock_look(w.f, &req, &look), 0);
+    ck_assert(look.held && !look.has_other);
+    world_reopen(&w);
+    ck_assert_uint_eq(fsm_locks_holder(w.f, ino), 1);
+    ck_assert_int_eq(w_lock_end(2, ino, &excl, 1), 0); /* not his to end */
+    ck_assert_uint_eq(fsm_locks_holder(w.f, ino), 1);
+    ck_assert_int_eq(w_lock_end(1, ino, &none, 1), -TC_E_INVAL);
+    ck_assert_int_eq(w_lock_end(1, ino, &excl, 1), 0);
+    ck_assert_uint_eq(world_effect(&w, FSM_LOCKS_ENDED)->session, 1);
+    ck_assert_uint_eq(fsm_locks_holder(w.f, ino), 0);
+    ck_assert_int_eq(w_lock(2, ino, excl, false), 0);
+    ck_assert(lock_answer.has_other && !lock_answer.local);
+    ck_assert_uint_eq(lock_answer.other.pid, 70);
+    ck_assert_int_eq(fsm_lock_look(w.f, &req, &look), 0);
+    ck_assert(!look.held && look.has_other);
+    ck_assert_int_eq(w_lock(2, ino, behind, false), 0);
+    ck_assert(!lock_answer.has_other && !lock_answer.local); /* two have some */
+    ck_assert_int_eq(w_lock(2, ino, flock, false), 0);       /* another family */
+    ck_assert(!lock_answer.has_other);
+    ck_assert_int_eq(w_expire(&w, 1), 0);
+    ck_assert_int_eq(w_lock(2, ino, excl, false), 0);
+    ck_assert(lock_answer.local); /* alone now */
+    ck_assert_int_eq(w_lock_end(2, ino, NULL, 0), 0);
+    ck_assert_int_eq(w_lock(2, ino, excl, true), 0);
+    ck_assert(!lock_answer.has_other);
+}
+END_TEST
+
 static int recovered(uint64_t ino, uint64_t epoch, bool found, uint64_t size)
 {
     struct cmd_size_recovered cmd = {
@@ -1415,6 +1493,7 @@ int main(void)
     tcase_add_test(tc, test_get_x);
     tcase_add_test(tc, test_commit);
     tcase_add_test(tc, test_disowned);
+    tcase_add_test(tc, test_locks);
     tcase_add_test(tc, test_dead_holder);
     tcase_add_test(tc, test_oldest_epoch);
     tcase_add_test(tc, test_gave_up);
