@@ -9,7 +9,7 @@
 
 struct seat {
     uint32_t at;     /* in the caller's array */
-    uint64_t weight; /* capacity in GiB, at least 1 */
+    uint64_t weight;
     uint32_t groups; /* dealt so far */
     uint32_t firsts; /* of them, where it is in the first place */
 };
@@ -67,20 +67,22 @@ static void rotate(struct seat *seats, uint32_t *taken, uint32_t n)
     seats[taken[0]].firsts++;
 }
 
+uint64_t placement_weight(uint64_t capacity)
+{
+    return MAX(MIN(capacity >> 20, UINT32_MAX), 1u);
+}
+
 static void weigh(const struct placement_store *s, uint32_t n, struct seat *seats)
 {
     uint64_t sum = 0, known = 0, average;
 
     for (uint32_t i = 0; i < n; i++) {
-        sum += s[i].capacity >> 30;
+        sum += placement_weight(s[i].capacity);
         known += s[i].capacity != 0;
     }
-    average = known ? MAX(sum / known, 1) : 1;
-    for (uint32_t i = 0; i < n; i++) {
-        uint64_t w = s[i].capacity ? s[i].capacity >> 30 : average;
-
-        seats[i] = (struct seat){.at = i, .weight = MAX(w, 1)};
-    }
+    average = known ? sum / known : 1;
+    for (uint32_t i = 0; i < n; i++)
+        seats[i] = (struct seat){.at = i, .weight = s[i].capacity ? placement_weight(s[i].capacity) : average};
 }
 
 int placement_compute(const struct placement_store *stores, uint32_t n_stores, uint32_t n,

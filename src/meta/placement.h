@@ -22,6 +22,9 @@ struct placement_store {
     bool failing; /* ... but not for long: what it holds does not wait for its turn */
 };
 
+/* What a store of so many bytes counts for beside the others: MiB, so that small disks are told apart, too. From 1 to 2^32. */
+uint64_t placement_weight(uint64_t capacity);
+
 /*
  * Voters of @pg_count groups of @n, from at least @n stores: @ret_voters[pg * n + i]. Voters of a
  * group lie in different zones if there are that many, else in as many as there are, and always on

@@ -87,13 +87,13 @@ static void weigh(struct planner *p)
     uint64_t sum = 0, known = 0;
 
     for (uint32_t i = 0; i < t->n_stores; i++) {
-        sum += t->stores[i].capacity >> 30;
+        sum += placement_weight(t->stores[i].capacity);
         known += t->stores[i].capacity != 0;
     }
     for (uint32_t i = 0; i < t->n_stores; i++) {
-        uint64_t w = t->stores[i].capacity ? t->stores[i].capacity >> 30 : known ? sum / known : 1;
+        uint64_t w = t->stores[i].capacity ? placement_weight(t->stores[i].capacity) : known ? sum / known : 1;
 
-        p->seats[i].weight = t->stores[i].role == PLACEMENT_OUT ? 0 : MAX(w, 1);
+        p->seats[i].weight = t->stores[i].role == PLACEMENT_OUT ? 0 : w;
     }
 }
 
@@ -116,7 +116,7 @@ static void quotas(struct planner *p)
 
             if (s->quota == cap)
                 continue;
-            s->quota = left / weight * s->weight;
+            s->quota = left * s->weight / weight; /* below 2^29 * 2^32 */
             if (s->quota >= cap && s->weight) {
                 s->quota = cap;
                 left -= MIN(left, cap);

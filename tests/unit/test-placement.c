@@ -130,6 +130,33 @@ START_TEST(test_rest)
 END_TEST
 
 /* A new store gets its share and nothing else moves: as many moves as groups it has. */
+/* Disks of less than a GiB and of petabytes alike: groups follow capacity, from the first table and by balance. */
+START_TEST(test_capacity)
+{
+    static const uint32_t want[] = {PGS * 3 / 12, PGS * 3 / 6, PGS * 3 / 4, PGS * 3 / 3, PGS * 3 / 6};
+    static const uint32_t parts[] = {1, 2, 3, 4, 2};
+
+    for (unsigned shift = 26; shift <= 48; shift += 11) {
+        stores(5, NULL);
+        for (int i = 0; i < 5; i++)
+            s[i].capacity = (uint64_t)parts[i] << shift;
+        table(5);
+        settle();
+        for (int i = 0; i < 5; i++) {
+            ck_assert_uint_le(held(s[i].store), want[i] + 4);
+            ck_assert_uint_ge(held(s[i].store) + 4, want[i]);
+        }
+        for (int i = 0; i < 5; i++)
+            s[i].capacity = (uint64_t)parts[4 - i] << shift;
+        settle();
+        for (int i = 0; i < 5; i++) {
+            ck_assert_uint_le(held(s[i].store), want[4 - i] + 6);
+            ck_assert_uint_ge(held(s[i].store) + 6, want[4 - i]);
+        }
+    }
+}
+END_TEST
+
 START_TEST(test_add)
 {
     stores(5, NULL);
@@ -326,6 +353,7 @@ int main(void)
     SRunner *r;
 
     tcase_add_test(tc, test_rest);
+    tcase_add_test(tc, test_capacity);
     tcase_add_test(tc, test_add);
     tcase_add_test(tc, test_drain);
     tcase_add_test(tc, test_dead_and_back);
