@@ -40,7 +40,7 @@ static int leader_find(struct env *env, struct tool_members *m, uint64_t wait_ms
     while (leader < 0 && env_now(env) < end) {
         struct tool_status s;
 
-        tool_status_ask(env, m, 2000, &s);
+        tool_leader_ask(env, m, 2000, &s);
         leader = s.leader;
         tool_status_fini(&s);
         if (leader < 0)

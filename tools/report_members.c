@@ -50,6 +50,27 @@ const json_t *report_leader_says(const struct report *r, unsigned i)
     return NULL;
 }
 
+/* Who is of the group, by whoever knows best; NULL: nobody says. */
+static const json_t *group_of(const struct report *r)
+{
+    const json_t *now = json_object_get(r->leader, "members");
+
+    return now ? now : tool_last_group(&r->s);
+}
+
+static const json_t *in_group(const struct report *r, const json_t *group, unsigned i)
+{
+    const json_t *m;
+    size_t k;
+
+    json_array_foreach(group, k, m)
+    {
+        if (json_u64(m, "id", 0) == report_member_id(r, i))
+            return m;
+    }
+    return NULL;
+}
+
 /* ---- one member ---- */
 
 static void check_answer(struct report *r, unsigned i)
@@ -128,19 +149,19 @@ static void check_lag(struct report *r)
 void report_members(struct report *r)
 {
     unsigned n = 0, up = 0, formatted = 0, answers = 0;
+    const json_t *group = group_of(r);
     bool loading = false;
 
     for (unsigned i = 0; i < r->s.n; i++) {
-        const json_t *d = r->s.docs[i], *said = report_leader_says(r, i);
-        bool voter = r->leader && json_object_get(r->leader, "members") ? said && !json_is_true(json_object_get(said, "learner"))
-                                                                        : true;
+        const json_t *d = r->s.docs[i], *said = in_group(r, group, i);
+        bool voter = !group || (said && !json_is_true(json_object_get(said, "learner")));
 
         answers += d != NULL;
         loading = loading || json_is_true(json_object_get(d, "loading"));
         n += voter;
         up += d && voter;
         formatted += d && json_is_true(json_object_get(d, "formatted"));
-        if (r->leader && json_object_get(r->leader, "members") && !said)
+        if (group && !said)
             check_stranger(r, i);
         else if (!d)
             check_silent(r, i);

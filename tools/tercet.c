@@ -142,6 +142,23 @@ static void learn(struct tool_members *m, uint32_t id, const char *endpoint)
     tool_members_add(m, id, endpoint);
 }
 
+const json_t *tool_last_group(const struct tool_status *s)
+{
+    const json_t *group = NULL;
+    uint64_t newest = 0;
+
+    for (unsigned i = 0; i < s->n; i++) {
+        const json_t *g = json_object_get(s->docs[i], "group");
+        uint64_t applied = json_u64(s->docs[i], "applied", 0);
+
+        if (json_array_size(g) && applied >= newest) {
+            newest = applied;
+            group = g;
+        }
+    }
+    return group;
+}
+
 /* Whom the answers name and the configuration does not: it may be older than the group. */
 static void status_learn(struct tool_members *m, const struct tool_status *s)
 {
@@ -154,6 +171,8 @@ static void status_learn(struct tool_members *m, const struct tool_status *s)
     }
     for (unsigned i = 0; i < s->n && s->leader < 0; i++)
         learn(m, (uint32_t)json_u64(s->docs[i], "leader", 0), json_text(s->docs[i], "leader_endpoint", ""));
+    json_array_foreach(s->leader < 0 ? tool_last_group(s) : NULL, k, e)
+        learn(m, (uint32_t)json_u64(e, "id", 0), json_text(e, "endpoint", ""));
     json_array_foreach(s->leader < 0 ? NULL : json_object_get(s->docs[s->leader], "members"), k, e)
         learn(m, (uint32_t)json_u64(e, "id", 0), json_text(e, "endpoint", ""));
 }

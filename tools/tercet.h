@@ -59,6 +59,8 @@ struct tool_status {
 void tool_status_ask(struct env *env, struct tool_members *m, uint64_t timeout_ms, struct tool_status *ret);
 /* The same for those who only want the leader's: the others are waited for until it has answered. */
 void tool_leader_ask(struct env *env, struct tool_members *m, uint64_t timeout_ms, struct tool_status *ret);
+/* Who is of the group, by the member that has applied most of its log: where nobody leads. NULL: nobody says. */
+const json_t *tool_last_group(const struct tool_status *s);
 void tool_status_fini(struct tool_status *s);
 
 /* Values of a JSON object, with a default where absent or of another type. */

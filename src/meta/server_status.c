@@ -112,6 +112,20 @@ static int genesis_read(struct meta_server *s, struct slice genesis, struct wire
     return r;
 }
 
+/* Who was of the group as of what is applied here: all that is known of it where nobody leads. */
+static void status_group(struct meta_server *s, json_t *j)
+{
+    json_t *list = json_array();
+    const struct member_info *m;
+    uint32_t n;
+
+    m = fsm_members(s->fsm, &n);
+    for (uint32_t i = 0; i < n; i++)
+        json_array_append_new(list, json_pack("{s:o,s:s%,s:b}", "id", num(m[i].id), "endpoint", m[i].endpoint.p,
+                                              (size_t)m[i].endpoint.n, "learner", m[i].learner));
+    json_object_set_new(j, "group", list);
+}
+
 static void status_member(struct meta_server *s, json_t *j, const struct replica_status *r, json_t *problems)
 {
     const struct genesis *g = s->fsm ? fsm_genesis(s->fsm) : NULL;
@@ -124,6 +138,8 @@ static void status_member(struct meta_server *s, json_t *j, const struct replica
     json_object_set_new(j, "formatted", json_boolean(r->formatted));
     if (g)
         json_object_set_new(j, "cluster", hex(g->cluster.p, g->cluster.n));
+    if (g && r->formatted)
+        status_group(s, j);
     wire_arena_reset(&s->arena);
     if (begun.len && genesis_read(s, begun, &body, &first) == 0) {
         json_object_set_new(j, "cluster", hex(first.cluster.p, first.cluster.n));

@@ -56,6 +56,27 @@ def join(c, i):
     wait_until('vote of %d' % i, lambda: i in voters(c))
 
 
+def shrunk():
+    """One is left of three, and it is down: the two that were removed, and still run, are no quorum in anybody's eyes."""
+    with Cluster(metas=1) as c:
+        c.start()
+        for i in (2, 3):
+            join(c, i)
+        for i in (1, 2):
+            must(c, 'remove', str(i))
+            wait_until('another leader', lambda: leader(c) != i)
+        assert voters(c) == [3], voters(c)
+        c.new_meta(4)                   # the last in applying: the removal of 1 and 2 is known to it
+        must(c, 'add', '4')
+        wait_until('filled', lambda: c.status_of('meta-4')['applied'] == c.status_of('meta-3')['applied'])
+        c.daemons['meta-3'].kill()
+        p = wait_until('no quorum', lambda: [p['what'] for p in c.problems() if 'no quorum' in p['what']])
+        assert '0 of 1 ' in p[0], p
+        c.daemons['meta-3'].start()
+        assert c.leader() == 'meta-3'
+    print('ok: status knows who is of the group when nobody leads')
+
+
 def three_stores(c):
     wait_until('three stores', lambda: [p for p in c.status()['members'] if p.get('status', {}).get('role') == 'leader']
                and all('storage node' not in p['what'] for p in c.problems()))
@@ -86,6 +107,7 @@ def stood_still():
 def main():
     need_fuse()
     stood_still()
+    shrunk()
     with Cluster(metas=1, storages=3) as c:
         first_conf = c.dir + '/first.conf'
         m = c.start().mount()
