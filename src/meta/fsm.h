@@ -198,10 +198,8 @@ bool fsm_lease(struct fsm *f, uint64_t ino, struct fsm_lease *ret_lease);
 uint32_t fsm_leases_of(struct fsm *f, uint64_t session, uint64_t after, uint64_t *ret_inos,
                        uint32_t max);
 
-/* The live session that holds L, the right to keep the inode's locks by itself (PROTOCOL 9.2); 0: none. */
-uint64_t fsm_locks_holder(struct fsm *f, uint64_t ino);
-/* What the entry LOCK would answer now. STALE, INVAL. */
-TC_MUST_CHECK int fsm_lock_look(struct fsm *f, const struct lock_req *req, struct lock_res *ret);
+/* What the entry LOCK would answer now; *ret_session: whose lock, or L (ret->held), is in the way, 0: nobody's. STALE, INVAL. */
+TC_MUST_CHECK int fsm_lock_look(struct fsm *f, const struct lock_req *req, struct lock_res *ret, uint64_t *ret_session);
 
 enum fsm_session_state { FSM_SESSION_LIVE = 1, FSM_SESSION_CLOSED = 2, FSM_SESSION_EXPIRED = 3 };
 struct fsm_session {

@@ -168,16 +168,17 @@ static bool alone(const struct lock_row *row, uint64_t session)
     return row->table.n > 0;
 }
 
-/* What stands in the way of @l, into @res. */
-static void look(const struct lock_row *row, const struct file_lock *l, struct lock_res *res)
+/* What stands in the way of @l, into @res. Returns whose it is, 0: nothing does. */
+static uint64_t look(const struct lock_row *row, const struct file_lock *l, struct lock_res *res)
 {
     const struct file_lock *other = locks_conflict(&row->table, l);
 
     if (!other)
-        return;
+        return 0;
     res->has_other = true;
     res->other = (struct lock_item){.owner = other->owner, .start = other->start, .end = other->end, .pid = other->pid,
                                     .family = other->family, .type = other->type};
+    return other->session;
 }
 
 static int lock_apply(struct fsm *f, const struct lock_req *req, struct lock_row *row)
@@ -190,7 +191,7 @@ static int lock_apply(struct fsm *f, const struct lock_req *req, struct lock_row
         return -TC_E_INVAL;
     if (row->holder && row->holder != req->ctx.session)
         return -TC_E_LEASE_CONFLICT;
-    look(row, &l, &res);
+    (void)look(row, &l, &res);
     if (!res.has_other && !req->test) {
         r = locks_set(&row->table, &l);
         if (r < 0)
@@ -251,19 +252,7 @@ int op_lock_end(struct fsm *f, const struct lock_end_req *req)
 }
 
 
-uint64_t fsm_locks_holder(struct fsm *f, uint64_t ino)
-{
-    struct lock_row row;
-    uint64_t holder;
-
-    if (row_load(f, ino, &row) < 0)
-        return 0; /* remembered as the store's error: nothing is answered any more */
-    holder = row.holder;
-    row_free(&row);
-    return holder;
-}
-
-int fsm_lock_look(struct fsm *f, const struct lock_req *req, struct lock_res *ret)
+int fsm_lock_look(struct fsm *f, const struct lock_req *req, struct lock_res *ret, uint64_t *ret_session)
 {
     struct lock_row row;
     struct file_lock l;
@@ -275,7 +264,7 @@ int fsm_lock_look(struct fsm *f, const struct lock_req *req, struct lock_res *re
     if (r < 0)
         return r;
     ret->held = row.holder && row.holder != req->ctx.session;
-    look(&row, &l, ret);
+    *ret_session = ret->held ? row.holder : look(&row, &l, ret);
     row_free(&row);
     return 0;
 }

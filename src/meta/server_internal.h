@@ -318,6 +318,8 @@ struct meta_session *lead_session(struct meta_server *s, uint64_t id);
 /* The request comes from a live session; remembers the peer. Answers SESSION_x itself otherwise. */
 struct meta_session *session_of(struct meta_server *s, const struct request *q);
 /* Silent for so long that it may be expired by whoever is held up by it. */
+/* A lock of that session is in the way of another one: if it is dead, that is to be known. */
+void lock_refused(struct meta_server *s, uint64_t session);
 bool session_silent(const struct meta_server *s, const struct meta_session *x);
 void session_expire(struct meta_server *s, struct meta_session *x, const char *why);
 void keepalive(struct meta_server *s, const struct request *q);

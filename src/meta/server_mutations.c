@@ -343,16 +343,29 @@ static void conflicts_once(struct meta_op *op)
     }
 }
 
-/* Whoever holds L of @ino has to say what is locked. */
-static void wait_locks(struct meta_op *op, uint64_t ino)
+void lock_refused(struct meta_server *s, uint64_t session)
+{
+    struct meta_session *x = lead_session(s, session);
+
+    if (x && session_silent(s, x))
+        session_expire(s, x, "silent, and somebody wants what it has locked");
+}
+
+/* Whoever holds L of the inode has to say what is locked. */
+static void wait_locks(struct meta_op *op, const struct lock_req *req)
 {
     struct meta_server *s = op->s;
-    uint64_t holder = fsm_locks_holder(s->fsm, ino);
-    struct meta_session *x = holder && holder != op->session ? lead_session(s, holder) : NULL;
+    uint64_t ino = LEASE_LOCKS_OF(req->ino), session;
+    struct meta_session *x;
+    struct lock_res res;
 
-    if (x)
-        lease_recall_x(s->lead->leases, &op->lease, LEASE_LOCKS_OF(ino), &x->lease, RECALL_LOCKS, 0, 0,
-                       env_now(s->env));
+    if (fsm_lock_look(s->fsm, req, &res, &session) < 0)
+        return; /* as will be answered */
+    x = lead_session(s, session);
+    if (!res.held)
+        lock_refused(s, session);
+    else if (x)
+        lease_recall_x(s->lead->leases, &op->lease, ino, &x->lease, RECALL_LOCKS, 0, 0, env_now(s->env));
 }
 
 /* Recalls that take the grant away: until nobody holds what conflicts. */
@@ -373,7 +386,7 @@ static void conflicts_all(struct meta_op *op)
         op_wait_x(op, ino, RECALL_ALL);
         break;
     case MSG_LOCK:
-        wait_locks(op, ((struct lock_req *)op->msg)->ino);
+        wait_locks(op, op->msg);
         break;
     case MSG_LINK: /* the answer shows its attributes */
         op_wait_x(op, ((struct link_req *)op->msg)->ino, RECALL_ASK);

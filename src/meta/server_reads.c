@@ -324,9 +324,12 @@ static void ino_check(struct meta_server *s, struct request *q)
 
 static void lock_look(struct meta_server *s, struct request *q)
 {
+    uint64_t session;
     struct lock_res res;
-    int r = fsm_lock_look(s->fsm, q->msg, &res);
+    int r = fsm_lock_look(s->fsm, q->msg, &res, &session);
 
+    if (r == 0 && res.has_other)
+        lock_refused(s, session);
     read_done(s, q, r, r == 0 ? &lock_res_schema : NULL, &res);
 }
 

@@ -984,6 +984,16 @@ static int w_lock_end(uint64_t session, uint64_t ino, struct lock_item *items, u
     return world_apply(&w, MSG_LOCK_END, &lock_end_req_schema, &req);
 }
 
+static uint64_t holder_of(uint64_t ino)
+{
+    struct lock_req req = {.ctx = {.session = 999}, .ino = ino, .lock = {.end = LOCK_END, .type = LOCK_SHARED}};
+    struct lock_res res;
+    uint64_t whose;
+
+    ck_assert_int_eq(fsm_lock_look(w.f, &req, &res, &whose), 0);
+    return res.held ? whose : 0;
+}
+
 /* Who locks alone holds L; others get on when it has said what it has; what is of the dead is nobody's. */
 START_TEST(test_locks)
 {
@@ -991,36 +1001,37 @@ START_TEST(test_locks)
     struct lock_item behind = {.owner = 7, .start = 10, .end = 19, .type = LOCK_EXCLUSIVE}, flock = excl;
     struct lock_res look;
     struct lock_req req = {.ctx = {.session = 2}, .lock = excl};
-    uint64_t ino = file_x("f");
+    uint64_t ino = file_x("f"), whose;
 
     flock.family = LOCK_FLOCK;
     req.ino = ino;
     ck_assert_int_eq(w_lock(1, 999, excl, false), -TC_E_STALE);
-    ck_assert_uint_eq(fsm_locks_holder(w.f, ino), 0);
+    ck_assert_uint_eq(holder_of(ino), 0);
     ck_assert_int_eq(w_lock(1, ino, excl, true), 0); /* a test leaves nothing */
     ck_assert(!lock_answer.local && !lock_answer.has_other);
-    ck_assert_uint_eq(fsm_locks_holder(w.f, ino), 0);
+    ck_assert_uint_eq(holder_of(ino), 0);
     ck_assert_int_eq(w_lock(1, ino, excl, false), 0);
     ck_assert(lock_answer.local && !lock_answer.has_other);
-    ck_assert_uint_eq(fsm_locks_holder(w.f, ino), 1);
+    ck_assert_uint_eq(holder_of(ino), 1);
     ck_assert_int_eq(world_again(&w), 0); /* the same request */
     ck_assert(w.res.duplicate);
     ck_assert_int_eq(w_lock(2, ino, behind, false), -TC_E_LEASE_CONFLICT);
-    ck_assert_int_eq(fsm_lock_look(w.f, &req, &look), 0);
+    ck_assert_int_eq(fsm_lock_look(w.f, &req, &look, &whose), 0);
     ck_assert(look.held && !look.has_other);
     world_reopen(&w);
-    ck_assert_uint_eq(fsm_locks_holder(w.f, ino), 1);
+    ck_assert_uint_eq(holder_of(ino), 1);
     ck_assert_int_eq(w_lock_end(2, ino, &excl, 1), 0); /* not his to end */
-    ck_assert_uint_eq(fsm_locks_holder(w.f, ino), 1);
+    ck_assert_uint_eq(holder_of(ino), 1);
     ck_assert_int_eq(w_lock_end(1, ino, &none, 1), -TC_E_INVAL);
     ck_assert_int_eq(w_lock_end(1, ino, &excl, 1), 0);
     ck_assert_uint_eq(world_effect(&w, FSM_LOCKS_ENDED)->session, 1);
-    ck_assert_uint_eq(fsm_locks_holder(w.f, ino), 0);
+    ck_assert_uint_eq(holder_of(ino), 0);
     ck_assert_int_eq(w_lock(2, ino, excl, false), 0);
     ck_assert(lock_answer.has_other && !lock_answer.local);
     ck_assert_uint_eq(lock_answer.other.pid, 70);
-    ck_assert_int_eq(fsm_lock_look(w.f, &req, &look), 0);
+    ck_assert_int_eq(fsm_lock_look(w.f, &req, &look, &whose), 0);
     ck_assert(!look.held && look.has_other);
+    ck_assert_uint_eq(whose, 1);
     ck_assert_int_eq(w_lock(2, ino, behind, false), 0);
     ck_assert(!lock_answer.has_other && !lock_answer.local); /* two have some */
     ck_assert_int_eq(w_lock(2, ino, flock, false), 0);       /* another family */
