@@ -140,6 +140,9 @@ void inode_take_attr(struct tc_client *c, struct inode *i, const struct attr *a,
 {
     if (a->ino != i->ino)
         return;
+    /* Answers to our own mutations do not say so, and may be newer than the one that did. */
+    if (i->x && i->phase == RECALL_COMMIT && (a->epoch > i->x->epoch || (a->epoch == i->x->epoch && (a->flags & ATTR_FREE))))
+        i->x->over = true;
     if (own_mutation && a->change > i->min_change && TC_RULE(OWN_CHANGE))
         i->min_change = a->change;
     if (i->attr_known && a->change < i->attr.change && TC_RULE(CHANGE))
@@ -165,7 +168,7 @@ void inode_drop_attr(struct inode *i)
  * that says so is under way. What was answered since is newer than what the X had. */
 bool x_is_over(const struct inode *i)
 {
-    return i->x && i->phase == RECALL_COMMIT && TC_RULE(END_OF_X) && (i->attr.epoch > i->x->epoch || (i->attr.flags & ATTR_FREE));
+    return i->x && i->phase == RECALL_COMMIT && TC_RULE(END_OF_X) && i->x->over;
 }
 
 void inode_attr(const struct inode *i, struct attr *ret)

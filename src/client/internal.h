@@ -216,6 +216,7 @@ struct xlease {
     struct rewriting rw;
     uint64_t rewritten;  /* entry to name in the next commit; 0: none */
     bool was_clean, all_acked, gave_up;
+    bool over;           /* some answer said so */
     bool truncating;     /* no block is sent */
     uint64_t truncating_since;
     bool meta_dirty;     /* size or mtime differs from what is committed */

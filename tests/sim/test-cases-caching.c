@@ -222,6 +222,50 @@ START_TEST(late_end_and_times)
 }
 END_TEST
 
+/* And of an answer that said that X was free, but is older than the one to a change of our own, which says nothing of it. */
+static void late_getter(struct actor *a)
+{
+    struct scene *s = a->arg;
+
+    if (make_file(a, LEN))
+        return;
+    s->holds[0] = (struct hold){MSG_COMMIT, WIRE_REPLY, a->cl->node, UINT64_MAX, 1000000};
+    while (!s->replaced)
+        actor_sleep(a, 10 * NS_PER_MS);
+    s->holds[1] = (struct hold){MSG_GETATTR, WIRE_REPLY, a->cl->node, 100 * NS_PER_MS, 1};
+    s->stale = true;
+    s->status = a_getattr(a, s->ino);
+    s->n = a->mtime;
+    s->ended = s->done == 1; /* the link was there before */
+}
+
+static void linker(struct actor *a)
+{
+    struct scene *s = a->arg;
+
+    while (!s->stale)
+        actor_sleep(a, 5 * NS_PER_MS);
+    actor_sleep(a, 20 * NS_PER_MS);
+    s->done = a_link(a, s->ino, root_of(a), "other") == 0;
+}
+
+START_TEST(late_end_and_link)
+{
+    struct scene s = {0};
+
+    ck_assert(scene_start(&s, 2, NULL));
+    actor_new(&s.c->clients[0], late_getter, &s);
+    actor_new(&s.c->clients[0], linker, &s);
+    ck_assert(scene_wait(&s, &s.written, 1000));
+    actor_new(&s.c->clients[1], setter_of_times, &s);
+    ck_assert(scene_wait(&s, &s.ended, 8000));
+    ck_assert_int_eq(s.status, 0);
+    ck_assert_uint_eq(s.n, 12345 * NS_PER_S);
+    s.holds[0].times = 0;
+    scene_run(&s, 2000);
+}
+END_TEST
+
 /* X goes down to S, and the answer that says so never comes: what is cached meanwhile is so under S, while that right runs. */
 static void unheard_downgrade(struct actor *a)
 {
@@ -613,7 +657,8 @@ END_TEST
 
 int main(void)
 {
-    const TTest *const tests[] = {late_name, late_attributes, late_answers, late_end_of_x, late_end_and_times, late_downgrade, late_grants, caching_right, generation,
+    const TTest *const tests[] = {late_name, late_attributes, late_answers, late_end_of_x, late_end_and_times, late_end_and_link,
+                                  late_downgrade, late_grants, caching_right, generation,
                                   new_leader, unannounced_leader, deaf_holder, window_full, lease_reads};
 
     return cases_run("caching", tests, ARRAY_SIZE(tests));
