@@ -159,6 +159,21 @@ static uint32_t data_blocks(const struct chunk *c)
     return n;
 }
 
+static bool any_in_file(const struct chunk *c)
+{
+    for (uint32_t b = 0; b < c->n; b++) {
+        if (has_sum(c->blocks[b].kind) && c->blocks[b].place == PLACE_FILE)
+            return true;
+    }
+    return false;
+}
+
+/* A row names a file only when its name is durable: the next life makes nothing durable but what it writes itself. */
+static uint64_t file_of_row(const struct chunk *c)
+{
+    return c->file_durable || any_in_file(c) ? c->file : 0;
+}
+
 static size_t row_encode(const struct chunk *c, uint8_t *p)
 {
     size_t at = ROW_HEAD;
@@ -167,7 +182,7 @@ static size_t row_encode(const struct chunk *c, uint8_t *p)
     p[0] = ROW_VERSION;
     p[1] = 0;
     memset(p + 4, 0, 4);
-    put64(p + 8, c->file);
+    put64(p + 8, file_of_row(c));
     put64(p + 16, c->pair.vepoch);
     put64(p + 24, c->pair.vseq);
     put64(p + 32, c->pair.size);
@@ -279,7 +294,7 @@ void chunk_row_put(struct chunk_store *cs, struct chunk *c, bool data)
         }
     }
     key_put(key, 'c', &c->key);
-    empty = chunk_is_empty(c) && !c->file;
+    empty = chunk_is_empty(c) && !file_of_row(c);
     cs->n_chunks_kv -= c->counted_kv;
     cs->n_blocks_kv -= c->blocks_kv;
     if (!empty)
@@ -454,6 +469,8 @@ static int load(struct chunk_store *cs, struct chunk *c)
     c->exists_kv = true;
     c->counted_kv = !chunk_is_empty(c);
     c->blocks_kv = data_blocks(c);
+    if (!any_in_file(c))
+        c->file = 0; /* of a write that came to nothing: it is swept away */
     c->file_durable = c->file != 0;
     kv_value_free(&v);
     return 0;

@@ -735,6 +735,64 @@ START_TEST(orphans)
 }
 END_TEST
 
+static int count_name(void *arg, const char *name TC_UNUSED)
+{
+    ++*(int *)arg;
+    return 0;
+}
+
+static int files_of(struct life *l)
+{
+    int n = 0;
+
+    ck_assert_int_eq(vfs_list(env_vfs(l->env), "store/data/00", count_name, &n), 0);
+    return n;
+}
+
+static void file_not_durable_at(uint64_t delay, bool again)
+{
+    struct life *l = life_new(8);
+    struct sim_disk *d = sim_node_disk(l->node);
+    struct wop *w = calloc(1, sizeof *w);
+
+    ck_assert_int_eq(start_store(l, 0), 0);
+    ck_assert_int_eq(write_one(l, 0, 0, 1, 1, 1, 0), 0);
+    sim_disk_slow(d, SIM_DISK_SYNC, 10 * NS_PER_MS);
+    chunk_store_checkpoint(l->cs);
+    sim_run_until(l->sim, sim_now(l->sim) + delay); /* the round is past its files */
+    w->l = l;
+    wop_item(w, 0, 0, 32, 32, 2, false);
+    wop_start(w, 1);
+    sim_disk_fail(d, SIM_DISK_SYNC_DIR, 1, -TC_E_IO); /* the first is the index's */
+    sim_run_until(l->sim, sim_now(l->sim) + 100 * NS_PER_MS); /* the index is written */
+    ck_assert_int_eq(w->items[0].status, -TC_E_IO);
+    stop_store(l);
+    sim_disk_slow(d, SIM_DISK_SYNC, 0);
+    ck_assert_int_eq(start_store(l, 0), 0);
+    if (again) {
+        ck_assert_int_eq(write_one(l, 0, 64, 32, 1, 3, 0), 0);
+        stop_store(l);
+        sim_disk_power_loss(d, SIM_LOSS_ALL);
+        ck_assert_int_eq(start_store(l, 0), 0);
+    }
+    sim_run_until(l->sim, sim_now(l->sim) + 20 * NS_PER_S);
+    verify(l);
+    ck_assert_int_eq(files_of(l), again);
+    wop_end(w);
+    free(w);
+    life_free(l);
+}
+
+/* An index entry is stored while the chunk's first file is being made, whose name never becomes durable. In the next life the
+ * file is not taken for one whose name is, and it does not stay if nothing is in it. */
+START_TEST(file_not_durable)
+{
+    pgs = 1;
+    for (uint64_t us = 2; us < 8; us++)
+        file_not_durable_at(us * NS_PER_US, _i);
+}
+END_TEST
+
 /* A disk that fails a write or a sync: the write is refused, what was there stays, the next one goes through. */
 START_TEST(disk_errors)
 {
@@ -861,7 +919,7 @@ static void quiet(void *arg, const char *line)
 int main(void)
 {
     Suite *s = suite_create("chunk-store");
-    TCase *t = tcase_create("all");
+    TCase *t = tcase_create("all"), *names = tcase_create("names");
     SRunner *sr;
     int failed;
 
@@ -875,11 +933,14 @@ int main(void)
     tcase_add_test(t, listed_while_merged);
     tcase_add_test(t, compared_while_written);
     tcase_add_test(t, orphans);
+    tcase_add_loop_test(names, file_not_durable, 0, 2);
     tcase_add_test(t, disk_errors);
     tcase_add_test(t, sync_error_is_for_all);
     tcase_add_test(t, bad_sectors);
     tcase_add_loop_test(t, crash_anywhere, 0, 8); /* the later half with removals */
+    tcase_set_timeout(names, 60);
     suite_add_tcase(s, t);
+    suite_add_tcase(s, names);
     sr = srunner_create(s);
     srunner_run_all(sr, CK_ENV);
     failed = srunner_ntests_failed(sr);
