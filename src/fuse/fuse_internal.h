@@ -46,6 +46,7 @@ struct tc_mount {
     uint64_t root; /* inode behind FUSE_ROOT_ID */
     char *mountpoint;
     bool strict_pages; /* pages=strict */
+    bool own_locks;    /* locks=mount: the kernel keeps them, for this mount alone */
 
     /* the request being handled, as the kernel sent it: what libfuse hides of it is read here */
     struct buf *request;

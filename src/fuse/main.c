@@ -343,6 +343,7 @@ int main(int argc, char **argv)
         status = write_pid_file(&d, pid_path);
     status = status ? status : cli_daemon_env(&cli, d.config, &d.mount.env);
     d.mount.strict_pages = d.opt.strict_pages;
+    d.mount.own_locks = d.opt.own_locks;
     status = status ? status : run(&d);
     daemon_free(&d);
     return status;

@@ -71,6 +71,12 @@ static int parse_word(const struct cli *c, const char *word, struct mount_option
         o->read_anywhere = true;
         return 0;
     }
+    if (strcmp(word, "locks=cluster") == 0)
+        return 0;
+    if (strcmp(word, "locks=mount") == 0) {
+        o->own_locks = true;
+        return 0;
+    }
     if (strcmp(word, "remount") == 0)
         return cli_usage_error(c, "option remount: say mount -o remount,..., or unmount and mount again");
     if (in_list(ignored, ARRAY_SIZE(ignored), word) || strncmp(word, "x-", 2) == 0 ||

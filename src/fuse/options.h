@@ -8,6 +8,7 @@ struct mount_options {
     char *kernel;     /* comma list for libfuse */
     uint64_t wait_ms; /* UINT64_MAX: for ever */
     bool strict_pages;
+    bool own_locks; /* locks=mount */
     bool read_anywhere;
     uint32_t busy_poll_us; /* 0: never */
 };

@@ -178,6 +178,21 @@ def contended(c, mounts, seconds):
     print('ok: nothing is lost while leaders die: %s' % sums)
 
 
+def own(c, near):
+    """locks=mount: they hold among the programs of that mount, and nobody else hears of them."""
+    m = c.mount('own', 'locks=mount')
+    fd = os.open(near + '/own', os.O_RDWR | os.O_CREAT)
+    first, second = Other(m.path + '/own'), Other(m.path + '/own')
+    for kind in KINDS:
+        assert first.ask('lock', kind, 'w') and not second.ask('lock', kind, 'w') and lock(fd, kind, 'w')
+        assert first.ask('lock', kind, 'u') and lock(fd, kind, 'u')
+    first.kill()
+    second.kill()
+    os.close(fd)
+    m.umount()
+    print('ok: locks=mount')
+
+
 def dead_mount(c, mounts):
     """What a mount's daemon took with it is free when its session has ended, and not before."""
     extra = c.mount('gone')
@@ -201,6 +216,7 @@ def main():
         for kind in KINDS:
             table(mounts[0].path, mounts[1].path, kind)
             table(mounts[0].path, mounts[0].path, kind)
+        own(c, mounts[0].path)
         interrupted(mounts[0].path, mounts[1].path)
         contended(c, mounts, 9)
         dead_mount(c, mounts)
