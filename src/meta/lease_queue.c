@@ -391,7 +391,7 @@ void lease_progress(struct lease_session *s, uint64_t now)
 
     DL_FOREACH(s->recalls, c)
     {
-        if (c->of_x)
+        if (c->of_x && TC_RULE(PROGRESS))
             c->progress_at = now;
     }
 }

@@ -246,7 +246,7 @@ void keepalive(struct meta_server *s, const struct request *q)
     if (!x)
         return;
     x->heard_at = env_now(s->env);
-    if (req->progress != x->progress && TC_RULE(PROGRESS))
+    if (req->progress != x->progress)
         lease_progress(&x->lease, x->heard_at);
     x->progress = req->progress;
     current = q->ctx->gen_term == s->lead->term && q->ctx->gen_n == x->lease.gen_n;
