@@ -150,8 +150,7 @@
     X(COMMIT_REACH, "4.7: no size above the reach is committed (off: it is)") \
     X(EPOCH_AFTER, "4.8: blocks after a truncate bear the new epoch (off: the one before)") \
     X(TRUNCATE_AWAITS, "4.8: a truncate waits for what is in flight (off: does not)") \
-    X(BARE_WAITS, "4.9: a block without its version waits for the leader's word (off: takes the others')") \
-    X(ALIVE_WAITS, "4.9: and for the end of X and of the mark (off: does not)") \
+    X(ALIVE_WAITS, "4.9: a block whose version is lost waits for the end of X and of the mark (off: does not)") \
     X(HORIZON_MAX16, "5.1: 16 entries at most (off: a truncate adds one more)") \
     X(GONE, "5.4: a chunk whose inode is gone is not copied (off: it is)") \
     X(GONE_UNKNOWN, "5.4: what the leader does not know is kept (off: goes)") \

@@ -115,7 +115,7 @@ static int check_blocks(struct chunk_store *cs, struct chunk_write *w)
             w->epoch = MAX(w->epoch, blk.vepoch);
             return -TC_E_FENCED;
         }
-        if (blk.kind == RUN_UNKNOWN && !blk.vepoch && !w->proven && TC_RULE(BARE_WAITS))
+        if (blk.kind == RUN_UNKNOWN && !blk.vepoch && !w->proven)
             return -TC_E_UNKNOWN_BLOCK;
         if (blk.vepoch < w->vepoch || blk.vseq < w->vseq || !TC_RULE(NEWER_WINS)) {
             news = 1;

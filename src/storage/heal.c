@@ -321,7 +321,7 @@ static int compare(struct heal_work *w)
             struct party *p = &w->parties[i];
             bool unknown = p->blocks[b].kind == RUN_UNKNOWN;
 
-            if (unknown && p->self && w->h->unsettled && !p->blocks[b].vepoch && TC_RULE(BARE_WAITS))
+            if (unknown && p->self && w->h->unsettled && !p->blocks[b].vepoch)
                 continue;
             if (p->target && w->newest[b].vepoch >= w->h->from_epoch &&
                 (unknown || version_cmp(&p->blocks[b], &w->newest[b]) < 0))

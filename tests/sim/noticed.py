@@ -165,6 +165,11 @@ CASES = {
     'EPOCH_AFTER': ('sim/test-cases-data', 'sparse_and_unclean'),
     'SNAPSHOT_SELDOM': ('sim/test-cases-faults', 'whole_snapshot_refused'),
     'SNAPSHOT_READ_AGAIN': ('sim/test-cases-faults', 'snapshot_with_a_flipped_bit'),
+    'LAGGARD': ('unit/test-quorum', 'laggard_is_mended'),
+    'MISSED_EPOCH': ('unit/test-quorum', 'missed_epoch'),
+    'GONE_UNKNOWN': ('unit/test-storage-recovery', 'unknown_is_kept'),
+    'ALIVE_WAITS': ('unit/test-storage-recovery', 'rot_waits_for_the_writer'),
+    'GONE_REFUSED': ('unit/test-chunk-store', 'trims'),
 }
 VARIABLE = {'data': 'TERCET_RULES_OFF', 'meta': 'TERCET_META_RULES_OFF', 'fsm': 'TERCET_FSM_RULES_OFF',
             'raft': 'TERCET_RAFT_RULES_OFF'}

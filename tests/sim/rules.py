@@ -33,6 +33,7 @@ RULES = {
     'ZERO_TAIL': ([A], [1], 10),
     'ACK_NUMBER': ([A], [11], 20),
     'GENERATION': ([A], [1], 20),
+    'RECALL_ANY_ID': ([A], [1], 20),
     'VOTE_UP_TO_DATE': ([A], [3], 20),
 }
 

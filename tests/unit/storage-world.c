@@ -119,7 +119,7 @@ static void on_msg(void *arg, uint64_t peer, struct buf *head, struct buf *paylo
 
         ASSERT(wire_decode(body, &ino_check_req_schema, &a, &u) == 0);
         for (uint32_t i = 0; i < u.check.inos.n; i++)
-            states[i] = u.check.inos.items[i] == f->dead_ino ? 2 : 1;
+            states[i] = f->unsure ? 0 : u.check.inos.items[i] == f->dead_ino ? 2 : 1;
         memset(held, f->held, sizeof held);
         res.held = (struct wire_bin){held, u.check.inos.n};
         res.states = (struct wire_bin){states, u.check.inos.n};

@@ -33,6 +33,7 @@ struct fake_leader { /* runs on any env */
     uint64_t ready[STORES + 1][PGS]; /* epoch reported */
     uint64_t behind[STORES + 1];
     uint64_t dead_ino;
+    bool unsure; /* it does not know of any inode */
     bool held; /* all inodes are said to be in X */
     struct ino_trim trims[4]; /* said of the first inode that is asked for */
     uint32_t n_trims;

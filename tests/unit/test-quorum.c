@@ -482,6 +482,8 @@ END_TEST
 /* The newest of two answers wins, its data is fetched, the laggard is mended in the background. */
 START_TEST(laggard_is_mended)
 {
+    unsigned mended = 0;
+
     for (unsigned lag = 0; lag < 3; lag++) {
         struct world *w = world_new(4);
         struct op *o;
@@ -499,8 +501,10 @@ START_TEST(laggard_is_mended)
             op_free(o);
             settle(w, 1000);
         }
+        mended += w->stores[lag].blocks[1].vepoch == 6;
         world_free(w);
     }
+    ck_assert_uint_gt(mended, 1); /* those that were asked */
 }
 END_TEST
 
@@ -701,6 +705,38 @@ START_TEST(map_changes)
 }
 END_TEST
 
+/* PROTOCOL 6.5: between two maps that a client saw a newcomer may have left, come back and dropped what it had. */
+START_TEST(missed_epoch)
+{
+    struct world *w = world_new(22);
+    struct op *o;
+
+    for (unsigned i = 0; i < STORES; i++)
+        w->stores[i].pg_epoch = 2;
+    set_voters(w, 2, 0, 1);
+    quorum_map_changed(w->q);
+    w->stores[1].silent = w->stores[2].silent = true;
+    o = op_write(w, 0, 1, 5, 1, 'm'); /* 0 and 3 have it: one of each set too few */
+    settle(w, 1000);
+    ck_assert(!o->done);
+    memset(w->stores[3].blocks, 0, sizeof w->stores[3].blocks);
+    w->stores[3].silent = true;
+    w->stores[1].silent = false;
+    for (unsigned i = 0; i < STORES; i++)
+        w->stores[i].pg_epoch = 4;
+    set_voters(w, 4, 0, 1);
+    quorum_map_changed(w->q);
+    settle(w, 5000);
+    ck_assert(!o->done); /* 0 and 1 are W of the old set; of the new there is only 1 */
+    w->stores[3].silent = false;
+    finish(o, 10000);
+    ck_assert_int_eq(o->status, 0);
+    ck_assert_uint_eq(w->stores[3].blocks[0].vseq, 1);
+    op_free(o);
+    world_free(w);
+}
+END_TEST
+
 static void set_endpoint(struct world *w, unsigned i, unsigned at)
 {
     free(w->map->stores[i].endpoint);
@@ -839,6 +875,7 @@ int main(void)
     tcase_add_test(t, damage_is_not_returned);
     tcase_add_test(t, fenced_and_full);
     tcase_add_test(t, map_changes);
+    tcase_add_test(t, missed_epoch);
     tcase_add_test(t, another_at_the_address);
     tcase_add_test(t, session_rules);
     tcase_add_test(t, one_message_a_turn);

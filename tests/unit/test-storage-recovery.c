@@ -387,6 +387,44 @@ START_TEST(rot_of_two)
 }
 END_TEST
 
+/* PROTOCOL 5.4: what the leader knows nothing of is kept, and copied. */
+START_TEST(unknown_is_kept)
+{
+    struct world *w = world_new(11, 4);
+
+    write_at(w, (int[]){1, 2, 3, 0}, 10, 0, 0, 3, 1, 1);
+    w->leader.unsure = true;
+    scrub_all(w, 1);
+    world_expect(w, 1, 10, 0, 0, 3, 1, 1);
+    world_place(w, (int[]){1, 2, 3, 0}, (int[]){1, 2, 4, 0});
+    wait_for(w, ready4);
+    world_expect(w, 4, 10, 0, 0, 3, 1, 1);
+    world_free(w);
+}
+END_TEST
+
+/* PROTOCOL 4.9: a block that was written here alone, and rots, waits while somebody holds X: what he counts as acknowledged must
+ * not be replaced by what was there before. */
+START_TEST(rot_waits_for_the_writer)
+{
+    struct world *w = world_new(12, 3);
+
+    write_at(w, (int[]){1, 2, 3, 0}, 10, 0, 0, 256, 1, 1);
+    ck_assert_int_eq(world_write(w, 1, 10, 0, 0, 256, 1, 2, 0), 0);
+    world_run(w, 6000);
+    flip_chunk(w, 1, 7);
+    w->leader.held = true;
+    scrub_all(w, 1);
+    world_run(w, 20000);
+    ck_assert(says(w, 1, SCRUB_REPORT, "\"damaged\":1,\"unrepaired\":1"));
+    w->leader.held = false;
+    world_run(w, 40000);
+    ck_assert(says(w, 1, SCRUB_REPORT, "\"damaged\":0,\"unrepaired\":0"));
+    world_expect(w, 1, 10, 0, 7, 1, 1, 1);
+    world_free(w);
+}
+END_TEST
+
 int main(void)
 {
     Suite *s = suite_create("storage-recovery");
@@ -404,6 +442,8 @@ int main(void)
     tcase_add_test(t, rot_heals);
     tcase_add_test(t, scrubs);
     tcase_add_test(t, rot_of_two);
+    tcase_add_test(t, unknown_is_kept);
+    tcase_add_test(t, rot_waits_for_the_writer);
     suite_add_tcase(s, t);
     sr = srunner_create(s);
     srunner_run_all(sr, CK_ENV);
