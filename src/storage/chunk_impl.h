@@ -284,6 +284,7 @@ void merge_kick(struct chunk_store *cs);
 void merge_unblock(struct chunk_store *cs, struct chunk *c);
 /* Put the rows of one placement group that the round has taken and not put yet in the batch. Returns whether there are any. */
 bool merge_rows_put(struct chunk_store *cs, uint64_t pg);
+uint32_t merge_first_of(const struct chunk_store *cs, uint64_t ino, uint32_t from, uint32_t to); /* of them; @to: none */
 void merge_timer_fire(struct env_timer *t);
 void merge_free(struct chunk_store *cs);
 

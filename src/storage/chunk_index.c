@@ -672,17 +672,40 @@ static bool index_add(void *arg, uint32_t index)
     return l->n < l->max;
 }
 
-int chunk_store_indexes(struct chunk_store *cs, uint64_t pg, uint64_t ino, uint32_t from, uint32_t to,
-                        uint32_t *indexes, uint32_t *n)
+int chunk_store_stored(struct chunk_store *cs, uint64_t pg, uint64_t ino, uint32_t from, uint32_t to,
+                       uint32_t *indexes, uint32_t *n)
 {
     struct index_list l = {indexes, 0, *n};
-    int r = rows_flush(cs, pg);
+    int r = 0;
 
     ASSERT(l.max > 0);
-    if (r == 0 && from < to)
+    if (from < to)
         r = chunk_rows_of(cs, pg, ino, from, to, index_add, &l);
     *n = l.n;
     return r;
+}
+
+int chunk_store_indexes(struct chunk_store *cs, uint64_t pg, uint64_t ino, uint32_t from, uint32_t to,
+                        uint32_t *indexes, uint32_t *n)
+{
+    int r = rows_flush(cs, pg);
+
+    if (r == 0)
+        return chunk_store_stored(cs, pg, ino, from, to, indexes, n);
+    *n = 0;
+    return r;
+}
+
+uint32_t chunk_store_in_memory(const struct chunk_store *cs, uint64_t ino, uint32_t from, uint32_t to)
+{
+    to = merge_first_of(cs, ino, from, to);
+    for (uint32_t i = 0; i < cs->n_dirty; i++) {
+        const struct chunk_key *k = &cs->dirty[i]->key;
+
+        if (k->ino == ino && k->index >= from)
+            to = MIN(to, k->index);
+    }
+    return to;
 }
 
 int chunk_store_pair(struct chunk_store *cs, const struct chunk_key *key, struct chunk_pair *ret_pair)

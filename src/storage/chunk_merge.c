@@ -316,6 +316,19 @@ bool merge_rows_put(struct chunk_store *cs, uint64_t pg)
     return any;
 }
 
+uint32_t merge_first_of(const struct chunk_store *cs, uint64_t ino, uint32_t from, uint32_t to)
+{
+    const struct merge *m = cs->merge;
+
+    for (uint32_t i = m && m->state >= MERGE_ROWS ? m->next : 0; m && i < m->n; i++) {
+        const struct chunk_key *k = &m->chunks[i]->key;
+
+        if (k->ino == ino && k->index >= from)
+            to = MIN(to, k->index);
+    }
+    return to;
+}
+
 /* ---- the round ------------------------------------------------------------------------------------------------------- */
 
 static void merge_end(struct merge *m)

@@ -187,6 +187,11 @@ TC_MUST_CHECK int chunk_store_pair(struct chunk_store *cs, const struct chunk_ke
 /* Up to *n indexes, ascending, of the inode's chunks [from, to) that there are in one placement group. */
 TC_MUST_CHECK int chunk_store_indexes(struct chunk_store *cs, uint64_t pg, uint64_t ino, uint32_t from, uint32_t to,
                                       uint32_t *indexes, uint32_t *n);
+/* The same of those that are in the kv, and the first chunk, of any group, whose row is in memory alone (@to: none): together they miss
+ * none, if memory is looked at first, and cost no flush for each group. */
+TC_MUST_CHECK int chunk_store_stored(struct chunk_store *cs, uint64_t pg, uint64_t ino, uint32_t from, uint32_t to,
+                                     uint32_t *indexes, uint32_t *n);
+uint32_t chunk_store_in_memory(const struct chunk_store *cs, uint64_t ino, uint32_t from, uint32_t to);
 
 /* How many blocks of the chunk are unknown here; @ret_bare: of them, those of which not even the version is. */
 uint32_t chunk_store_unknown(struct chunk_store *cs, const struct chunk_key *key, uint32_t *ret_bare);

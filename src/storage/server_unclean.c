@@ -112,14 +112,16 @@ static void seek_step(struct env_task *t)
     int r = 0;
 
     if (res->map_epoch != s->map->epoch) { /* anew: what it says is of one map */
-        *res = (struct chunk_seek_res){.map_epoch = s->map->epoch};
+        uint32_t index = chunk_store_in_memory(s->cs, req->ino, req->from, req->to);
+
+        *res = (struct chunk_seek_res){index < req->to, index, s->map->epoch};
         q->at = 0;
     }
     for (uint32_t g = 0; g < GROUPS_PER_TURN && q->at < s->map->pg_count && r == 0; g++, q->at++) {
         uint32_t n = map_is_voter(&s->map->pgs[q->at], s->id.store), index;
 
         if (n)
-            r = chunk_store_indexes(s->cs, q->at, req->ino, req->from, res->found ? res->index : req->to, &index, &n);
+            r = chunk_store_stored(s->cs, q->at, req->ino, req->from, res->found ? res->index : req->to, &index, &n);
         if (n && r == 0)
             *res = (struct chunk_seek_res){true, index, s->map->epoch};
     }
