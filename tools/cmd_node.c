@@ -14,6 +14,7 @@
 #define POLL_MS 250
 #define BAR_WIDTH 30
 #define STUCK_POLLS 12
+#define WATCH_TIMEOUT_MS 2000 /* of one look of many: a leader may have died, and a new one is found at the next */
 #define SILENT_MS_MAX (UINT64_C(1) << 40) /* beyond: never heard of */
 
 struct node_cmd {
@@ -23,7 +24,7 @@ struct node_cmd {
     bool json, cancel, no_wait;
     uint32_t node;
     uint64_t first; /* groups it held when the watch began */
-    bool begun, drawn;
+    bool watching, begun, drawn;
     uint64_t stuck; /* groups that can go nowhere */
     unsigned stuck_for; /* looks */
     int status;     /* of the watch's end */
@@ -34,7 +35,7 @@ struct node_cmd {
 /* Its status; false: nobody leads now. The caller ends @s either way. */
 static bool ask(struct node_cmd *c, struct tool_status *s)
 {
-    tool_leader_ask(c->env, &c->m, TOOL_TIMEOUT_MS, s);
+    tool_leader_ask(c->env, &c->m, c->watching ? WATCH_TIMEOUT_MS : TOOL_TIMEOUT_MS, s);
     return s->leader >= 0;
 }
 
@@ -237,6 +238,7 @@ static bool watch_add(struct node_cmd *c, const json_t *leader)
 
 static int watch(struct node_cmd *c, bool (*end)(struct node_cmd *, const json_t *))
 {
+    c->watching = true;
     for (unsigned lost = 0; lost < 20;) {
         struct tool_status s;
         bool ended = false;

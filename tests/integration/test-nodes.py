@@ -86,6 +86,11 @@ def main():
         c.tercet('node', 'remove', '4')
         assert node(c, 4) is None
         c.daemons.pop('storage-4').kill()
+        c.tercet('node', 'maintenance', '5', 'on')
+        refused(c, 'in maintenance', 'drain', '1')
+        c.tercet('node', 'drain', '5', '--cancel')
+        assert node(c, 5)['admin'] == 'maintenance'
+        c.tercet('node', 'maintenance', '5', 'off')
         print('ok: a drained node was removed')
 
         c.daemons['storage-2'].signal(signal.SIGSTOP)  # hung, which is worse than dead

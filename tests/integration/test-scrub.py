@@ -59,6 +59,10 @@ def repaired(c, node, found):
     wait_until('repairs on storage %d' % node, done, 60, 0.2)
 
 
+def sparse(tree):
+    return os.path.join(os.path.dirname(tree.path), 'sparse')
+
+
 def running(c, tree, rnd):
     """Data flipped under a running store: by scrub of a path, of a node, and on read."""
     files = chunk_files(c, 2)
@@ -93,6 +97,15 @@ def running(c, tree, rnd):
     assert len(e['chunks']) == 2 and all(len(x['copies']) == 3 for x in e['chunks']), e
     assert all(y['verified'] > 0 for x in e['chunks'] for y in x['copies'] if y['node'] == 2), e
     assert len(e['if_died']) == 3 and not any(d['waits'] or d['alone'] for d in e['if_died']), e
+    with open(sparse(tree), 'wb') as f:
+        f.truncate(1 << 40)
+        f.seek(1 << 39)
+        f.write(b'far')
+    e = json.loads(c.tercet('explain', '--json', sparse(tree)).stdout)
+    assert [x['index'] for x in e['chunks']] == [1 << 19], e['chunks']
+    for verb in ('verify', 'locate', 'scrub'):
+        c.tercet(verb, sparse(tree))
+    os.unlink(sparse(tree))
     print('ok: verify and explain')
 
 
@@ -104,6 +117,8 @@ def stopped(c, m, tree, rnd):
     wait_until('storage 3 down', lambda: [p for p in c.problems() if 'node 3' in p['what'] and 'is down' in p['what']], 30, 0.2)
     e = json.loads(c.tercet('explain', '--json', tree.path + '/large0').stdout)
     assert all(d['waits'] == (2 if d['node'] != 3 else 0) for d in e['if_died']), e['if_died']
+    r = c.tercet('scrub', '--json', tree.path, check=False)     # nobody is waited for who is known to be down
+    assert r.returncode == 1 and json.loads(r.stdout)['unanswered'] == len(tree.sums), r.stdout
     c.daemons['storage-3'].start()
     c.wait_healthy(60)
     m.umount()
