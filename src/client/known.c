@@ -10,7 +10,6 @@
  * Knowledge belongs to the inode, and is good as a kept fetch is: while the lease has not ended (inode.breaks) and no
  * local data has changed (inode.data_gen). Chunks whose knowledge was of no use are asked for later next time.
  */
-#include "common/test_rules.h"
 #include "client/internal.h"
 
 #define KNOWN_CHUNKS_MAX 2048 /* of 10 KiB at most */
@@ -69,7 +68,7 @@ static struct known *known_of(struct tc_client *c, struct inode *i, uint32_t ind
     if (k) {
         DL_DELETE(c->known_lru, k);
         DL_APPEND(c->known_lru, k);
-        if ((k->breaks != i->breaks || k->data_gen != i->data_gen) && TC_RULE(KNOWN_UNBROKEN))
+        if (k->breaks != i->breaks || k->data_gen != i->data_gen)
             forget(k);
     } else {
         if (c->n_known >= KNOWN_CHUNKS_MAX)
@@ -89,7 +88,7 @@ static struct known *known_of(struct tc_client *c, struct inode *i, uint32_t ind
 
 static bool settled(const struct inode *i)
 {
-    return !i->x && (i->held & LEASE_S) && (i->attr.data_state < DATA_UNCLEAN || !TC_RULE(KNOWN_SETTLED));
+    return !i->x && (i->held & LEASE_S) && i->attr.data_state < DATA_UNCLEAN;
 }
 
 const struct qblock *known_find(struct tc_client *c, struct inode *i, uint64_t first, uint32_t count, bool *ret_ask)

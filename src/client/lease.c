@@ -221,13 +221,12 @@ static void s_decline(struct tc_client *c, struct inode *i, const struct grant *
 {
     uint32_t keep = i->opens > 0 ? LEASE_O : 0;
 
-    if (i->asserted && (i->held & LEASE_S) && TC_RULE(ASSERTED_ID)) { /* that S goes on, under this id */
+    if (i->asserted && (i->held & LEASE_S)) { /* that S goes on, under this id */
         i->gterm = g->gterm;
         i->gcount = g->gcount;
         return;
     }
-    if (TC_RULE(DECLINED))
-        lease_refuse(i, g->gterm, g->gcount);
+    lease_refuse(i, g->gterm, g->gcount);
     lease_queue_release(c, i->ino, g->gterm, g->gcount, g->kind, keep);
     if (i->held & LEASE_S)
         lease_ended(c, i, keep);
@@ -252,7 +251,7 @@ bool lease_take_grant(struct tc_client *c, struct inode *i, const struct grant *
     bool current = g->gen_term == c->gen_term && g->gen_n == c->gen_n && c->gen_term && !c->listing;
     bool counter_ok = lease_counter_ok(i, g);
 
-    if (g->ino != i->ino || !g->kind || (r && r->mutation && r->session != c->session && TC_RULE(GRANT_SESSION)))
+    if (g->ino != i->ino || !g->kind || (r && r->mutation && r->session != c->session))
         return false;
     if (g->kind == LEASE_X) {
         if (i->x && (i->x->epoch >= g->epoch || !a))
@@ -275,7 +274,7 @@ bool lease_take_grant(struct tc_client *c, struct inode *i, const struct grant *
     }
     if (i->x)
         return false;
-    if (is_refused(i, g->gterm, g->gcount) || (g->gterm < c->term_seen && TC_RULE(OLD_LEADER)))
+    if (is_refused(i, g->gterm, g->gcount) || g->gterm < c->term_seen)
         return false; /* the leader has ended it, or is gone */
     if (!same && i->held && g->gterm == i->gterm && (g->gcount & i->gcount & MEMORY_GRANT) && g->gcount < i->gcount)
         return false; /* answers overtook each other: the leader's reference bears the id that we have */
@@ -570,9 +569,9 @@ void lease_list(struct tc_client *c)
     struct list_op *p;
 
     env_timer_cancel(c->env, &c->outside_timer);
-    if (!session_right(c) && TC_RULE(ASSERT_IN_RIGHT))
+    if (!session_right(c))
         asserted_drop(c);
-    if (c->purges || (TC_RULE(OUTSIDE_WAIT) && outside_wait_all(c)))
+    if (c->purges || outside_wait_all(c))
         return; /* when the last is done */
     p = tc_calloc(1, sizeof(*p) + c->n_inodes * sizeof(p->items[0]));
     p->req.gen_term = c->want_gen_term;

@@ -99,8 +99,7 @@ static void iov_copy(struct read_op *r, const uint8_t *p, size_t len, size_t cap
  */
 bool block_unsettled(const struct inode *i, const struct qblock *b)
 {
-    return TC_RULE(MASK_UNCLEAN) && i->attr.data_state >= DATA_UNCLEAN && i->x && b->vepoch != i->x->epoch &&
-           (TC_RULE(MASK_ALL) || b->vepoch >= i->attr.unclean_from);
+    return TC_RULE(MASK_UNCLEAN) && i->attr.data_state >= DATA_UNCLEAN && i->x && b->vepoch != i->x->epoch;
 }
 
 void block_rewrite(struct tc_client *c, struct inode *i, const struct qblock *b, uint64_t block)
@@ -275,9 +274,9 @@ static void read_tick(struct tc_call *call)
                     call_wait(call, &i->io_wq);
                     return;
                 }
-                if (unclean && TC_RULE(READ_UNDER_X) ? lease_need_x(call, i) : lease_need_s(call, i))
+                if (unclean ? lease_need_x(call, i) : lease_need_s(call, i))
                     return;
-                if (i->attr.data_state >= DATA_UNCLEAN && !i->x && TC_RULE(READ_UNDER_X))
+                if (i->attr.data_state >= DATA_UNCLEAN && !i->x)
                     continue; /* as we learn just now */
                 reader_enter(call);
                 r->breaks = i->breaks;

@@ -430,7 +430,7 @@ void recall_item(struct tc_client *c, uint64_t term, const struct recall_item *i
 
 void lease_on_recall(struct tc_client *c, const struct recall_msg *m)
 {
-    if (m->session != c->session || (m->term < c->term_seen && TC_RULE(OLD_LEADER)))
+    if (m->session != c->session || m->term < c->term_seen)
         return;
     session_see_term(c, m->term);
     for (uint32_t k = 0; k < m->items.n; k++)

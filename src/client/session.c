@@ -284,8 +284,7 @@ static void generation_enter(struct tc_client *c, const struct keepalive_res *re
     c->right_was = false;
     session_see_term(c, term);
     if (TC_RULE(GENERATION))
-        lease_drop_all_s(c, (res->takes_s || !TC_RULE(TAKES_S)) && ((n == 1 && term != c->held_term) || !TC_RULE(FIRST_LIST)) &&
-                                (session_right(c) || !TC_RULE(ASSERT_IN_RIGHT)));
+        lease_drop_all_s(c, res->takes_s && n == 1 && term != c->held_term && session_right(c));
     lease_list(c);
 }
 
@@ -318,10 +317,10 @@ void session_on_keepalive(struct tc_client *c, uint64_t id, int status, const st
         session_ended(c);
         return;
     }
-    if (status != 0 || (res->gen_term < c->term_seen && TC_RULE(OLD_LEADER)))
+    if (status != 0 || res->gen_term < c->term_seen)
         return;
     c->ka_outstanding = false;
-    c->alive_sent = MAX(c->alive_sent, TC_RULE(TTL_FROM_SEND) ? k->sent_at : now);
+    c->alive_sent = MAX(c->alive_sent, k->sent_at);
     if (res->incarnation > c->incarnation)
         c->incarnation = res->incarnation;
     if (res->time)
@@ -438,7 +437,7 @@ void map_need(struct tc_client *c, uint64_t epoch)
 
 bool map_ready(struct tc_client *c, uint64_t barrier)
 {
-    return c->quorum && c->map->pgs && (c->map->epoch >= barrier || !TC_RULE(GRANT_BARRIER));
+    return c->quorum && c->map->pgs && c->map->epoch >= barrier;
 }
 
 bool map_wait(struct tc_call *call, uint64_t barrier)

@@ -77,8 +77,6 @@
     X(LEASE_MARGIN, "1.3: a lease lasts 0.8 of the election timeout (off: 1.2)") \
     X(TIMEOUT_NOW_AT, "1.4: TimeoutNow is for one log position (off: for any)") \
     X(FILLED, "1.5: a new incarnation votes again when it is filled (off: at once)") \
-    X(STATE_LOST, "1.5: without its term and vote a member is a new incarnation (off: the one it was)") \
-    X(LOG_LOST, "1.5: with a damaged log a member is a new incarnation (off: the one it was)") \
     X(CONFIG_AT_APPEND, "1.6: a configuration counts from its append (off: from its commit)") \
     X(PROMOTE_LAG, "1.6: who is promoted has nearly caught up (off: whoever answers)") \
     X(PROMOTE_KNOWS, "1.6: who is promoted has the configuration that names it (off: perhaps not)") \
@@ -94,7 +92,6 @@
     X(SNAPSHOT_READ_AGAIN, "1.7: a snapshot that was refused is read again first (off: offered again)") \
     X(READ_OWN_TERM, "1.8: ReadIndex needs an entry of the leader's own term (off: none)") \
     X(READ_APPLIED, "1.8: ReadIndex is answered when the index is applied (off: at once)") \
-    X(LOG_LOST_NEW, "1.5: a member whose log is set aside is a new incarnation (off: the one it was)") \
     X(ANYWHERE_X, "1.8: attributes that a mount holds X on are the leader's to give (off: anybody's)") \
     X(ANYWHERE_GRANT, "1.8: a request that may be given a grant is never answered without lease (off: it is)") \
     X(IDS_ONCE, "2.1: inode numbers are never used again (off: free ones are)") \
@@ -102,29 +99,20 @@
     X(LOSS_FAILS, "2.3: a descriptor that had dirty data stays failed (off: one error)") \
     X(CONFLICT_EXPIRY, "2.4: a silent session is expired when something conflicts (off: after 5 minutes)") \
     X(IDLE_EXPIRY, "2.4: a session silent for 5 minutes is expired (off: never)") \
-    X(TTL_FROM_SEND, "2.4: a client counts from the sending of its keepalive (off: from the answer)") \
     X(EXPIRING_SILENCE, "2.4: nothing is answered to a session whose expiry is proposed (off: it is)") \
     X(RIGHT_FROM_SEND, "3.1: the caching right runs from the sending of a keepalive (off: from the answer)") \
     X(NEXT_GENERATION, "3.1: a leader that goes on begins the next generation (off: the same goes on)") \
     X(LATE_GENERATION, "3.1: so does one that no list came to in time (off: it may come late)") \
     X(LIST_ALL, "3.1: a list is complete: what is not in it is not held (off: it is)") \
     X(FIRST_LIST, "3.1: S is asserted on the first list to a new leader alone (off: on any)") \
-    X(ASSERT_IN_RIGHT, "3.1: S is asserted while the right runs (off: at any time)") \
-    X(TAKES_S, "3.1: S is asserted to a leader that said it takes S (off: to any)") \
     X(LIST_REFUSED, "3.1: an S that cannot be taken ends the generation (off: is taken)") \
     X(LIST_RIGHT, "3.1: the right counts from the list on (off: from the next keepalive)") \
     X(UNLISTED_NO_S, "3.1: no S to a session that has not listed (off: granted)") \
-    X(OUTSIDE_WAIT, "3.1: a list without the S of names outside waits for them (off: is sent)") \
-    X(DECLINED, "3.1: what was given back is ignored when an answer names it again (off: taken)") \
-    X(ASSERTED_ID, "3.1: a new grant replaces the id of an S asserted (off: is given back)") \
     X(ONE_HOLDER, "3.1: X has one holder (off: the last to ask)") \
     X(S_BESIDE_X, "3.1: no S beside the X of another (off: granted)") \
     X(X_DIRECTORY, "3.1: X is never of a directory (off: granted)") \
     X(O_STAYS, "3.1: what ends S or X leaves O while the inode is open (off: nothing)") \
     X(REAP_LISTED, "3.1: a new leader reaps nothing before all have listed (off: at once)") \
-    X(GRANT_SESSION, "3.2: a grant is the answer to a request of this session (off: of any)") \
-    X(OLD_LEADER, "3.2: nothing is taken from a leader before the newest (off: it is)") \
-    X(GRANT_BARRIER, "3.2: a lease is used with a map at least as new (off: with any)") \
     X(RECALL_ANY_ID, "3.2: a recall acts on whatever is held (off: on the id it names)") \
     X(BETWEEN, "3.2: between recall and application nothing is given to cache (off: it is)") \
     X(PROGRESS, "3.4: commits and flights that land are progress of a recall (off: they are not)") \
@@ -132,19 +120,13 @@
     X(X_IDLE, "3.5: X idle for a second is given back unasked (off: kept)") \
     X(UNCLEAN_FENCES, "3.6: an unclean end fences the writer (off: it goes on)") \
     X(MARK_STAYS, "3.6: only reconciliation removes the mark (off: a clean end of X, too)") \
-    X(RECOVER_QUORUM, "3.6: R voters are asked for the size (off: one)") \
     X(RECOVER_MAX, "3.6: the size is the larger of committed and recorded (off: the recorded)") \
     X(RECOVER_HORIZON, "3.6: a recovered size leaves a horizon entry (off: none)") \
-    X(RECON_IDLE, "3.6: reconciliation is begun while nobody holds X (off: at any time)") \
-    X(READ_UNDER_X, "3.6: an unclean inode is read under X (off: S)") \
-    X(MASK_ALL, "3.6: every block not of the reader's epoch is written first (off: those above the mark)") \
     X(CLASH, "4.1: equal versions with different sums are refused (off: taken for equal)") \
     X(NEWER_SEQ_ACK, "4.3: a newer seq of the epoch is an acknowledgement (off: a failure)") \
     X(HIGHER_EPOCH, "4.3: a higher epoch fails the write (off: acknowledges it)") \
     X(LAGGARD, "4.4: a laggard is mended in the background (off: left)") \
     X(KNOWN_EXACT, "4.4: one answer is enough if it bears exactly the known version (off: any)") \
-    X(KNOWN_UNBROKEN, "4.4: known versions end with S (off: they stay)") \
-    X(KNOWN_SETTLED, "4.4: versions are known of inodes that are not unclean (off: of any)") \
     X(SIZE_AFTER_BLOCKS, "4.7: a size is committed after its blocks are durable (off: before)") \
     X(BLOCK_BEARS, "4.7: a block bears the size as of its version (off: the committed one)") \
     X(COMMIT_REACH, "4.7: no size above the reach is committed (off: it is)") \

@@ -15,7 +15,6 @@
 
 #include "common/aside.h"
 #include "common/log.h"
-#include "common/test_rules.h"
 #include "meta/replica_int.h"
 
 enum { ASIDE_KEPT = 3, FOREIGN_MESSAGES = 20 };
@@ -166,7 +165,7 @@ int replica_set_aside(struct replica *r)
     if (err < 0)
         return err;
     do
-        r->state.incarnation = TC_RULE(LOG_LOST_NEW) || !r->state.incarnation ? env_random(r->env) : r->state.incarnation;
+        r->state.incarnation = env_random(r->env);
     while (r->state.incarnation == 0);
     r->state.id = r->id;
     r->state.seq++;

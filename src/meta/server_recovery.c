@@ -9,7 +9,6 @@
  * voters compare and repair the chunks, window by window. Of a file that could have more chunks than there are groups,
  * where the next window begins is asked first, of every voter: SEEK. It may be sparse, and of any size.
  */
-#include "common/test_rules.h"
 #include "meta/server_internal.h"
 
 #define RESEND_NS (300 * NS_PER_MS)
@@ -158,7 +157,7 @@ static bool all_answered(struct recovery *r, uint64_t now)
         n_seen++;
         for (unsigned v = 0; p && v < p->n; v++)
             have += asked_get(r, p->voters[v])->answered;
-        if (p && have < (r->phase != SIZE ? p->n : TC_RULE(RECOVER_QUORUM) ? g->r : 1)) /* every voter's chunks are compared */
+        if (p && have < (r->phase == SIZE ? g->r : p->n)) /* every voter's chunks are compared */
             all = false;
     }
     free(seen);
@@ -445,7 +444,7 @@ static void sweep_one(struct meta_server *s, uint64_t ino)
     x = fsm_lease(s->fsm, ino, &f);
     if (x && f.dead)
         recovery_size(s, ino);
-    else if ((!x || !TC_RULE(RECON_IDLE)) && attr.data_state == DATA_UNCLEAN)
+    else if (!x && attr.data_state == DATA_UNCLEAN)
         reconcile_begin(s, ino, &attr);
 }
 

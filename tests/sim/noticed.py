@@ -170,6 +170,12 @@ CASES = {
     'GONE_UNKNOWN': ('unit/test-storage-recovery', 'unknown_is_kept'),
     'ALIVE_WAITS': ('unit/test-storage-recovery', 'rot_waits_for_the_writer'),
     'GONE_REFUSED': ('unit/test-chunk-store', 'trims'),
+    'X_IDLE': ('sim/test-cases-rules', 'idle_x'),
+    'SIZE_AFTER_BLOCKS': ('sim/test-cases-rules', 'size_after_blocks'),
+    'TRUNCATE_AWAITS': ('sim/test-cases-rules', 'truncate_after_blocks'),
+    'RIGHT_FROM_SEND': ('sim/test-cases-rules', 'right_from_the_sending'),
+    'LOSS_FAILS': ('sim/test-cases-rules', 'loss_stays'),
+    'RECOVER_MAX': ('unit/test-fsm', 'test_recovered_size'),
 }
 VARIABLE = {'data': 'TERCET_RULES_OFF', 'meta': 'TERCET_META_RULES_OFF', 'fsm': 'TERCET_FSM_RULES_OFF',
             'raft': 'TERCET_RAFT_RULES_OFF'}

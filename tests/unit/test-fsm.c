@@ -1060,6 +1060,20 @@ static int reconciled(uint64_t ino, uint64_t epoch)
     return world_apply(&w, CMD_RECONCILED, &cmd_reconciled_schema, &cmd);
 }
 
+/* What was committed of a size stays, whatever the stores have recorded. */
+START_TEST(test_recovered_size)
+{
+    uint64_t ino = file_x("f");
+
+    ck_assert_int_eq(
+        w_commit(&w, (struct commit_item){.ino = ino, .has_size = true, .size = 5000, .vseq = 1}),
+        0);
+    ck_assert_int_eq(w_expire(&w, 1), 0);
+    ck_assert_int_eq(recovered(ino, 1, true, 3000), 0);
+    ck_assert_uint_eq(w_attr(&w, ino).size, 5000);
+}
+END_TEST
+
 START_TEST(test_dead_holder)
 {
     uint64_t ino = file_x("f"), inos[4];
@@ -1505,6 +1519,7 @@ int main(void)
     tcase_add_test(tc, test_commit);
     tcase_add_test(tc, test_disowned);
     tcase_add_test(tc, test_locks);
+    tcase_add_test(tc, test_recovered_size);
     tcase_add_test(tc, test_dead_holder);
     tcase_add_test(tc, test_oldest_epoch);
     tcase_add_test(tc, test_gave_up);
