@@ -169,8 +169,10 @@ static struct kv_iter *rocks_iter_new(struct kv *kv, struct kv_snapshot *snap, s
     struct rocks_iter *it = tc_calloc(1, sizeof *it);
 
     it->read = rocksdb_readoptions_create();
-    if (snap)
+    if (snap) { /* all of the store is read, once: what the cache has stays */
         rocksdb_readoptions_set_snapshot(it->read, snap->snap);
+        rocksdb_readoptions_set_fill_cache(it->read, 0);
+    }
     if (from.data) {
         it->from = bound_dup(from);
         rocksdb_readoptions_set_iterate_lower_bound(it->read, it->from, from.len);

@@ -255,6 +255,28 @@ static bool row_decode(struct chunk_store *cs, struct chunk *c, const uint8_t *p
     return true;
 }
 
+/* What a row counts for in the totals. false: it does not check. */
+static bool row_count(struct slice row, bool *ret_any, uint32_t *ret_blocks)
+{
+    const uint8_t *p = row.data;
+    uint32_t runs;
+
+    *ret_blocks = 0;
+    if (row.len < ROW_HEAD + 8 || p[0] != ROW_VERSION || get64(p + row.len - 8) != XXH3_64bits(p, row.len - 8))
+        return false;
+    *ret_any = get64(p + 16) != 0;
+    runs = (uint32_t)(p[2] | p[3] << 8);
+    if (row.len < ROW_HEAD + 8 + runs * ROW_RUN)
+        return false;
+    for (uint32_t i = 0; i < runs; i++) {
+        const uint8_t *q = p + ROW_HEAD + i * ROW_RUN;
+
+        *ret_any = *ret_any || q[2] != RUN_NONE;
+        *ret_blocks += q[2] == RUN_DATA ? (uint32_t)(q[0] | q[1] << 8) : 0;
+    }
+    return true;
+}
+
 static void packed_put(struct chunk_store *cs, struct chunk *c, uint32_t b)
 {
     uint8_t key[KEY_BYTES + 1];
@@ -388,6 +410,55 @@ int cs_meta_load(struct chunk_store *cs, uint64_t *ret_pos)
     cs->n_chunks = cs->n_chunks_kv;
     cs->n_blocks = cs->n_blocks_kv;
     return 0;
+}
+
+/* A snapshot has the rows that the totals were of at that moment, whatever is written meanwhile. */
+void chunk_store_recount_begin(struct chunk_store *cs, struct chunk_recount *rc)
+{
+    *rc = (struct chunk_recount){.chunks = cs->n_chunks_kv, .blocks = cs->n_blocks_kv, .snap = kv_snapshot_new(cs->kv)};
+}
+
+void chunk_store_recount_run(struct chunk_store *cs, struct chunk_recount *rc)
+{
+    struct kv_iter *it = kv_iter_new(cs->kv, rc->snap, slice_of("c", 1), slice_of("d", 1));
+
+    rc->whole = true;
+    for (; kv_iter_valid(it); kv_iter_next(it)) {
+        uint32_t blocks;
+        bool any;
+
+        if (kv_iter_key(it).len != KEY_BYTES)
+            continue;
+        if (!row_count(kv_iter_value(it), &any, &blocks)) { /* what it counted for nobody knows */
+            rc->whole = false;
+            break;
+        }
+        rc->found_chunks += any;
+        rc->found_blocks += blocks;
+    }
+    rc->whole = kv_iter_error(it) == 0 && rc->whole;
+    kv_iter_free(it);
+}
+
+void chunk_store_recount_end(struct chunk_store *cs, struct chunk_recount *rc)
+{
+    int r;
+
+    kv_snapshot_free(cs->kv, rc->snap);
+    rc->snap = NULL;
+    if (!rc->whole || (rc->found_chunks == rc->chunks && rc->found_blocks == rc->blocks))
+        return;
+    LOG_WARN("storage", "the totals of the index were wrong, and are corrected",
+             "chunks=%llu counted=%llu blocks=%llu counted_blocks=%llu", (unsigned long long)rc->chunks,
+             (unsigned long long)rc->found_chunks, (unsigned long long)rc->blocks, (unsigned long long)rc->found_blocks);
+    cs->n_chunks += rc->found_chunks - rc->chunks; /* modulo 2^64: it may be less */
+    cs->n_chunks_kv += rc->found_chunks - rc->chunks;
+    cs->n_blocks += rc->found_blocks - rc->blocks;
+    cs->n_blocks_kv += rc->found_blocks - rc->blocks;
+    cs_meta_put(cs, false, 0);
+    r = kv_write(cs->kv, cs->batch);
+    if (r < 0)
+        cs_fail(cs, r, "index store failed");
 }
 
 /* ---- the cache ------------------------------------------------------------------------------------------------ */

@@ -203,6 +203,20 @@ void chunk_store_absent(struct chunk_store *cs, const struct chunk_key *key, con
 
 /* Read the index as it is on disk: 0 or DAMAGED, or why it cannot be said. Blocking, in a job. */
 TC_MUST_CHECK int chunk_store_check_index(struct chunk_store *cs);
+
+/*
+ * The totals are counted anew from the rows: an older version, or a row that was damaged, may have left them wrong. begin
+ * and end on the loop, run in a job between them; end before chunk_store_close().
+ */
+struct chunk_recount {
+    struct kv_snapshot *snap;
+    uint64_t chunks, blocks, found_chunks, found_blocks;
+    bool whole;
+};
+void chunk_store_recount_begin(struct chunk_store *cs, struct chunk_recount *rc);
+void chunk_store_recount_run(struct chunk_store *cs, struct chunk_recount *rc);
+void chunk_store_recount_end(struct chunk_store *cs, struct chunk_recount *rc);
+
 /* Something on the disk could not be read or written: for chunk_store_stats. */
 void chunk_store_disk_error(struct chunk_store *cs);
 /* Read the journal from @from, a chunk_store_journal_begin(): the position of a record that is damaged on disk, or 0. In

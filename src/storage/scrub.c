@@ -207,6 +207,7 @@ static void check_run(struct env_job *j)
 
     w->journal_bad = chunk_store_check_journal(c->s->cs, w->journal_from);
     w->index_status = chunk_store_check_index(c->s->cs);
+    chunk_store_recount_run(c->s->cs, &w->recount);
 }
 
 static void check_done(struct env_job *j)
@@ -216,6 +217,7 @@ static void check_done(struct env_job *j)
 
     c->s->busy--;
     w->checking = false;
+    chunk_store_recount_end(c->s->cs, &w->recount);
     if (w->journal_bad) {
         c->found++;
         c->repaired++;
@@ -239,6 +241,7 @@ static void check(struct scrub *c)
 {
     c->walk.checking = true;
     c->walk.journal_from = chunk_store_journal_begin(c->s->cs);
+    chunk_store_recount_begin(c->s->cs, &c->walk.recount);
     c->walk.job.run = check_run;
     c->walk.job.done = check_done;
     c->s->busy++;
@@ -587,6 +590,10 @@ void scrub_close(struct storage_server *s)
         return;
     env_timer_cancel(s->env, &c->timer);
     rpc_cancel(&c->walk.ask);
+    if (c->walk.checking) { /* its job was killed */
+        c->walk.recount.whole = false;
+        chunk_store_recount_end(s->cs, &c->walk.recount);
+    }
     if (c->walk.reading) {
         env_defer_cancel(s->env, &c->walk.read.task);
         chunk_read_op_fini(&c->walk.read);

@@ -30,6 +30,7 @@ struct walk { /* one pass over the store */
     bool checking;
     int index_status;
     uint64_t journal_from, journal_bad;
+    struct chunk_recount recount;
     uint64_t next_at, rate;
     uint64_t chunks, bytes, dropped, trimmed;
 };
