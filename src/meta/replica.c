@@ -186,6 +186,10 @@ void replica_recv(struct replica *r, const struct wire_header *h, struct slice b
         return;
     l->heard_at = env_now(r->env);
     replica_step(r, &ev);
+    if (raft_parted(r->core) && !r->parted)
+        LOG_ERR("raft", "the leader lacks what was committed here: it is of members that were given up; nothing of it is taken",
+                "leader=%" PRIu64, m.from);
+    r->parted = raft_parted(r->core);
 }
 
 /* -- the owner is called ---------------------------------------------------------------------- */

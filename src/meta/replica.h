@@ -191,6 +191,7 @@ struct replica_status {
     bool voter;
     bool lease;
     bool installing;
+    bool parted; /* the leader has other entries where these here are committed: nothing of it is taken */
     int refused; /* why the last snapshot could not be taken; 0: it could, or there was none */
     const char *damage; /* why this member started as one that does not vote; NULL: it did not, or votes again */
     uint64_t first, last, persisted, commit, applied;

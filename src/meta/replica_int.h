@@ -82,6 +82,7 @@ struct replica {
     struct replica_base base;
     const char *damage; /* damage_text, or NULL: the files were whole, or the member votes again */
     char damage_text[REPLICA_WHY_MAX];
+    bool parted; /* said in the log */
     bool own_heard; /* a message of the own cluster came */
     struct {
         uint64_t tag, from, since, n;

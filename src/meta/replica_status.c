@@ -101,6 +101,7 @@ void replica_get_status(const struct replica *r, struct replica_status *ret)
         .voter = s.voter,
         .lease = replica_lease_valid(r),
         .installing = s.installing,
+        .parted = s.parted,
         .refused = r->applied < r->in.index ? r->in.refused : 0,
         .damage = r->damage,
         .first = s.first,

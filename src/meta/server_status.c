@@ -53,12 +53,16 @@ static const char *role_of(const struct replica_status *r)
 
 #define STORE_BAD_CURE "make a dump now (tercet meta dump FILE), add members if it can, and look at its disk"
 
+#define PARTED "the leader lacks what was committed here: it is of members that were given up in `tercet meta recover`"
+#define PARTED_CURE "now stop all members, keep their directories, and start this one alone; the others with empty directories, as " \
+                    "OPERATIONS says under recover. This one forgets its part when it is started beside them"
+
 static void status_damage(struct meta_server *s, json_t *j, const struct replica_status *r, json_t *problems)
 {
-    const char *what = s->failed ? "a disk failed" : r->damage;
+    const char *what = s->failed ? "a disk failed" : r->parted ? PARTED : r->damage;
     const char *cure = s->failed ? "look at its log, replace the disk if it is at fault, and start it again"
-                                 : "wait: the others fill it again, if a majority of them runs; then look at its disk. "
-                                   "What is damaged is kept in aside-N of its data directory";
+                       : r->parted ? PARTED_CURE : "wait: the others fill it again, if a majority of them runs; then look at its disk. "
+                         "What is damaged is kept in aside-N of its data directory";
     struct aside aside = aside_keeper_now(s->kept);
 
     if (what) {

@@ -107,6 +107,7 @@ struct raft {
     uint64_t read_round; /* when the newest round for reads was sent */
 
     /* follower */
+    bool parted;        /* the leader that spoke last has other entries where these here are committed */
     uint64_t verified;  /* up to here the log is as the leader's of this term */
     uint64_t acked;     /* newest match sent to it */
     uint64_t leader_sent_at;

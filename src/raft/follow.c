@@ -78,6 +78,23 @@ static bool append_makes_sense(const struct raft_msg *m)
     return true;
 }
 
+/* The leader's log has something else where entries are committed here. No correct group has such a leader: it is one of members
+ * that were given up, when the group was made anew from one, and came back with their files. To acknowledge anything would count
+ * for entries that are not here. */
+static bool append_parts(const struct raft *r, const struct raft_msg *m)
+{
+    uint64_t prev = m->append.prev_index, term = raft_term_at(r, prev);
+
+    if (prev < r->commit && term != 0 && term != m->append.prev_term)
+        return true;
+    for (uint32_t i = 0; i < m->append.n && prev + 1 + i <= r->commit; i++) {
+        term = raft_term_at(r, prev + 1 + i);
+        if (term != 0 && term != m->append.entries[i].term)
+            return true;
+    }
+    return false;
+}
+
 void on_append(struct raft *r, const struct raft_msg *m)
 {
     uint64_t prev = m->append.prev_index;
@@ -93,6 +110,9 @@ void on_append(struct raft *r, const struct raft_msg *m)
         follower_ack(r, true); /* the log is about to be replaced */
         return;
     }
+    r->parted = append_parts(r, m);
+    if (r->parted)
+        return;
     /* What is committed here is as the leader has it: only what is behind that is looked at. */
     if (prev < r->commit) {
         skip = (uint32_t)MIN(r->commit - prev, n);

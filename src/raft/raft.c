@@ -447,6 +447,11 @@ static void status_peer(const struct raft *r, uint32_t i, struct raft_peer_statu
     }
 }
 
+bool raft_parted(const struct raft *r)
+{
+    return r->role == RAFT_FOLLOWER && r->leader != 0 && r->parted;
+}
+
 void raft_get_status(const struct raft *r, struct raft_status *ret)
 {
     struct raft_status s = {
@@ -464,6 +469,7 @@ void raft_get_status(const struct raft *r, struct raft_status *ret)
         .voter = config_self_votes(r),
         .transferring = r->role == RAFT_LEADER && r->transferring,
         .installing = r->snap.installing || r->snap.id != 0,
+        .parted = raft_parted(r),
         .config_index = r->configs[r->n_configs - 1].index,
         .n_peers = raft_config_now(r)->n,
     };

@@ -352,11 +352,14 @@ struct raft_status {
     bool voter;        /* this member is a voter of the configuration it knows */
     bool transferring; /* a leader that is handing over */
     bool installing;   /* a snapshot is being received */
+    bool parted;       /* the leader's log lacks what is committed here: nothing of it is taken */
     uint64_t config_index;
     uint32_t n_peers;
     struct raft_peer_status peers[RAFT_MEMBERS_MAX];
 };
 
+/* raft_status.parted */
+bool raft_parted(const struct raft *r);
 void raft_get_status(const struct raft *r, struct raft_status *ret);
 
 /* One line for traces, always terminated. Returns what snprintf would. */

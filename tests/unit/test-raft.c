@@ -900,6 +900,53 @@ START_TEST(restore)
 }
 END_TEST
 
+/* A leader of members that were given up comes back with another log: where entries are committed here nothing of it is taken,
+ * nothing acknowledged, and it is known. */
+START_TEST(given_up_leader)
+{
+    struct raft_cfg cfg = {.id = 1, .term = 3, .now = NS_PER_S};
+    struct raft_config c = {.n = 3};
+    uint8_t buf[RAFT_CONFIG_BYTES_MAX];
+    struct raft_entry e = {.index = 1, .term = 1, .type = RAFT_ENTRY_CONFIG, .data = buf};
+    struct raft_msg m = {.from = 2, .to = 1, .term = 5, .type = RAFT_MSG_APPEND};
+    struct raft_event ev = {.type = RAFT_EV_RECV, .now = NS_PER_S, .recv = &m};
+    struct raft_entry other = {.index = 2, .term = 5, .type = RAFT_ENTRY_DATA};
+    struct raft *r = raft_new(&cfg);
+    struct raft_update up;
+
+    for (uint32_t i = 0; i < 3; i++)
+        c.members[i] = (struct raft_member){i + 1, 0, RAFT_VOTER};
+    e.len = raft_config_encode(&c, buf);
+    ck_assert_int_eq(raft_restore_entry(r, &e), 0);
+    for (uint64_t k = 2; k <= 4; k++) {
+        e = (struct raft_entry){.index = k, .term = 3, .type = RAFT_ENTRY_DATA};
+        ck_assert_int_eq(raft_restore_entry(r, &e), 0);
+    }
+    ck_assert_int_eq(raft_restore_done(r, 3), 0);
+    m.append.prev_index = 2; /* a heartbeat behind something else */
+    m.append.prev_term = 5;
+    for (int k = 0; k < 2; k++) {
+        ck_assert_int_eq(raft_step(r, &ev, &up), 0);
+        if (up.flags & RAFT_SAVE_STATE) {
+            struct raft_event saved = {.type = RAFT_EV_STATE_SAVED, .now = NS_PER_S, .seq = up.state_seq};
+
+            ck_assert_int_eq(raft_step(r, &saved, &up), 0);
+        }
+        ck_assert(raft_parted(r));
+        ck_assert(!(up.flags & RAFT_SEND));
+        m.append.prev_index = 1; /* or something else where entries are committed */
+        m.append.prev_term = 1;
+        m.append.entries = &other;
+        m.append.n = 1;
+    }
+    ck_assert_uint_eq(raft_term_at(r, 2), 3);
+    m.append.n = 0; /* what is alike is no sign of anything */
+    ck_assert_int_eq(raft_step(r, &ev, &up), 0);
+    ck_assert(!raft_parted(r));
+    raft_free(r);
+}
+END_TEST
+
 /* Alone, a member leads after its quiet time, commits when its disk has it, and always has the lease. */
 START_TEST(single_member)
 {
@@ -976,6 +1023,7 @@ int main(void)
     tcase_add_test(tc, reads_ask_a_quorum);
     tcase_add_test(tc, config_codec);
     tcase_add_loop_test(tc, restore, 0, (int)ARRAY_SIZE(restores));
+    tcase_add_test(tc, given_up_leader);
     tcase_add_test(tc, single_member);
     tcase_add_test(tc, backpressure);
     suite_add_tcase(s, tc);
