@@ -152,7 +152,7 @@ struct tc_call *tc_write(struct tc_client *c, struct tc_file *f, struct buf *dat
 /* A page written back by the kernel for a shared mapping: never waits (docs/FUSE.md 3.2). */
 struct tc_call *tc_write_mapped(struct tc_client *c, uint64_t ino, struct buf *data, size_t data_off, size_t len,
                                 uint64_t off, tc_write_fn *fn, void *arg);
-struct tc_call *tc_fsync(struct tc_client *c, struct tc_file *f, bool data_only, tc_status_fn *fn, void *arg);
+struct tc_call *tc_fsync(struct tc_client *c, struct tc_file *f, tc_status_fn *fn, void *arg);
 enum tc_fallocate_mode { TC_FALLOC = 0, TC_FALLOC_KEEP_SIZE = 1, TC_FALLOC_PUNCH = 2, TC_FALLOC_ZERO = 4, TC_FALLOC_KILL_PRIV = 8 };
 struct tc_call *tc_fallocate(struct tc_client *c, struct tc_file *f, uint32_t mode, uint64_t off, uint64_t len,
                              tc_status_fn *fn, void *arg);

@@ -67,7 +67,6 @@ static void commit_item(struct inode *i, struct commit_item *it)
     x->sent_blocks = it->blocks;
     x->sent_reach = it->reach;
     x->sent_ask = i->ask == ASK_COMMIT;
-    x->sent_action = it->action;
 }
 
 /* One inode's part of a COMMIT was answered. */

@@ -221,12 +221,11 @@ static void fsync_tick(struct tc_call *call)
     call_finish(call, status);
 }
 
-struct tc_call *tc_fsync(struct tc_client *c, struct tc_file *f, bool data_only, tc_status_fn *fn, void *arg)
+struct tc_call *tc_fsync(struct tc_client *c, struct tc_file *f, tc_status_fn *fn, void *arg)
 {
     struct tc_call *call = call_new(c, RESULT_STATUS, fsync_tick, arg);
 
     call->fn.status = fn;
-    call->data_only = data_only;
     call->file = file_ref(f);
     call_pin(call, f->ino);
     return call_start(call);

@@ -152,7 +152,7 @@ struct tc_call {
     uint64_t rdev, cookie;
     struct tc_cred cred;
     struct setattr_req set;
-    bool append, kill_priv, mapped, plus, dir, excl, open, data_only, crowded, caps_seen;
+    bool append, kill_priv, mapped, plus, dir, excl, open, crowded, caps_seen;
     uint64_t target_seq, target_epoch;
     int pending; /* parts under way */
     bool entered; /* counted in ino->readers or writers */
@@ -211,7 +211,6 @@ struct xlease {
     uint64_t sent_size, sent_mtime, sent_reach; /* of the commit in flight */
     int64_t sent_blocks;
     bool sent_ask;
-    uint32_t sent_action;
     int64_t new_blocks;  /* acknowledged as newly in use since the last commit */
     struct rewriting rw;
     uint64_t rewritten;  /* entry to name in the next commit; 0: none */
@@ -220,7 +219,6 @@ struct xlease {
     bool truncating;     /* no block is sent */
     uint64_t truncating_since;
     bool meta_dirty;     /* size or mtime differs from what is committed */
-    bool atime_dirty;
     uint64_t last_use;
     uint64_t flushed_at; /* no dirty block and no flight since */
 };
@@ -361,7 +359,6 @@ struct inode {
 
     struct inode *commit_next_q; /* c->commit_q */
     struct dir *dir;
-    uint64_t last_read_end; /* sequential detection */
     struct readahead *ra;
     struct known *known; /* by chunk */
     struct lock_state *locks; /* locks.c */
@@ -502,7 +499,6 @@ struct tc_client {
     unsigned n_acks, cap_acks;
     struct env_task ack_task;
     unsigned purges; /* invalidations that a new generation waits for */
-    uint64_t list_cursor;
     uint64_t recall_landed; /* flights that landed while their inode was recalled: keepalives tell of it */
 
     /* what may be cached outside */

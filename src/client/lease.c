@@ -18,7 +18,6 @@ static void items_done(struct rpc *r, int status, const void *res);
 static void lease_get(struct tc_client *c, struct inode *i, uint32_t kind);
 
 #define SWEEP_NS (250 * NS_PER_MS)
-#define MEMORY_GRANT (UINT64_C(1) << 63) /* in the count of S and O that no entry granted */
 #define RELEASE_DELAY_NS (250 * NS_PER_MS)
 
 void lease_init(struct tc_client *c)
@@ -276,7 +275,7 @@ bool lease_take_grant(struct tc_client *c, struct inode *i, const struct grant *
         return false;
     if (is_refused(i, g->gterm, g->gcount) || g->gterm < c->term_seen)
         return false; /* the leader has ended it, or is gone */
-    if (!same && i->held && g->gterm == i->gterm && (g->gcount & i->gcount & MEMORY_GRANT) && g->gcount < i->gcount)
+    if (!same && i->held && g->gterm == i->gterm && (g->gcount & i->gcount & GCOUNT_MEMORY) && g->gcount < i->gcount)
         return false; /* answers overtook each other: the leader's reference bears the id that we have */
     if (g->kind == LEASE_S && (!current || i->phase != RECALL_IDLE)) {
         if (!same && i->phase == RECALL_IDLE)

@@ -79,7 +79,6 @@ struct qop {
 struct qwrite_op {
     struct qop op;
     struct qwrite *w;
-    struct buf *payload; /* of this write alone, made when first sent alone */
     bool repair;
     uint64_t pair_epoch, pair_seq;
     bool reported; /* done() ran */
@@ -99,7 +98,6 @@ struct qread_op {
     bool abandoned; /* the caller let go while blocks are written back: the last of those frees */
     unsigned repairs_pending;
     int repair_status;
-    uint64_t hedge_at;
     struct env_task done_task;
     int done_status;
 };
@@ -162,7 +160,6 @@ struct quorum {
     struct env_timer sweep_timer;
     struct wire_arena arena;
     unsigned n_repairs;
-    uint64_t rotate;
 };
 
 /* engine */

@@ -27,9 +27,7 @@ TC_NORETURN void tc_assert_fail(const char *expr, const char *file, int line, co
 #define ASSERT(x) ((x) ? (void)0 : tc_assert_fail(#x, __FILE__, __LINE__, __func__))
 #define IMPLIES(a, b) (!(a) || (b))
 
-/* Runs @fn(&variable) when the variable leaves its scope. */
-#define CLEANUP(fn) __attribute__((cleanup(fn)))
-/* Yields the pointer and clears the variable, so that its CLEANUP does nothing. */
+/* Yields the pointer and clears the variable: who had it has it no more. */
 #define TAKE(p)                       \
     ({                                \
         __typeof__(p) take_ = (p);    \

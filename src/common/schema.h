@@ -142,6 +142,10 @@ enum attr_flags { ATTR_HELD = 1 << 0, ATTR_FREE = 1 << 1 };
 
 enum lease_kind { LEASE_NONE = 0, LEASE_O = 1, LEASE_S = 2, LEASE_X = 4 }; /* bits */
 
+/* The gcount of an X is the log index of its entry. That of S and O, which a leader grants in memory, has this bit: the
+ * two kinds never meet. */
+#define GCOUNT_MEMORY (UINT64_C(1) << 63)
+
 #define GRANT(F, S, L)                                                                         \
     F(u64, ino, 1, true)                                                                       \
     F(u32, kind, 2, true) /* one of enum lease_kind */                                         \
@@ -954,7 +958,7 @@ const struct msg_desc *msg_find(uint32_t type);
 const char *msg_name(uint32_t type);
 /* The body's schema; NULL: no such message, or it has no body of that kind. */
 const struct wire_schema *schema_of(uint32_t type, enum wire_frame_kind kind);
-/* Room for any request that names the store it is for. */
+/* Room for any request to a store. */
 union store_request {
     struct write_req write;
     struct read_req read;
@@ -963,6 +967,8 @@ union store_request {
     struct chunk_seek_req seek;
     struct reconcile_req reconcile;
     struct scrub_req scrub;
+    struct map_get_req map;
+    struct status_req status;
 };
 /* Where @body, a request of message @type, names the store it is for; NULL: requests of this type do not. */
 uint64_t *request_store(uint32_t type, void *body);

@@ -390,11 +390,11 @@ static void op_flock(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi, 
 
 /* ---- and the rest again ---- */
 
-static void op_fsync(fuse_req_t req, fuse_ino_t ino, int datasync, struct fuse_file_info *fi)
+static void op_fsync(fuse_req_t req, fuse_ino_t ino, int datasync TC_UNUSED, struct fuse_file_info *fi)
 {
     struct fop *op = fop_new(req, ino);
 
-    op->call = tc_fsync(op->m->client, file_of(fi), datasync != 0, reply_status, op);
+    op->call = tc_fsync(op->m->client, file_of(fi), reply_status, op);
 }
 
 static void op_fallocate(fuse_req_t req, fuse_ino_t ino, int mode, off_t off, off_t len, struct fuse_file_info *fi)

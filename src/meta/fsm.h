@@ -33,9 +33,6 @@
 #define FSM_XATTR_VALUE_MAX 65536u
 #define FSM_XATTR_TOTAL_MAX (1u << 20)
 #define FSM_REACH_MIN (UINT64_C(64) << 20)
-/* Grant ids made by entries are (command.term, log index). A leader that makes ids for S and O in
- * memory sets this bit in gcount, so that the two kinds never meet. */
-#define FSM_GCOUNT_MEMORY (UINT64_C(1) << 63)
 
 struct fsm;
 

@@ -160,7 +160,7 @@ struct lease_ref *lease_give(struct leases *l, struct lease_session *s, uint64_t
     r->kinds |= kinds;
     r->request_id = request_id;
     r->gterm = l->term;
-    r->gcount = LEASE_MEMORY_GRANT | ++l->grant_counter;
+    r->gcount = GCOUNT_MEMORY | ++l->grant_counter;
     r->gen_n = s->gen_n;
     return r;
 }

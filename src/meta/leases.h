@@ -26,8 +26,6 @@
 
 #define LEASE_OP_INOS 4
 #define LEASE_REFS_MAX (2u << 20)
-/* Grant ids of S and O: their count has this bit (FSM_GCOUNT_MEMORY); X's is the log index of its entry. */
-#define LEASE_MEMORY_GRANT (UINT64_C(1) << 63)
 
 struct leases;
 struct lease_op;

@@ -36,7 +36,6 @@ struct due {
     UT_hash_handle hh;
     uint64_t digest;
     uint32_t seen; /* sources that have it with this digest */
-    bool here;     /* this store has it with this digest */
     bool local;    /* this store has the chunk at all */
     bool differ;
     bool dead;

@@ -54,21 +54,11 @@ struct request {
     uint64_t peer, id;
     uint16_t type;
     struct buf *head, *payload; /* references */
-    struct slice body;
     struct wire_arena arena;
     uint64_t deadline; /* of waiting for the map */
     uint64_t need;     /* map epoch waited for */
     bool waiting;
-    union {
-        struct write_req write;
-        struct read_req read;
-        struct manifest_req manifest;
-        struct size_query_req size;
-        struct chunk_seek_req seek;
-        struct reconcile_req reconcile;
-        struct map_get_req map;
-        struct scrub_req scrub;
-    } u;
+    union store_request u;
     union {
         struct chunk_write_op write;
         struct chunk_read_op read;

@@ -174,7 +174,7 @@ static void rd(int c, struct tc_file *f, void *p, size_t len, uint64_t off, size
 
 static void sync_file(int c, struct tc_file *f)
 {
-    tc_fsync(cl[c], f, false, on_status, NULL);
+    tc_fsync(cl[c], f, on_status, NULL);
     CHECK(wait() == 0);
 }
 
@@ -322,7 +322,7 @@ static void misc(uint64_t root)
     b = op(1, ino, TC_OPEN_READ);
     rd(1, b, got, 30000, 0, 25100);
     CHECK(!memcmp(got, big, 8192) && !memcmp(got + 8192, big + 4096, 4096) && got[12288] == 0 && !memcmp(got + 25000, big, 100));
-    call = tc_fsync(cl[1], p, false, on_status, NULL);
+    call = tc_fsync(cl[1], p, on_status, NULL);
     tc_client_cancel(cl[1], call);
     (void)wait();
     call = tc_lookup(cl[1], root, "not there", on_entry, NULL);

@@ -358,6 +358,6 @@ int a_seek(struct actor *a, struct tc_file *f, uint64_t off, bool hole)
 
 int a_fsync(struct actor *a, struct tc_file *f)
 {
-    CALL(a, "fsync", tc_fsync(a->cl->tc, f, false, on_status, a));
+    CALL(a, "fsync", tc_fsync(a->cl->tc, f, on_status, a));
     return call_wait(a);
 }

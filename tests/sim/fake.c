@@ -570,11 +570,10 @@ struct tc_call *tc_write(struct tc_client *c, struct tc_file *file, struct buf *
     return as_call(f);
 }
 
-struct tc_call *tc_fsync(struct tc_client *c, struct tc_file *file, bool data_only, tc_status_fn *fn, void *arg)
+struct tc_call *tc_fsync(struct tc_client *c, struct tc_file *file, tc_status_fn *fn, void *arg)
 {
     struct fcall *f = call_new(c, act_sync, arg);
 
-    (void)data_only;
     f->ino = file->ino;
     f->status_fn = fn;
     return as_call(f);
