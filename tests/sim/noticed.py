@@ -144,7 +144,7 @@ CASES = {
     'HORIZON_MAX16': ('unit/test-fsm', 'test_truncate_horizon'),
     'MOVE_EPOCH': ('unit/test-fsm', 'test_stores'),
     'CLEAN_BEFORE': ('unit/test-fsm', 'test_get_x'),
-    'IDS_ONCE': ('unit/test-fsm', 'test_lookup_keeps_directories'),
+    'IDS_ONCE': ('unit/test-fsm', 'test_numbers_once'),
     'CONFLICT_EXPIRY': ('unit/test-meta-server', 'silent_holder'),
     'NEXT_GENERATION': ('unit/test-leases', 'caching_ran_out'),
     'CLASH': ('unit/test-chunk-store', 'versions'),

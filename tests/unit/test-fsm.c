@@ -1176,6 +1176,19 @@ START_TEST(test_gave_up)
 }
 END_TEST
 
+/* The number of a file that is gone is nobody else's: late messages name it. */
+START_TEST(test_numbers_once)
+{
+    uint64_t ino = file_x("f");
+
+    ck_assert_int_eq(w_unlink(&w, INO_ROOT, "f", false), 0);
+    ck_assert_int_eq(release(ino, 0, DATA_CLEAN), 0);
+    ck_assert_int_eq(w_reap(&w, ino), 0);
+    ck_assert_uint_eq(world_effect(&w, FSM_REAPED)->ino, ino);
+    ck_assert_uint_gt(file_x("g"), ino);
+}
+END_TEST
+
 START_TEST(test_reap)
 {
     uint64_t ino = file_x("f"), used, blocks;
@@ -1523,6 +1536,7 @@ int main(void)
     tcase_add_test(tc, test_dead_holder);
     tcase_add_test(tc, test_oldest_epoch);
     tcase_add_test(tc, test_gave_up);
+    tcase_add_test(tc, test_numbers_once);
     tcase_add_test(tc, test_reap);
     tcase_add_test(tc, test_stores);
     tcase_add_test(tc, test_store_admin);
