@@ -75,6 +75,8 @@ static void state_changed(struct lock_state *st)
     }
     if (st->turn.head) {
         waitq_wake(&st->turn);
+        if (!env_timer_armed(&st->timer)) /* they may end without another step: cancelled, or their file has failed */
+            env_timer_set(c->env, &st->timer, env_now(c->env) + IDLE_NS);
     } else if (st->local && st->own.n == 0) {
         env_timer_set(c->env, &st->timer, env_now(c->env) + IDLE_NS);
     } else if (!st->local && st->own.n == 0 && !st->blocked.head) {
@@ -225,13 +227,13 @@ static void lock_blocked(struct tc_call *call, struct lock_state *st, const stru
     call_wait(call, &st->blocked);
 }
 
-/* The caller has gone meanwhile: nobody would unlock it (PROTOCOL 9.3). */
-static void lock_undo(struct tc_call *call)
+/* Nobody waits for it, and for no time it would be given up: the lock would stay. */
+static void unlock_unasked(struct tc_client *c, struct tc_file *f, const struct file_lock *l)
 {
-    struct file_lock l = call->lock;
+    struct file_lock none = *l;
 
-    l.type = LOCK_UNLOCK;
-    (void)tc_lock(call->c, call->file, &l, false, NULL, NULL);
+    none.type = LOCK_UNLOCK;
+    tc_lock(c, f, &none, false, NULL, NULL)->deadline = UINT64_MAX;
 }
 
 static void lock_answer(struct tc_call *call, struct lock_state *st, const struct lock_res *res)
@@ -256,18 +258,21 @@ static void lock_answer(struct tc_call *call, struct lock_state *st, const struc
         st->local = res->local;
         st->again = 0;
         lock_have(call, st);
-        if (call->answered && call->lock.type != LOCK_UNLOCK)
-            lock_undo(call);
+        /* The caller has gone meanwhile, or the file has failed while this waited to be sent: nobody would unlock it (9.3). */
+        if ((call->answered || call->file->failed) && call->lock.type != LOCK_UNLOCK) {
+            unlock_unasked(call->c, call->file, &call->lock);
+            call_finish(call, -TC_E_IO);
+            return;
+        }
     }
-    call_finish(call, 0);
+    call_finish(call, call->file->failed && call->lock_test ? -TC_E_IO : 0);
 }
-
-static void lock_send(struct tc_call *call, struct lock_state *st);
 
 static void lock_done(struct rpc *r, int status, const void *res)
 {
     struct tc_call *call = r->arg;
-    struct lock_state *st = call->ino->locks;
+    struct inode *i = call->ino;
+    struct lock_state *st = i->locks;
     const struct lock_res *e = res;
 
     ASSERT(st && st->busy);
@@ -275,7 +280,9 @@ static void lock_done(struct rpc *r, int status, const void *res)
     call->busy = false;
     if (status == 0 && call->lock_look && !e->has_other && (e->held || !call->lock_test) && !call->answered) {
         call->lock_look = false; /* it may be had, or somebody knows: an entry will tell */
-        lock_send(call, st);
+        lock_tick(call);
+        if (i->locks)
+            state_changed(i->locks);
         return;
     }
     if (status == 0 && call->lock_look && call->answered)
@@ -311,7 +318,8 @@ static void lock_tick(struct tc_call *call)
     struct lock_state *st;
     int r;
 
-    if (call->file->failed) {
+    st = call->ino->locks;
+    if (call->file->failed && (call->lock_test || l->type != LOCK_UNLOCK || !st || !locks_owned(&st->own, 0, l->owner, l->family))) {
         call_finish(call, l->type == LOCK_UNLOCK && !call->lock_test ? 0 : -TC_E_IO);
         return;
     }
@@ -382,8 +390,8 @@ void locks_release(struct tc_client *c, struct tc_file *f)
 {
     while (f->n_lockers > 0) {
         struct file_locker by = f->lockers[--f->n_lockers];
-        struct file_lock l = {.owner = by.owner, .end = LOCK_END, .family = by.family, .type = LOCK_UNLOCK};
+        struct file_lock l = {.owner = by.owner, .end = LOCK_END, .family = by.family};
 
-        (void)tc_lock(c, f, &l, false, NULL, NULL);
+        unlock_unasked(c, f, &l);
     }
 }

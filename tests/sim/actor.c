@@ -361,3 +361,50 @@ int a_fsync(struct actor *a, struct tc_file *f)
     CALL(a, "fsync", tc_fsync(a->cl->tc, f, on_status, a));
     return call_wait(a);
 }
+
+static void cancel_call(void *arg)
+{
+    struct actor *a = arg;
+    struct tc_call *call = a->cancel;
+
+    if (!a->calling || !call || sim_now(a->c->s) < a->cancel_at)
+        return;
+    a->cancel = NULL;
+    tc_client_cancel(a->cl->tc, call);
+}
+
+static int lock_call(struct actor *a, struct tc_file *f, const struct file_lock *l, uint64_t wait_ns)
+{
+    CALL(a, l->type == LOCK_UNLOCK ? "unlock" : "lock", a->cancel = tc_lock(a->cl->tc, f, l, wait_ns > 0, on_status, a));
+    if (wait_ns) {
+        a->cancel_at = sim_now(a->c->s) + wait_ns;
+        sim_at(a->c->s, a->cancel_at, cancel_call, a);
+    } else {
+        a->cancel = NULL;
+    }
+    (void)call_wait(a);
+    a->cancel = NULL;
+    return a->status;
+}
+
+int a_lock(struct actor *a, struct tc_file *f, const struct file_lock *l, uint64_t wait_ns)
+{
+    cluster_log(a->c, "actor %u client %u lock begins: family %u type %u owner %llu from %llu to %llu wait %llu us", a->index,
+                a->cl->index, l->family, l->type, (unsigned long long)l->owner, (unsigned long long)l->start,
+                (unsigned long long)l->end, (unsigned long long)(wait_ns / 1000));
+    return lock_call(a, f, l, wait_ns);
+}
+
+static void on_lock(void *arg, int status, const struct file_lock *other)
+{
+    struct actor *a = arg;
+
+    a->found = status == 0 && other;
+    call_done(a, status);
+}
+
+int a_lock_test(struct actor *a, struct tc_file *f, const struct file_lock *l)
+{
+    CALL(a, "lock test", tc_lock_test(a->cl->tc, f, l, on_lock, a));
+    return call_wait(a);
+}

@@ -43,6 +43,9 @@ struct actor {
     bool eof;
     const char *doing;
     uint64_t since;
+    struct tc_call *cancel; /* the call under way, to be cancelled at cancel_at */
+    uint64_t cancel_at;
+    bool found; /* by a_lock_test() */
     struct coro *coro;
 };
 
@@ -73,3 +76,6 @@ int a_read(struct actor *a, struct tc_file *f, uint64_t off, size_t len); /* dat
 int a_write(struct actor *a, struct tc_file *f, const void *data, size_t len, uint64_t off, bool append); /* off */
 int a_seek(struct actor *a, struct tc_file *f, uint64_t off, bool hole); /* off */
 int a_fsync(struct actor *a, struct tc_file *f);
+/* @wait_ns: how long it is waited for before the call is cancelled; 0: not at all. */
+int a_lock(struct actor *a, struct tc_file *f, const struct file_lock *l, uint64_t wait_ns);
+int a_lock_test(struct actor *a, struct tc_file *f, const struct file_lock *l); /* found */

@@ -27,6 +27,7 @@ struct cluster_options {
     uint32_t work;        /* enum work bits (workload.h) */
     uint64_t rules_off[RULE_LAYERS]; /* rules.h */
     bool swarm;           /* sizes, faults and rates are drawn from the seed (swarm.h) */
+    bool lockers;         /* and locks are among the work */
     unsigned strike;      /* the nemesis strikes in one of so many of its turns */
     unsigned hurt, change, move, cut; /* so, too: files damaged, members changed, stores moved, clients cut off */
     unsigned keep_entries; /* of a member's log; 0: all that a run makes */

@@ -22,7 +22,7 @@ static const struct cluster_options defaults = {
     .settle_ns = 120 * NS_PER_S,
     .ttl_ms = 3000,
     .faults = FAULT_ALL,
-    .work = WORK_ALL,
+    .work = WORK_USUAL,
     .strike = 8,
     .hurt = 40,
     .change = 40,
@@ -44,7 +44,7 @@ static const struct name fault_names[] = {
     {"damage", FAULT_DAMAGE},       {"members", FAULT_MEMBERS},       {"nodes", FAULT_NODES},
     {"cut", FAULT_CUT},             {"all", FAULT_ALL},               {"none", 0}};
 static const struct name work_names[] = {{"shared", WORK_SHARED}, {"turns", WORK_TURNS}, {"names", WORK_NAMES},
-                                         {"fight", WORK_FIGHT},   {"all", WORK_ALL},     {"none", 0}};
+                                         {"fight", WORK_FIGHT},   {"locks", WORK_LOCKS}, {"all", WORK_ALL},     {"none", 0}};
 
 /* ---- lists of names ------------------------------------------------------------------------------- */
 
@@ -133,10 +133,12 @@ void options_swarm(struct cluster_options *o)
     }
     if (sim_below(&rng, 4) == 0)
         o->faults |= FAULT_ERASE;
-    o->work = WORK_ALL;
+    o->work = WORK_USUAL;
     if (sim_below(&rng, 3) == 0)
-        o->work = 1 + (uint32_t)sim_below(&rng, WORK_ALL);
+        o->work = 1 + (uint32_t)sim_below(&rng, WORK_USUAL);
     swarm_changes(o, &rng);
+    if (sim_below(&rng, 4) == 0 || o->lockers) /* last: the other draws of a seed are what they were */
+        o->work = WORK_LOCKS | (sim_below(&rng, 2) ? o->work : 0);
 }
 
 void options_print_swarm(const struct cluster_options *o, FILE *f)
@@ -156,7 +158,7 @@ void options_print_replay(const char *program, const struct cluster_options *o, 
 
     fprintf(stderr, "replay: %s --seed=%" PRIu64 " --time=%" PRIu64, program, seed, o->duration_ns / NS_PER_S);
     if (o->swarm) {
-        fprintf(stderr, " --swarm");
+        fprintf(stderr, o->lockers ? " --swarm --lockers" : " --swarm");
     } else {
         fprintf(stderr, " --metas=%u --stores=%u --clients=%u --actors=%u --ttl-ms=%" PRIu64 " --strike=%u", o->n_meta,
                 o->n_store, o->n_client, o->n_actor, o->ttl_ms, o->strike);
@@ -173,7 +175,7 @@ void options_print_replay(const char *program, const struct cluster_options *o, 
 
 enum { O_SEED = 256, O_RUNS, O_MINUTES, O_TIME, O_METAS, O_STORES, O_CLIENTS, O_ACTORS, O_FAULTS, O_WORK, O_STRIKE,
        O_RULES, O_LIST, O_SWARM, O_COVERAGE, O_REQUIRE, O_VERBOSE, O_MESSAGES, O_KEEP, O_EXPECT, O_TTL, O_HURT,
-       O_CHANGE, O_MOVE, O_CUT, O_KEEP_ENTRIES, O_HELP };
+       O_CHANGE, O_MOVE, O_CUT, O_KEEP_ENTRIES, O_LOCKERS, O_HELP };
 
 static const struct option options[] = {{"seed", 1, NULL, O_SEED},
                                         {"runs", 1, NULL, O_RUNS},
@@ -195,6 +197,7 @@ static const struct option options[] = {{"seed", 1, NULL, O_SEED},
                                         {"cut", 1, NULL, O_CUT},
                                         {"keep-entries", 1, NULL, O_KEEP_ENTRIES},
                                         {"swarm", 0, NULL, O_SWARM},
+                                        {"lockers", 0, NULL, O_LOCKERS},
                                         {"coverage", 0, NULL, O_COVERAGE},
                                         {"require-coverage", 0, NULL, O_REQUIRE},
                                         {"verbose", 0, NULL, O_VERBOSE},
@@ -206,7 +209,7 @@ static const struct option options[] = {{"seed", 1, NULL, O_SEED},
 
 static const char usage[] =
     "Usage: sim [--seed=N] [--runs=K | --minutes=M] [--time=SECONDS] [--keep-going] [--verbose [--messages]]\n"
-    "           [--swarm | [--metas=M] [--stores=S] [--clients=C] [--actors=A] [--faults=LIST] [--work=LIST]\n"
+    "           [--swarm [--lockers] | [--metas=M] [--stores=S] [--clients=C] [--actors=A] [--faults=LIST] [--work=LIST]\n"
     "           [--strike=N] [--hurt=N] [--change=N] [--move=N] [--cut=N] [--keep-entries=N]\n"
     "           [--ttl-ms=N]] [--coverage [--require-coverage]]\n"
     "           [--rules-off=LIST [--expect-failure]]\n"
@@ -214,7 +217,7 @@ static const char usage[] =
     "Simulate a cluster under faults, from seed N on, K seeds or as many as fit into M minutes. --time is simulated\n"
     "time. LISTs: comma separated; a wrong name shows the right ones. --strike and those behind it: in one of so many\n"
     "turns there is a fault, are files damaged, the group changed, stores moved, clients cut off. --swarm: each seed draws sizes, faults and\n"
-    "rates. --coverage prints how often interesting states were reached, --require-coverage fails if one never was.\n"
+    "rates (with --lockers: locks are among its work). --coverage prints how often interesting states were reached, --require-coverage fails if one never was.\n"
     "With --expect-failure the exit status is 0 if some seed fails: a rule is off, and the checks must notice.\n";
 
 static bool set(struct run_options *o, int option, const char *text)
@@ -242,6 +245,7 @@ static bool set(struct run_options *o, int option, const char *text)
     case O_CUT: b->cut = MAX((unsigned)v, 1); return true;
     case O_KEEP_ENTRIES: b->keep_entries = (unsigned)v; return true;
     case O_SWARM: b->swarm = true; return true;
+    case O_LOCKERS: b->lockers = true; return true;
     case O_COVERAGE: o->coverage = true; return true;
     case O_REQUIRE: o->coverage = o->require_coverage = true; return true;
     case O_VERBOSE: b->verbose = true; return true;

@@ -12,6 +12,7 @@ struct workload {
     struct turns *turns[TURN_FILES];
     struct names *names[NAME_TREES];
     struct fight *fight;
+    struct lockers *lockers;
     bool set_up;
     unsigned verifying;
 };
@@ -76,6 +77,7 @@ struct workload *workload_new(struct cluster *c)
         w->names[i] = names_new(c, name);
     }
     w->fight = fight_new(c);
+    w->lockers = lockers_new(c);
     return w;
 }
 
@@ -90,6 +92,7 @@ void workload_free(struct workload *w)
     for (unsigned i = 0; i < NAME_TREES; i++)
         names_free(w->names[i]);
     fight_free(w->fight);
+    lockers_free(w->lockers);
     free(w);
 }
 
@@ -112,6 +115,8 @@ static void setup_main(struct actor *a)
             names_setup(a, w->names[i], root);
     if ((w->c->opt.work & WORK_FIGHT) && !w->c->failed)
         fight_setup(a, w->fight, root);
+    if ((w->c->opt.work & WORK_LOCKS) && !w->c->failed)
+        lockers_setup(a, w->lockers, root);
     w->set_up = true;
 }
 
@@ -156,7 +161,7 @@ static void work_main(struct actor *a)
     uint32_t work = w->c->opt.work;
 
     while (!w->c->failed && !w->c->stopping && actor_ready(a)) {
-        uint32_t kind = 1u << sim_below(&a->rng, 4);
+        uint32_t kind = MIN(1u << sim_below(&a->rng, work & WORK_LOCKS ? 6 : 4), WORK_LOCKS);
 
         if (!(kind & work))
             continue;
@@ -170,8 +175,10 @@ static void work_main(struct actor *a)
             turns_turn(a, w->turns[sim_below(&a->rng, TURN_FILES)]);
         else if (kind == WORK_NAMES)
             names_turn(a, w->names[sim_below(&a->rng, NAME_TREES)]);
-        else
+        else if (kind == WORK_FIGHT)
             fight_turn(a, w->fight);
+        else
+            lockers_turn(a, w->lockers);
     }
 }
 
@@ -200,6 +207,8 @@ static void verify_main(struct actor *a)
             names_verify(a, w->names[i]);
     if ((work & WORK_FIGHT) && !w->c->failed)
         fight_verify(a, w->fight);
+    if ((work & WORK_LOCKS) && !w->c->failed)
+        lockers_verify(a, w->lockers);
 }
 
 bool workload_verify(struct workload *w)
@@ -212,5 +221,7 @@ bool workload_verify(struct workload *w)
     if (w->c->opt.work & WORK_SHARED)
         for (unsigned i = 0; i < SHARED_FILES && !w->c->failed; i++)
             shared_judge(w->shared[i]);
+    if ((w->c->opt.work & WORK_LOCKS) && !w->c->failed)
+        lockers_judge(w->lockers);
     return !w->c->failed;
 }

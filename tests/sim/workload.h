@@ -9,12 +9,14 @@
  *   lost block by block at most (10.5, 10.8).
  * names (names.c): one actor at a time per tree, exact results of every operation, exactly once (10.11); and names
  *   that all fight for at once.
+ * locks (lockers.c): counters that whoever holds the lock increments; nobody believes to hold what another one does, and
+ *   in the end nothing is locked (9.2, 9.3).
  */
 #pragma once
 
 #include "sim/actor.h"
 
-enum work { WORK_SHARED = 1, WORK_TURNS = 2, WORK_NAMES = 4, WORK_FIGHT = 8, WORK_ALL = 15 };
+enum work { WORK_SHARED = 1, WORK_TURNS = 2, WORK_NAMES = 4, WORK_FIGHT = 8, WORK_USUAL = 15, WORK_LOCKS = 16, WORK_ALL = 31 };
 
 enum { SHARED_FILES = 3, TURN_FILES = 4, NAME_TREES = 3, FIGHT_NAMES = 4, CELL = 1024 };
 
@@ -82,3 +84,12 @@ void fight_free(struct fight *f);
 void fight_setup(struct actor *a, struct fight *f, uint64_t dir);
 void fight_turn(struct actor *a, struct fight *f);
 void fight_verify(struct actor *a, struct fight *f);
+
+/* lockers.c */
+struct lockers;
+struct lockers *lockers_new(struct cluster *c);
+void lockers_free(struct lockers *l);
+void lockers_setup(struct actor *a, struct lockers *l, uint64_t dir);
+void lockers_turn(struct actor *a, struct lockers *l);
+void lockers_verify(struct actor *a, struct lockers *l);
+void lockers_judge(struct lockers *l); /* nothing is left of any lock, on no client and no member */
