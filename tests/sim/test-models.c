@@ -15,7 +15,7 @@ static bool run(uint64_t seed, uint32_t wrong, uint64_t *ret_trace, char *ret_wh
 {
     struct cluster_options o = {.seed = seed, .n_meta = 1, .n_store = 1, .n_client = 3, .n_actor = 3, .n = 1, .w = 1,
                                 .r = 1, .pg_count = 1, .duration_ns = 5 * NS_PER_S, .settle_ns = 60 * NS_PER_S, .strike = 8,
-                                .ttl_ms = 3000, .faults = FAULT_KILL_CLIENT | FAULT_CLOCK, .work = WORK_ALL};
+                                .ttl_ms = 3000, .faults = FAULT_KILL_CLIENT | FAULT_CLOCK, .work = WORK_USUAL};
     struct cluster *c;
     struct workload *w;
     struct nemesis *n;
