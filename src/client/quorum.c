@@ -94,7 +94,38 @@ void qop_fini(struct qop *op)
     DL_DELETE(op->q->ops, op);
 }
 
-static void add_item(struct qop *op, uint64_t store, uint8_t set)
+static bool is_of(const struct map_pg *pg, uint64_t store)
+{
+    for (unsigned i = 0; i < pg->n; i++) {
+        if (pg->voters[i] == store)
+            return true;
+    }
+    for (unsigned i = 0; i < pg->n_next; i++) {
+        if (pg->next[i] == store)
+            return true;
+    }
+    return false;
+}
+
+/* Room for one more store: an operation that outlives many maps forgets those that have left the group. */
+static unsigned item_room(struct qop *op, const struct map_pg *pg)
+{
+    unsigned i = op->n_items;
+
+    if (i < QUORUM_ITEMS_MAX) {
+        op->n_items++;
+        return i;
+    }
+    for (i = 0; i < op->n_items && is_of(pg, op->items[i].store); i++)
+        ;
+    ASSERT(i < op->n_items); /* a group and its next one fit */
+    qitem_leave(&op->items[i]);
+    if (op->kind == QOP_READ)
+        qread_forget((struct qread_op *)op, i);
+    return i;
+}
+
+static void add_item(struct qop *op, const struct map_pg *pg, uint64_t store, uint8_t set)
 {
     for (unsigned i = 0; i < op->n_items; i++) {
         if (op->items[i].store == store) {
@@ -102,8 +133,7 @@ static void add_item(struct qop *op, uint64_t store, uint8_t set)
             return;
         }
     }
-    ASSERT(op->n_items < QUORUM_ITEMS_MAX);
-    op->items[op->n_items++] = (struct qitem){.op = op, .store = store, .set = set};
+    op->items[item_room(op, pg)] = (struct qitem){.op = op, .store = store, .set = set};
 }
 
 bool qop_place(struct qop *op, uint64_t ino, uint32_t index)
@@ -121,9 +151,9 @@ bool qop_place(struct qop *op, uint64_t ino, uint32_t index)
     for (unsigned i = 0; i < op->n_items; i++)
         op->items[i].set = 0;
     for (unsigned i = 0; i < pg->n; i++)
-        add_item(op, pg->voters[i], QSET_C1);
+        add_item(op, pg, pg->voters[i], QSET_C1);
     for (unsigned i = 0; i < pg->n_next; i++)
-        add_item(op, pg->next[i], QSET_C2);
+        add_item(op, pg, pg->next[i], QSET_C2);
     return true;
 }
 

@@ -201,6 +201,8 @@ int64_t qread_on_result(struct qread_op *o, struct qitem *it, const struct read_
                         uint64_t off);
 void qread_on_fail(struct qread_op *o, struct qitem *it, int status);
 void qread_on_map(struct qread_op *o);
+/* Item @i becomes another store's: what it answered goes. */
+void qread_forget(struct qread_op *o, unsigned i);
 void qread_on_fenced(struct qread_op *o);
 void qread_free(struct qread_op *o);
 void qread_tick(struct qread_op *o);

@@ -48,6 +48,14 @@ static void free_votes(struct qread_op *o)
     }
 }
 
+void qread_forget(struct qread_op *o, unsigned i)
+{
+    if (o->votes[i] != o->result)
+        free(o->votes[i]);
+    o->votes[i] = NULL;
+    o->payloads[i] = buf_unref(o->payloads[i]);
+}
+
 void qread_free(struct qread_op *o)
 {
     if (!o->finished) {

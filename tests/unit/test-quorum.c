@@ -855,6 +855,38 @@ START_TEST(lossy)
 }
 END_TEST
 
+/* What waits while its group moves on and on, over more stores than an operation has room for, is done by those it has in the end. */
+START_TEST(outlives_many_maps)
+{
+    struct world *w = world_new(31);
+    struct op *put, *get;
+
+    for (unsigned i = 0; i < STORES; i++)
+        w->stores[i].silent = true;
+    put = op_write(w, 0, 1, 1, 1, 7);
+    get = op_read(w, 1, 1, false);
+    for (unsigned k = 0; k < 12; k++) {
+        sim_run_until(w->sim, sim_now(w->sim) + 20 * NS_PER_MS);
+        set_voters(w, 2 + k, 0, 0);
+        for (unsigned i = 0; i < 3; i++)
+            w->map->pgs[0].voters[i] = 1000 + 3 * k + i; /* somewhere that cannot be reached */
+        quorum_map_changed(w->q);
+        ck_assert(!put->done && !get->done);
+    }
+    for (unsigned i = 0; i < STORES; i++)
+        w->stores[i].silent = false;
+    set_voters(w, 20, 1, 0);
+    quorum_map_changed(w->q);
+    finish(put, 5000);
+    finish(get, 5000);
+    ck_assert_int_eq(put->status, 0);
+    ck_assert_int_eq(get->status, 0);
+    op_free(put);
+    op_free(get);
+    world_free(w);
+}
+END_TEST
+
 int main(void)
 {
     Suite *s = suite_create("quorum");
@@ -878,6 +910,7 @@ int main(void)
     tcase_add_test(t, missed_epoch);
     tcase_add_test(t, another_at_the_address);
     tcase_add_test(t, session_rules);
+    tcase_add_test(t, outlives_many_maps);
     tcase_add_test(t, one_message_a_turn);
     tcase_add_loop_test(t, lossy, 0, 20);
     suite_add_tcase(s, t);
