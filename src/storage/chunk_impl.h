@@ -215,6 +215,9 @@ void cs_unreadable(struct chunk_store *cs, uint32_t blocks); /* chunk_damage.c *
 TC_MUST_CHECK int cs_no_space(struct chunk_store *cs, uint64_t bytes, bool rewrite);
 
 /* chunk_index.c */
+/* An error of the index's store, as what asked for a row returns it. */
+int cs_kv_trouble(struct chunk_store *cs, int r);
+void chunk_grow(struct chunk_store *cs, struct chunk *c, uint32_t n); /* room for @n blocks */
 struct block *chunk_block_at(struct chunk_store *cs, struct chunk *c, uint32_t b); /* grows */
 struct block chunk_block_get(const struct chunk *c, uint32_t b);
 /* References the chunk (loads it); @create: makes an empty one. NOENT else. */
@@ -224,6 +227,17 @@ void chunk_mark_dirty(struct chunk_store *cs, struct chunk *c);
 bool chunk_is_empty(const struct chunk *c);
 void chunk_pend_set(struct chunk_store *cs, struct chunk *c, uint32_t b, struct buf *buf, const uint8_t *data);
 void chunk_pend_drop(struct chunk_store *cs, struct chunk *c, uint32_t b);
+
+/* chunk_rows.c */
+
+#define CHUNK_KEY_BYTES 19
+/* The key of @k in @table ('c', 'd'); @p has CHUNK_KEY_BYTES. And back. */
+void chunk_key_put(uint8_t *p, char table, const struct chunk_key *k);
+void chunk_key_get(const uint8_t *p, struct chunk_key *k);
+/* Fill @c, whose key is set, from its row; false: the row does not check. */
+bool chunk_row_decode(struct chunk_store *cs, struct chunk *c, const uint8_t *p, size_t n);
+uint32_t chunk_data_blocks(const struct chunk *c);
+bool chunk_any_in_file(const struct chunk *c);
 /* Put the chunk's row (or its removal) in the batch; packed data that is pending too if @data. */
 void chunk_row_put(struct chunk_store *cs, struct chunk *c, bool data);
 void cs_meta_put(struct chunk_store *cs, bool with_pos, uint64_t pos);
