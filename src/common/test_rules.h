@@ -139,7 +139,11 @@
     X(GONE_REFUSED, "5.4: what comes for a removed inode is refused (off: taken)") \
     X(MOVE_EPOCH, "6.3: a transition names the epoch it starts from (off: any will do)") \
     X(MISSED_EPOCH, "6.5: who missed an epoch forgets a newcomer's acknowledgements (off: counts them)") \
-    X(CLEAN_BEFORE, "7: clean is claimed of an X granted on a clean inode (off: of any)")
+    X(CLEAN_BEFORE, "7: clean is claimed of an X granted on a clean inode (off: of any)") \
+    X(LOCKS_RECALL, "9.2: L is recalled before a lock of another session is set (off: set at once)") \
+    X(LOCKS_REGISTER, "9.2: the end of L says what is locked (off: nothing)") \
+    X(LOCKS_EXPIRE, "9.3: the locks of a dead session are nobody's (off: they stay)") \
+    X(LOCKS_WAIT, "9.2: from building the end of L to its answer lock calls wait (off: go on)")
 /* clang-format on */
 
 enum tc_test_rule {

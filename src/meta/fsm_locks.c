@@ -10,6 +10,7 @@
  * nobody asks for again stays until its inode goes.
  */
 #include "common/locks.h"
+#include "common/test_rules.h"
 #include "meta/fsm_int.h"
 
 #define LOCK_BYTES 38u /* of one in a row */
@@ -48,7 +49,7 @@ static bool row_decode(struct lock_row *row, struct slice v)
 
 static bool is_live(const struct fsm *f, uint64_t session)
 {
-    return fsm_session_live(f, session);
+    return fsm_session_live(f, session) || !TC_RULE(LOCKS_EXPIRE);
 }
 
 static void drop_dead(const struct fsm *f, struct lock_row *row)
@@ -189,7 +190,7 @@ static int lock_apply(struct fsm *f, const struct lock_req *req, struct lock_row
 
     if (!take(&req->lock, req->ctx.session, &l))
         return -TC_E_INVAL;
-    if (row->holder && row->holder != req->ctx.session)
+    if (row->holder && row->holder != req->ctx.session && TC_RULE(LOCKS_RECALL))
         return -TC_E_LEASE_CONFLICT;
     (void)look(row, &l, &res);
     if (!res.has_other && !req->test) {
@@ -239,7 +240,7 @@ int op_lock_end(struct fsm *f, const struct lock_end_req *req)
     if (r == 0 && row.holder == session) {
         row.holder = 0;
         row.table.n = 0;
-        for (uint32_t i = 0; i < req->locks.n; i++) {
+        for (uint32_t i = 0; i < req->locks.n && TC_RULE(LOCKS_REGISTER); i++) {
             (void)take(&req->locks.items[i], session, &l);
             locks_add(&row.table, &l);
         }

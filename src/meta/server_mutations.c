@@ -364,7 +364,7 @@ static void wait_locks(struct meta_op *op, const struct lock_req *req)
     x = lead_session(s, session);
     if (!res.held)
         lock_refused(s, session);
-    else if (x)
+    else if (x && TC_RULE(LOCKS_RECALL))
         lease_recall_x(s->lead->leases, &op->lease, ino, &x->lease, RECALL_LOCKS, 0, 0, env_now(s->env));
 }
 

@@ -75,6 +75,9 @@
     X("changes refused: another is under way", MSG_META_CHANGE, WIRE_REPLY, TC_E_BUSY)                 \
     X("promotions refused: too far behind", MSG_META_CHANGE, WIRE_REPLY, TC_E_AGAIN)                   \
     X("promotions refused: no answer", MSG_META_CHANGE, WIRE_REPLY, TC_E_UNREACHABLE)                  \
+    X("locks asked for", MSG_LOCK, WIRE_REPLY, 0)                                                      \
+    X("ends of L, with what is locked", MSG_LOCK_END, WIRE_REPLY, 0)                                   \
+    X("locks waited for, or looked at", MSG_LOCK_LOOK, WIRE_REPLY, 0)                                  \
     X("drains refused", MSG_NODE_ADMIN, WIRE_REPLY, TC_E_QUORUM_LOST)
 
 /* Found by looking closer. */
@@ -89,6 +92,10 @@
     X(REWRITTEN, "horizon entries rewritten")                                                          \
     X(HORIZON_FULL, "horizons of 16")                                                                  \
     X(DISOWNED, "commits of a lease that had ended")                                                   \
+    X(LOCKS_LOCAL, "L granted")                                                                        \
+    X(LOCKS_RECALL, "L recalled")                                                                      \
+    X(LOCKS_REGISTERED, "locks registered at the end of L")                                            \
+    X(LOCKS_WAITED, "locks found in the way")                                                          \
     X(BACKFILL, "blocks copied to a newcomer")                                                         \
     X(PG_EPOCH, "writes below a PG's epoch refused")
 
@@ -228,6 +235,37 @@ static void look_setattr_reply(struct slice body)
         saw(SEEN_HORIZON_FULL);
 }
 
+static void look_lock_reply(struct slice body)
+{
+    struct lock_res res;
+
+    if (wire_decode(body, &lock_res_schema, &arena, &res) < 0)
+        return;
+    if (res.local)
+        saw(SEEN_LOCKS_LOCAL);
+    if (res.has_other)
+        saw(SEEN_LOCKS_WAITED);
+}
+
+static void look_lock_end(struct slice body)
+{
+    struct lock_end_req req;
+
+    if (wire_decode(body, &lock_end_req_schema, &arena, &req) == 0 && req.locks.n)
+        saw(SEEN_LOCKS_REGISTERED);
+}
+
+static void look_recall(struct slice body)
+{
+    struct recall_msg m;
+
+    if (wire_decode(body, &recall_msg_schema, &arena, &m) < 0)
+        return;
+    for (uint32_t i = 0; i < m.items.n; i++)
+        if (m.items.items[i].kind == RECALL_LOCKS)
+            saw(SEEN_LOCKS_RECALL);
+}
+
 void coverage_message(const struct sim_node *from, const struct wire_header *h, struct slice body)
 {
     if (!counts)
@@ -241,6 +279,12 @@ void coverage_message(const struct sim_node *from, const struct wire_header *h, 
         look_raft(body);
     else if (h->kind == WIRE_REPLY && h->status == 0 && h->type >= MSG_MAKE && h->type <= MSG_COMMIT)
         look_mutation_reply(h);
+    if (h->kind == WIRE_REPLY && h->status == 0 && (h->type == MSG_LOCK || h->type == MSG_LOCK_LOOK))
+        look_lock_reply(body);
+    if (h->kind == WIRE_REQUEST && h->type == MSG_LOCK_END)
+        look_lock_end(body);
+    if (h->kind == WIRE_NOTICE && h->type == MSG_RECALL)
+        look_recall(body);
     if (h->kind == WIRE_REQUEST && h->type == MSG_WRITE)
         look_write(from, body);
     if (h->kind == WIRE_REPLY && h->status == 0 && h->type == MSG_WRITE)

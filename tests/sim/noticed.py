@@ -176,6 +176,10 @@ CASES = {
     'RIGHT_FROM_SEND': ('sim/test-cases-rules', 'right_from_the_sending'),
     'LOSS_FAILS': ('sim/test-cases-rules', 'loss_stays'),
     'RECOVER_MAX': ('unit/test-fsm', 'test_recovered_size'),
+    'LOCKS_RECALL': ('sim/test-cases-locks', 'recalled'),
+    'LOCKS_REGISTER': ('sim/test-cases-locks', 'recalled'),
+    'LOCKS_EXPIRE': ('sim/test-cases-locks', 'holder_cut_off'),
+    'LOCKS_WAIT': ('sim/test-cases-locks', 'calls_wait'),
 }
 VARIABLE = {'data': 'TERCET_RULES_OFF', 'meta': 'TERCET_META_RULES_OFF', 'fsm': 'TERCET_FSM_RULES_OFF',
             'raft': 'TERCET_RAFT_RULES_OFF'}

@@ -12,6 +12,7 @@ noticed.py.
 import re, subprocess, sys, time
 
 A = '--faults=all'
+L = '--faults=kill-client,partition,net'
 # rule: (arguments, seeds known to notice, budget of seeds)
 RULES = {
     'WRITE_QUORUM': ([A], [1], 40),
@@ -35,6 +36,10 @@ RULES = {
     'GENERATION': ([A], [1], 20),
     'RECALL_ANY_ID': ([A], [1], 20),
     'VOTE_UP_TO_DATE': ([A], [3], 20),
+    'LOCKS_RECALL': ([L, '--work=locks'], [1], 10),
+    'LOCKS_REGISTER': ([L, '--work=locks'], [1], 10),
+    'LOCKS_EXPIRE': ([L, '--work=locks'], [1], 10),
+    'LOCKS_WAIT': ([L, '--work=locks'], [1], 10),
 }
 
 
