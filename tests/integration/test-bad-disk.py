@@ -67,7 +67,7 @@ def anew(c, i):
 
 def data(c, m, rnd):
     c.disks.break_('changes', 'storage-1/data')
-    sums = put(m.path + '/data', rnd, 4, MIB)
+    sums = put(m.path + '/data', rnd, 12, MIB)          # so many that some are certainly kept there
     print('data: ' + emptied(c, 1))
     assert c.daemons['storage-1'].alive()
     return sums
