@@ -211,7 +211,7 @@ static void map_on_reply(struct rpc_call *c, const struct rpc_reply *reply)
     if (s->map_new || s->map_wanted <= (s->map ? s->map->epoch : 0))
         return;
     if (!requests_waiting(s)) {
-        s->map_wanted = 0; /* the next beat says what there is */
+        s->map_wanted = s->map_link = 0; /* the next beat says what there is, and who answered it is asked */
         return;
     }
     s->map_link++; /* the next member, soon */

@@ -75,6 +75,22 @@ START_TEST(admission)
 }
 END_TEST
 
+/* Requests that waited for a map had it asked of one member after the other. When they are gone, the next map is asked of
+ * whoever answers the beats: not for ever of the member whose turn it was. */
+START_TEST(next_map_after_waiting)
+{
+    struct world *w = world_new(3, 4);
+
+    for (uint64_t k = 0; k < 6; k++) {
+        w->map->epoch += 5; /* a barrier nobody has */
+        ck_assert_int_eq(world_write(w, 1, 10, 0, 0, 1, 1, 1 + k, 0), -TC_E_STALE_MAP);
+        world_run(w, 300 + 100 * k);
+        world_place(w, first_three, NULL); /* all have it soon */
+    }
+    world_free(w);
+}
+END_TEST
+
 static void count_line(void *arg, const char *line)
 {
     *(unsigned *)arg += strstr(line, "asked for another store") != NULL;
@@ -690,6 +706,7 @@ int main(void)
     tcase_set_timeout(t, 60);
     tcase_add_test(t, write_restart_read);
     tcase_add_test(t, admission);
+    tcase_add_test(t, next_map_after_waiting);
     tcase_add_test(t, meant_for_another);
     tcase_add_test(t, gc);
     tcase_add_test(t, gc_sparse);
