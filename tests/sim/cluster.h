@@ -134,6 +134,7 @@ bool cluster_group_whole(struct cluster *c);
 bool cluster_placed(struct cluster *c);
 bool cluster_store_holds(struct cluster *c, uint64_t store); /* a placement group names it */
 uint64_t cluster_store_of(struct cluster *c, uint32_t node); /* as the leader has it; 0: none, or not known */
+uint32_t cluster_stranger(struct cluster *c); /* a node that the leader has and we do not; 0: none */
 void store_boot(struct store *s);
 void store_kill(struct store *s);
 /* An operator's word about a store (enum store_admin). */

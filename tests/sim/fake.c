@@ -721,6 +721,11 @@ bool cluster_store_holds(struct cluster *c TC_UNUSED, uint64_t store TC_UNUSED)
     return true;
 }
 
+uint32_t cluster_stranger(struct cluster *c TC_UNUSED)
+{
+    return 0;
+}
+
 uint64_t cluster_store_of(struct cluster *c TC_UNUSED, uint32_t node TC_UNUSED)
 {
     return 0;

@@ -51,6 +51,25 @@ uint64_t cluster_store_of(struct cluster *c, uint32_t node)
     return 0;
 }
 
+uint32_t cluster_stranger(struct cluster *c)
+{
+    struct member *m = cluster_leader(c);
+    struct fsm *f = m ? meta_server_fsm(m->server) : NULL;
+    const struct fsm_store *stores;
+    uint32_t n = 0;
+
+    stores = f ? fsm_stores(f, &n) : NULL;
+    for (uint32_t i = 0; i < n; i++) {
+        bool ours = stores[i].state == STORE_REPLACED;
+
+        for (unsigned k = 0; k < c->opt.n_store; k++)
+            ours = ours || c->stores[k].id == stores[i].node;
+        if (!ours)
+            return stores[i].node;
+    }
+    return 0;
+}
+
 bool cluster_store_holds(struct cluster *c, uint64_t store)
 {
     struct member *m = cluster_leader(c);

@@ -81,10 +81,14 @@ static void nodes_begin(struct nemesis *n)
 
 void nodes_tick(struct nemesis *n)
 {
+    uint32_t stranger;
     uint64_t store;
 
     if (!(n->c->opt.faults & FAULT_NODES) || !cluster_leader(n->c))
         return;
+    stranger = cluster_stranger(n->c);
+    if (stranger) /* an old registration brought it back, and nobody wants it */
+        cluster_say(n->c, stranger, STORE_REMOVE);
     if (!n->nodes.s) {
         if (n->until && sim_below(&n->nodes.rng, n->c->opt.move) == 0)
             nodes_begin(n);
