@@ -217,6 +217,15 @@ static void lock_other(struct tc_call *call, const struct file_lock *other)
     call_finish(call, 0);
 }
 
+/* Nobody waits for it, and for no time it would be given up: the lock would stay. */
+static void unlock_unasked(struct tc_client *c, struct tc_file *f, const struct file_lock *l)
+{
+    struct file_lock none = *l;
+
+    none.type = LOCK_UNLOCK;
+    tc_lock(c, f, &none, false, NULL, NULL)->deadline = UINT64_MAX;
+}
+
 /* @other is in the way of @call. */
 static void lock_blocked(struct tc_call *call, struct lock_state *st, const struct file_lock *other)
 {
@@ -227,15 +236,9 @@ static void lock_blocked(struct tc_call *call, struct lock_state *st, const stru
     call->deadline = UINT64_MAX; /* that is for servers that are away */
     call->lock_look = true;
     call_wait(call, &st->blocked);
-}
-
-/* Nobody waits for it, and for no time it would be given up: the lock would stay. */
-static void unlock_unasked(struct tc_client *c, struct tc_file *f, const struct file_lock *l)
-{
-    struct file_lock none = *l;
-
-    none.type = LOCK_UNLOCK;
-    tc_lock(c, f, &none, false, NULL, NULL)->deadline = UINT64_MAX;
+    /* flock(2): what is converted is given up first. Two that both would have more wait for each other else. */
+    if (call->lock.family == LOCK_FLOCK && locks_owned(&st->own, 0, call->lock.owner, LOCK_FLOCK))
+        unlock_unasked(call->c, call->file, &call->lock);
 }
 
 static void lock_answer(struct tc_call *call, struct lock_state *st, const struct lock_res *res)

@@ -94,6 +94,24 @@ def table(near, far, kind):
     print('ok: %s locks conflict, wait and go' % kind)
 
 
+def both_convert(near, far):
+    """Two with a shared flock want it alone: what is converted is given up first, so one after the other has it."""
+    with open(near + '/both', 'wb'):
+        pass
+    two = [Other(near + '/both'), Other(far + '/both')]
+    for o in two:
+        assert o.ask('lock', 'flock', 'r')
+    for o in two:
+        o.tell('lock', 'flock', 'w', True)
+    wait_until('one of them has it', lambda: two[0].pipe.poll() or two[1].pipe.poll(), 30)
+    first = 0 if two[0].pipe.poll() else 1
+    assert two[first].hear() and not two[1 - first].pipe.poll(0.2)
+    assert two[first].ask('lock', 'flock', 'u') and two[1 - first].hear()
+    for o in two:
+        o.kill()
+    print('ok: two convert a flock')
+
+
 def interrupted(near, far):
     """A signal ends the waiting, and the lock is not had later either."""
     fd = os.open(near + '/alarm', os.O_RDWR | os.O_CREAT)
@@ -217,6 +235,8 @@ def main():
             table(mounts[0].path, mounts[1].path, kind)
             table(mounts[0].path, mounts[0].path, kind)
         own(c, mounts[0].path)
+        both_convert(mounts[0].path, mounts[1].path)
+        both_convert(mounts[0].path, mounts[0].path)
         interrupted(mounts[0].path, mounts[1].path)
         contended(c, mounts, 9)
         dead_mount(c, mounts)

@@ -147,7 +147,8 @@ static int lock(struct actor *a, struct lockers *t, struct locker *k, struct fil
     int r = 0;
 
     l.owner = k->owner;
-    if (l.type != LOCK_EXCLUSIVE) { /* whatever becomes of it, it may be in force from now on */
+    /* Whatever becomes of it, it may be in force from now on; a flock that is converted is given up before it is waited for. */
+    if (l.type != LOCK_EXCLUSIVE || (l.family == LOCK_FLOCK && wait_ns)) {
         struct file_lock less = l;
 
         less.type = LOCK_UNLOCK;
