@@ -296,8 +296,13 @@ void journal_start(struct env_task *t)
     struct batch *b = j->head;
     struct segment *s;
 
-    if (journal_gone(j) || j->closing || j->flying || j->failed || !b)
+    if (journal_gone(j) || j->closing || j->flying || j->failed)
         return;
+    if (!b) {
+        if (!j->create_status)
+            journal_background(j);
+        return;
+    }
     s = segment_find(j, segment_of(j, b->start));
     if (!s) {
         journal_background(j);

@@ -354,7 +354,7 @@ int journal_open(struct env *env, const char *dir, const struct journal_options 
         return r;
     }
     *ret_journal = o.j;
-    journal_background(o.j);
+    env_defer(env, &o.j->start_task); /* not before the caller had a look: one that closes it again leaves no trace */
     journal_mark_later(o.j);
     return 0;
 }

@@ -174,6 +174,24 @@ static bool read_all(struct actor *a, struct turns *t, struct handle *h)
     return true;
 }
 
+/* The session ended while the write waited: what was not synced before may be gone, and this was written behind it. */
+static void wrote_after_loss(struct turns *t, uint32_t off, uint32_t len)
+{
+    uint32_t whole = t->n_images - 1, end = whole;
+    struct image keep;
+
+    for (uint32_t i = 0; i < end && t->n_images < IMAGES_MAX; i++) {
+        struct image *m = push(t);
+
+        memcpy(m->bytes, t->images[i].bytes, WINDOW);
+        memcpy(m->bytes + off, t->images[whole].bytes + off, len);
+        m->size = MAX(t->images[i].size, off + len);
+    }
+    keep = *last(t);
+    *last(t) = t->images[whole];
+    t->images[whole] = keep;
+}
+
 static void write_at(struct actor *a, struct turns *t, struct handle *h, uint32_t off, uint32_t len, bool append)
 {
     struct image *i = push(t);
@@ -191,6 +209,8 @@ static void write_at(struct actor *a, struct turns *t, struct handle *h, uint32_
         cluster_fail(a->c, "%s: append went to %" PRIu64 ", the end was at %" PRIu64, t->name, a->off, t->base + off);
     } else if (a->len != len) {
         cluster_fail(a->c, "%s: short write", t->name);
+    } else if (life_may_lose(a->c, t->life)) {
+        wrote_after_loss(t, off, len);
     }
 }
 

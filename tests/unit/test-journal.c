@@ -762,6 +762,33 @@ static void quiet(void *arg, const char *line)
     (void)line;
 }
 
+static int count_name(void *arg, const char *name TC_UNUSED)
+{
+    ++*(unsigned *)arg;
+    return 0;
+}
+
+/* Who opens a journal and finds that it is not good for him closes it in the same turn, and may put its files elsewhere: nothing
+ * comes into the directory afterwards. */
+START_TEST(closed_at_once)
+{
+    struct world *w = world_new(77);
+    unsigned n = 0;
+
+    ck_assert_int_eq(world_open(w), 0);
+    journal_close(w->j);
+    sim_run_until(w->s, sim_now(w->s) + NS_PER_S);
+    ck_assert_int_eq(vfs_list(sim_disk_vfs(sim_node_disk(w->n)), "j", count_name, &n), 0);
+    ck_assert_uint_eq(n, 1);
+    w->j = NULL;
+    sim_node_kill(w->n);
+    ck_assert_int_eq(world_open(w), 0);
+    append_n(w, 3);
+    world_shut(w);
+    world_free(w);
+}
+END_TEST
+
 int main(void)
 {
     Suite *s = suite_create("journal");
@@ -771,6 +798,7 @@ int main(void)
     tcase_set_timeout(tc, 60);
     tcase_add_test(tc, append_and_replay);
     tcase_add_test(tc, group_commit);
+    tcase_add_test(tc, closed_at_once);
     tcase_add_loop_test(tc, crash_everywhere, 0, 3);
     tcase_add_loop_test(tc, torn_tail, 0, 6);
     tcase_add_loop_test(tc, damage_of_tail, 0, 4);
