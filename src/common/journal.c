@@ -323,6 +323,7 @@ void journal_start(struct env_task *t)
     b->job = (struct env_job){.run = batch_run, .done = batch_done};
     j->flying = true;
     env_job_submit(j->env, &j->write_queue, &b->job);
+    journal_background(j);
 }
 
 /* ---- segments in the background ----------------------------------------------------------------- */

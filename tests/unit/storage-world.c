@@ -61,8 +61,6 @@ static void on_beat(struct fake_leader *f, uint64_t peer, const struct wire_head
 
     f->beats++;
     f->found = MAX(f->found, req->found); /* of all stores */
-    f->aside = req->aside;
-    f->aside_bytes = req->aside_bytes;
     res.unknown = true;
     for (int i = 1; i <= STORES; i++) {
         if (f->stores[i] != req->store)
@@ -71,8 +69,15 @@ static void on_beat(struct fake_leader *f, uint64_t peer, const struct wire_head
         f->gc_done[i] = req->gc_done;
         f->behind[i] = req->behind;
         f->flags[i] = req->flags;
+        f->aside_of[i] = req->aside;
+        f->aside_bytes_of[i] = req->aside_bytes;
         for (uint32_t k = 0; k < req->ready.n; k++)
             f->ready[i][req->ready.items[k].pg] = req->ready.items[k].epoch;
+    }
+    f->aside = f->aside_bytes = 0;
+    for (int i = 1; i <= STORES; i++) {
+        f->aside += f->aside_of[i];
+        f->aside_bytes += f->aside_bytes_of[i];
     }
     res.gc.items = f->gc;
     res.gc.n = f->n_gc;

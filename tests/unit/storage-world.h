@@ -39,7 +39,9 @@ struct fake_leader { /* runs on any env */
     uint32_t n_trims;
     uint32_t beats;
     uint64_t flags[STORES + 1]; /* of the last beat */
-    uint64_t found, aside, aside_bytes; /* damaged blocks, directories put aside, as the last beat said */
+    uint64_t found; /* damaged blocks, the most that a beat told */
+    uint64_t aside, aside_bytes; /* directories put aside, of all stores ... */
+    uint64_t aside_of[STORES + 1], aside_bytes_of[STORES + 1]; /* ... as the last beat of each said */
 };
 
 int fake_leader_open(struct fake_leader *f, struct env *env, const char *endpoint);
