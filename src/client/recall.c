@@ -172,8 +172,9 @@ static void machine_finish(struct tc_client *c, struct inode *i)
     i->unasked = false;
     DL_FOREACH_SAFE(i->recalls, rc, tmp)
     {
-        /* One for all of it that came while a downgrade was committed has not been done by that. */
-        if (ends_lease(rc) && !(i->downgrade && rc->kind == RECALL_ALL))
+        /* One for all of it that came while a downgrade was committed has not been done by that; nor is it when a new generation
+         * had us expect no S of it, and the answer brought one after all. */
+        if (ends_lease(rc) && !(rc->kind == RECALL_ALL && (i->downgrade || (i->held & LEASE_S))))
             recall_ack(c, rc);
     }
     waitq_wake(&i->wq);

@@ -266,6 +266,53 @@ START_TEST(late_end_and_link)
 }
 END_TEST
 
+/* X goes down to S under a new leader; before the answer comes its generation is entered, for which no S is expected, and all of the
+ * inode is recalled. The S that the answer brings is recalled already. */
+static void downgraded_late(struct actor *a)
+{
+    struct scene *s = a->arg;
+
+    if (make_file(a, LEN))
+        return;
+    s->holds[0] = (struct hold){MSG_COMMIT, WIRE_REPLY, a->cl->node, 100 * NS_PER_MS, 1};
+    s->holds[1] = (struct hold){MSG_KEEPALIVE, WIRE_REPLY, a->cl->node, 30 * NS_PER_MS, 1000};
+    while (!s->replaced)
+        actor_sleep(a, 5 * NS_PER_MS);
+    s->status = a_read(a, s->f, 0, LEN);
+    s->n = s->status == 0 && a->len ? a->data[0] : 0;
+    s->ended = true;
+}
+
+/* What it writes stays with it, under X. */
+static void reader_then_holder(struct actor *a)
+{
+    struct scene *s = a->arg;
+    uint8_t data[LEN];
+    struct tc_file *f;
+
+    memset(data, 'b', sizeof data);
+    if (read_file(a, LEN) == 0 && a_open(a, s->ino, TC_OPEN_READ | TC_OPEN_WRITE, &f) == 0 &&
+        a_write(a, f, data, LEN, 0, false) == 0)
+        s->replaced = true;
+}
+
+START_TEST(downgraded_and_recalled)
+{
+    struct scene s = {.ttl_ms = 10000};
+
+    ck_assert(scene_start(&s, 2, NULL));
+    actor_new(&s.c->clients[0], downgraded_late, &s);
+    ck_assert(scene_wait(&s, &s.written, 1000));
+    member_kill(cluster_leader(s.c));
+    actor_new(&s.c->clients[1], reader_then_holder, &s);
+    ck_assert(scene_wait(&s, &s.ended, 20000));
+    ck_assert_int_eq(s.status, 0);
+    ck_assert_uint_eq(s.n, 'b');
+    s.holds[1].times = 0;
+    scene_run(&s, 2000);
+}
+END_TEST
+
 /* X goes down to S, and the answer that says so never comes: what is cached meanwhile is so under S, while that right runs. */
 static void unheard_downgrade(struct actor *a)
 {
@@ -658,7 +705,7 @@ END_TEST
 int main(void)
 {
     const TTest *const tests[] = {late_name, late_attributes, late_answers, late_end_of_x, late_end_and_times, late_end_and_link,
-                                  late_downgrade, late_grants, caching_right, generation,
+                                  downgraded_and_recalled, late_downgrade, late_grants, caching_right, generation,
                                   new_leader, unannounced_leader, deaf_holder, window_full, lease_reads};
 
     return cases_run("caching", tests, ARRAY_SIZE(tests));

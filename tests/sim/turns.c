@@ -180,7 +180,7 @@ static void wrote_after_loss(struct turns *t, uint32_t off, uint32_t len)
     uint32_t whole = t->n_images - 1, end = whole;
     struct image keep;
 
-    for (uint32_t i = 0; i < end && t->n_images < IMAGES_MAX; i++) {
+    for (uint32_t i = 0; i < end && t->n_images < IMAGES_MAX - 2; i++) { /* room for two more operations */
         struct image *m = push(t);
 
         memcpy(m->bytes, t->images[i].bytes, WINDOW);
