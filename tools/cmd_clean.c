@@ -39,8 +39,8 @@ static void add_all(struct clean *c)
     size_t i;
 
     for (unsigned m = 0; m < c->d.members.n; m++) {
-        if (c->d.status.docs[m])
-            add(c, "member", json_u64(c->d.status.docs[m], "id", 0), 0, c->d.members.endpoints[m]);
+        if (!tool_member_silent(&c->d, c->d.members.ids[m]))
+            add(c, "member", c->d.members.ids[m], 0, c->d.members.endpoints[m]);
     }
     json_array_foreach(json_object_get(c->d.status.docs[c->d.status.leader], "stores"), i, s)
     {

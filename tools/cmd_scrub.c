@@ -17,7 +17,6 @@
 #define REPAIR_TRIES 60  /* quarters of a second that a repair is waited for */
 #define SILENT_MAX 4     /* times that a store which does not answer is asked again */
 #define CHUNKS_TIMEOUT_MS 60000
-#define MEMBER_SILENT_MS 2000
 
 struct scrub {
     struct tool_data d;
@@ -51,23 +50,10 @@ static void stores_add(struct scrub *c, uint64_t only)
     c->n_stores = c->n;
 }
 
-static bool member_silent(const struct scrub *c, uint32_t id)
-{
-    const json_t *m;
-    size_t i;
-
-    json_array_foreach(json_object_get(c->d.status.docs[c->d.status.leader], "members"), i, m)
-    {
-        if (json_u64(m, "id", 0) == id)
-            return json_u64(m, "silent_ms", 0) > MEMBER_SILENT_MS;
-    }
-    return true;
-}
-
 static void members_add(struct scrub *c)
 {
     for (unsigned i = 0; i < c->d.members.n && c->n < ARRAY_SIZE(c->endpoints); i++) {
-        if (member_silent(c, c->d.members.ids[i]))
+        if (tool_member_silent(&c->d, c->d.members.ids[i]))
             continue; /* status names it */
         c->nodes[c->n] = c->d.members.ids[i];
         c->endpoints[c->n++] = c->d.members.endpoints[i];

@@ -12,6 +12,8 @@
 
 #include "common/os_env.h"
 
+#define MEMBER_SILENT_MS 2000
+
 #define FUSE_MAGIC 0x65735546
 
 /* The whole map, from the leader. Returns 0 or an exit status. */
@@ -60,6 +62,19 @@ bool tool_data_open(struct cli *cli, const char *servers, struct tool_data *d, i
     }
     *ret_status = map_get(d);
     return *ret_status == 0;
+}
+
+bool tool_member_silent(const struct tool_data *d, uint32_t id)
+{
+    const json_t *m;
+    size_t i;
+
+    json_array_foreach(json_object_get(d->status.docs[d->status.leader], "members"), i, m)
+    {
+        if (json_u64(m, "id", 0) == id)
+            return json_u64(m, "silent_ms", 0) > MEMBER_SILENT_MS;
+    }
+    return true;
 }
 
 void tool_data_close(struct tool_data *d)

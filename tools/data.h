@@ -29,6 +29,8 @@ struct tool_file {
 
 /* Members, env, status and the whole map. False: exit with *ret_status. The caller ends with tool_data_close() anyhow. */
 TC_MUST_CHECK bool tool_data_open(struct cli *cli, const char *servers, struct tool_data *d, int *ret_status);
+/* The leader has not heard that member for seconds, or it is none of the group's: it is not waited for. */
+bool tool_member_silent(const struct tool_data *d, uint32_t id);
 void tool_data_close(struct tool_data *d);
 bool tool_on_mount(const char *path); /* true also if that cannot be said: errors are told by whoever opens it */
 /* A regular file on a Tercet mount, what was written to it flushed. False: *ret_status, said why. */
