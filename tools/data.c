@@ -66,15 +66,9 @@ bool tool_data_open(struct cli *cli, const char *servers, struct tool_data *d, i
 
 bool tool_member_silent(const struct tool_data *d, uint32_t id)
 {
-    const json_t *m;
-    size_t i;
+    const json_t *m = json_by_id(json_object_get(d->status.docs[d->status.leader], "members"), id);
 
-    json_array_foreach(json_object_get(d->status.docs[d->status.leader], "members"), i, m)
-    {
-        if (json_u64(m, "id", 0) == id)
-            return json_u64(m, "silent_ms", 0) > MEMBER_SILENT_MS;
-    }
-    return true;
+    return !m || json_u64(m, "silent_ms", 0) > MEMBER_SILENT_MS;
 }
 
 void tool_data_close(struct tool_data *d)

@@ -39,15 +39,7 @@ uint32_t report_member_id(const struct report *r, unsigned i)
 
 const json_t *report_leader_says(const struct report *r, unsigned i)
 {
-    const json_t *m;
-    size_t k;
-
-    json_array_foreach(json_object_get(r->leader, "members"), k, m)
-    {
-        if (json_u64(m, "id", 0) == report_member_id(r, i))
-            return m;
-    }
-    return NULL;
+    return json_by_id(json_object_get(r->leader, "members"), report_member_id(r, i));
 }
 
 /* Who is of the group, by whoever knows best; NULL: nobody says. */
@@ -56,19 +48,6 @@ static const json_t *group_of(const struct report *r)
     const json_t *now = json_object_get(r->leader, "members");
 
     return now ? now : tool_last_group(&r->s);
-}
-
-static const json_t *in_group(const struct report *r, const json_t *group, unsigned i)
-{
-    const json_t *m;
-    size_t k;
-
-    json_array_foreach(group, k, m)
-    {
-        if (json_u64(m, "id", 0) == report_member_id(r, i))
-            return m;
-    }
-    return NULL;
 }
 
 /* ---- one member ---- */
@@ -153,7 +132,7 @@ void report_members(struct report *r)
     bool loading = false;
 
     for (unsigned i = 0; i < r->s.n; i++) {
-        const json_t *d = r->s.docs[i], *said = in_group(r, group, i);
+        const json_t *d = r->s.docs[i], *said = json_by_id(group, report_member_id(r, i));
         bool voter = !group || (said && !json_is_true(json_object_get(said, "learner")));
 
         answers += d != NULL;

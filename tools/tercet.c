@@ -221,6 +221,19 @@ const char *json_text(const json_t *o, const char *key, const char *otherwise)
     return json_is_string(v) ? json_string_value(v) : otherwise;
 }
 
+const json_t *json_by_id(const json_t *array, uint64_t id)
+{
+    const json_t *o;
+    size_t i;
+
+    json_array_foreach(array, i, o)
+    {
+        if (json_u64(o, "id", 0) == id)
+            return o;
+    }
+    return NULL;
+}
+
 const char *format_bytes(uint64_t bytes, char out[16])
 {
     static const char units[] = "KMGTPE";

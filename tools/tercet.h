@@ -66,6 +66,8 @@ void tool_status_fini(struct tool_status *s);
 /* Values of a JSON object, with a default where absent or of another type. */
 uint64_t json_u64(const json_t *o, const char *key, uint64_t otherwise);
 const char *json_text(const json_t *o, const char *key, const char *otherwise);
+/* The object of an array whose "id" is @id; NULL: none. */
+const json_t *json_by_id(const json_t *array, uint64_t id);
 /* tercet meta dump, load, checkpoint, recover (cmd_meta_dump.c): is the command line one of these? */
 bool cmd_meta_keeps(int argc, char **argv);
 int cmd_meta_keep(int argc, char **argv);

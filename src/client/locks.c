@@ -116,12 +116,8 @@ static void end_send(struct lock_state *st)
     struct lock_item *items = tc_calloc(st->own.n + 1, sizeof(*items));
     struct lock_end_req req = {.ino = st->ino->ino, .locks = {items, st->own.n}};
 
-    for (uint32_t k = 0; k < st->own.n; k++) {
-        const struct file_lock *l = &st->own.locks[k];
-
-        items[k] = (struct lock_item){.owner = l->owner, .start = l->start, .end = l->end, .pid = l->pid,
-                                      .family = l->family, .type = l->type};
-    }
+    for (uint32_t k = 0; k < st->own.n; k++)
+        items[k] = lock_to_item(&st->own.locks[k]);
     st->busy = true;
     free(st->sent);
     st->sent = items; /* borrowed by the request until it is done */
@@ -244,8 +240,7 @@ static void lock_blocked(struct tc_call *call, struct lock_state *st, const stru
 static void lock_answer(struct tc_call *call, struct lock_state *st, const struct lock_res *res)
 {
     if (res->has_other) {
-        struct file_lock other = {.owner = res->other.owner, .start = res->other.start, .end = res->other.end,
-                                  .pid = res->other.pid, .family = (uint8_t)res->other.family, .type = (uint8_t)res->other.type};
+        struct file_lock other = lock_of_item(&res->other, 0);
 
         if (call->answered) {
             call_finish(call, 0);
@@ -303,11 +298,7 @@ static void lock_done(struct rpc *r, int status, const void *res)
 
 static void lock_send(struct tc_call *call, struct lock_state *st)
 {
-    const struct file_lock *l = &call->lock;
-    struct lock_req req = {.ino = st->ino->ino,
-                           .lock = {.owner = l->owner, .start = l->start, .end = l->end, .pid = l->pid, .family = l->family,
-                                    .type = l->type},
-                           .test = call->lock_test};
+    struct lock_req req = {.ino = st->ino->ino, .lock = lock_to_item(&call->lock), .test = call->lock_test};
 
     st->busy = true;
     call->busy = true;

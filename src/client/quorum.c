@@ -94,19 +94,6 @@ void qop_fini(struct qop *op)
     DL_DELETE(op->q->ops, op);
 }
 
-static bool is_of(const struct map_pg *pg, uint64_t store)
-{
-    for (unsigned i = 0; i < pg->n; i++) {
-        if (pg->voters[i] == store)
-            return true;
-    }
-    for (unsigned i = 0; i < pg->n_next; i++) {
-        if (pg->next[i] == store)
-            return true;
-    }
-    return false;
-}
-
 /* Room for one more store: an operation that outlives many maps forgets those that have left the group. */
 static unsigned item_room(struct qop *op, const struct map_pg *pg)
 {
@@ -116,7 +103,7 @@ static unsigned item_room(struct qop *op, const struct map_pg *pg)
         op->n_items++;
         return i;
     }
-    for (i = 0; i < op->n_items && is_of(pg, op->items[i].store); i++)
+    for (i = 0; i < op->n_items && map_is_voter(pg, op->items[i].store); i++)
         ;
     ASSERT(i < op->n_items); /* a group and its next one fit */
     qitem_leave(&op->items[i]);

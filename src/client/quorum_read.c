@@ -39,20 +39,22 @@ void qread_fill(struct qread_op *o, const struct qitem *it, struct read_item *re
                               .first = r->first, .count = r->count, .data = it->want_data};
 }
 
-static void free_votes(struct qread_op *o)
-{
-    for (unsigned i = 0; i < QUORUM_ITEMS_MAX; i++) {
-        if (o->votes[i] != o->result)
-            free(o->votes[i]);
-        o->votes[i] = NULL;
-    }
-}
-
-void qread_forget(struct qread_op *o, unsigned i)
+static void free_vote(struct qread_op *o, unsigned i)
 {
     if (o->votes[i] != o->result)
         free(o->votes[i]);
     o->votes[i] = NULL;
+}
+
+static void free_votes(struct qread_op *o)
+{
+    for (unsigned i = 0; i < QUORUM_ITEMS_MAX; i++)
+        free_vote(o, i);
+}
+
+void qread_forget(struct qread_op *o, unsigned i)
+{
+    free_vote(o, i);
     o->payloads[i] = buf_unref(o->payloads[i]);
 }
 

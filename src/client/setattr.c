@@ -6,8 +6,9 @@
  * that blocks sent meanwhile carry them. A truncate under X first awaits what is in flight and holds back
  * what is not; the answer's epoch is that of all later blocks. Without X it takes X in the same entry.
  */
-#include "common/test_rules.h"
 #include "client/internal.h"
+
+#include "common/test_rules.h"
 
 enum setattr_stage { SETATTR_START, SETATTR_SENT };
 

@@ -14,6 +14,18 @@ bool lock_valid(const struct file_lock *l)
     return l->family <= LOCK_FLOCK && l->type <= LOCK_EXCLUSIVE && l->start <= l->end;
 }
 
+struct lock_item lock_to_item(const struct file_lock *l)
+{
+    return (struct lock_item){.owner = l->owner, .start = l->start, .end = l->end, .pid = l->pid, .family = l->family,
+                              .type = l->type};
+}
+
+struct file_lock lock_of_item(const struct lock_item *it, uint64_t session)
+{
+    return (struct file_lock){.session = session, .owner = it->owner, .start = it->start, .end = it->end, .pid = it->pid,
+                              .family = (uint8_t)MIN(it->family, UINT8_MAX), .type = (uint8_t)MIN(it->type, UINT8_MAX)};
+}
+
 static bool same_owner(const struct file_lock *a, const struct file_lock *b)
 {
     return a->session == b->session && a->owner == b->owner && a->family == b->family;

@@ -7,7 +7,7 @@
  */
 #pragma once
 
-#include "common/base.h"
+#include "common/schema.h"
 
 #define LOCKS_MAX 4096u       /* per inode */
 #define LOCK_END UINT64_MAX   /* to the end of the file, wherever that is */
@@ -32,6 +32,9 @@ struct lock_table {
 void locks_fini(struct lock_table *t);
 /* Are the values ones that a lock can have? */
 bool lock_valid(const struct file_lock *l);
+/* As messages have it. What does not fit there is no lock_valid() one here. */
+struct lock_item lock_to_item(const struct file_lock *l);
+struct file_lock lock_of_item(const struct lock_item *it, uint64_t session);
 /* A lock of another owner that @want cannot be beside; NULL: none. An unlock conflicts with nothing. */
 const struct file_lock *locks_conflict(const struct lock_table *t, const struct file_lock *want);
 /* What the owner has in that range becomes @set. No conflict is looked for. LIMIT: the table would be too

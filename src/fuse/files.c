@@ -326,6 +326,53 @@ static void op_release(fuse_req_t req, fuse_ino_t ino TC_UNUSED, struct fuse_fil
     fuse_reply_err(req, 0);
 }
 
+static void op_fsync(fuse_req_t req, fuse_ino_t ino, int datasync TC_UNUSED, struct fuse_file_info *fi)
+{
+    struct fop *op = fop_new(req, ino);
+
+    op->call = tc_fsync(op->m->client, file_of(fi), reply_status, op);
+}
+
+static void op_fallocate(fuse_req_t req, fuse_ino_t ino, int mode, off_t off, off_t len, struct fuse_file_info *fi)
+{
+    uint32_t ours = 0;
+    struct fop *op;
+
+    if (mode & ~(FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE | FALLOC_FL_ZERO_RANGE)) {
+        fuse_reply_err(req, EOPNOTSUPP);
+        return;
+    }
+    ours |= (mode & FALLOC_FL_KEEP_SIZE) ? TC_FALLOC_KEEP_SIZE : 0;
+    ours |= (mode & FALLOC_FL_PUNCH_HOLE) ? TC_FALLOC_PUNCH : 0;
+    ours |= (mode & FALLOC_FL_ZERO_RANGE) ? TC_FALLOC_ZERO : 0;
+    ours |= fuse_req_ctx(req)->uid != 0 ? TC_FALLOC_KILL_PRIV : 0; /* no flag says it here */
+    op = fop_new(req, ino);
+    op->call = tc_fallocate(op->m->client, file_of(fi), ours, (uint64_t)off, (uint64_t)len, reply_status, op);
+}
+
+static void reply_seek(void *arg, int status, uint64_t off)
+{
+    struct fop *op = arg;
+
+    if (status < 0)
+        fuse_reply_err(op->req, tc_error_to_errno(status));
+    else
+        fuse_reply_lseek(op->req, (off_t)off);
+    fop_end(op);
+}
+
+static void op_lseek(fuse_req_t req, fuse_ino_t ino, off_t off, int whence, struct fuse_file_info *fi)
+{
+    struct fop *op;
+
+    if (whence != SEEK_DATA && whence != SEEK_HOLE) {
+        fuse_reply_err(req, EINVAL);
+        return;
+    }
+    op = fop_new(req, ino);
+    op->call = tc_seek(op->m->client, file_of(fi), (uint64_t)off, whence == SEEK_HOLE, reply_seek, op);
+}
+
 /* ---- locks ---- */
 
 static struct file_lock range_of(const struct fuse_file_info *fi, const struct flock *fl)
@@ -388,55 +435,6 @@ static void op_flock(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi, 
     lock_start(req, ino, fi, &l, !(what & LOCK_NB));
 }
 
-/* ---- and the rest again ---- */
-
-static void op_fsync(fuse_req_t req, fuse_ino_t ino, int datasync TC_UNUSED, struct fuse_file_info *fi)
-{
-    struct fop *op = fop_new(req, ino);
-
-    op->call = tc_fsync(op->m->client, file_of(fi), reply_status, op);
-}
-
-static void op_fallocate(fuse_req_t req, fuse_ino_t ino, int mode, off_t off, off_t len, struct fuse_file_info *fi)
-{
-    uint32_t ours = 0;
-    struct fop *op;
-
-    if (mode & ~(FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE | FALLOC_FL_ZERO_RANGE)) {
-        fuse_reply_err(req, EOPNOTSUPP);
-        return;
-    }
-    ours |= (mode & FALLOC_FL_KEEP_SIZE) ? TC_FALLOC_KEEP_SIZE : 0;
-    ours |= (mode & FALLOC_FL_PUNCH_HOLE) ? TC_FALLOC_PUNCH : 0;
-    ours |= (mode & FALLOC_FL_ZERO_RANGE) ? TC_FALLOC_ZERO : 0;
-    ours |= fuse_req_ctx(req)->uid != 0 ? TC_FALLOC_KILL_PRIV : 0; /* no flag says it here */
-    op = fop_new(req, ino);
-    op->call = tc_fallocate(op->m->client, file_of(fi), ours, (uint64_t)off, (uint64_t)len, reply_status, op);
-}
-
-static void reply_seek(void *arg, int status, uint64_t off)
-{
-    struct fop *op = arg;
-
-    if (status < 0)
-        fuse_reply_err(op->req, tc_error_to_errno(status));
-    else
-        fuse_reply_lseek(op->req, (off_t)off);
-    fop_end(op);
-}
-
-static void op_lseek(fuse_req_t req, fuse_ino_t ino, off_t off, int whence, struct fuse_file_info *fi)
-{
-    struct fop *op;
-
-    if (whence != SEEK_DATA && whence != SEEK_HOLE) {
-        fuse_reply_err(req, EINVAL);
-        return;
-    }
-    op = fop_new(req, ino);
-    op->call = tc_seek(op->m->client, file_of(fi), (uint64_t)off, whence == SEEK_HOLE, reply_seek, op);
-}
-
 void files_set_ops(struct fuse_lowlevel_ops *ops)
 {
     ops->open = op_open;
@@ -445,10 +443,10 @@ void files_set_ops(struct fuse_lowlevel_ops *ops)
     ops->write = op_write;
     ops->flush = op_flush;
     ops->release = op_release;
-    ops->getlk = op_getlk;
-    ops->setlk = op_setlk;
-    ops->flock = op_flock;
     ops->fsync = op_fsync;
     ops->fallocate = op_fallocate;
     ops->lseek = op_lseek;
+    ops->getlk = op_getlk;
+    ops->setlk = op_setlk;
+    ops->flock = op_flock;
 }

@@ -211,8 +211,8 @@ static void op_init(void *userdata, struct fuse_conn_info *conn)
     unsigned want = FUSE_CAP_ASYNC_READ | FUSE_CAP_ATOMIC_O_TRUNC | FUSE_CAP_DONT_MASK | FUSE_CAP_POSIX_ACL |
                     FUSE_CAP_READDIRPLUS | FUSE_CAP_ASYNC_DIO;
 
-    /* Pages go when a lease is recalled; with pages=strict also whenever the kernel sees another mtime. */
     want |= m->own_locks ? 0 : FUSE_CAP_POSIX_LOCKS | FUSE_CAP_FLOCK_LOCKS;
+    /* Pages go when a lease is recalled; with pages=strict also whenever the kernel sees another mtime. */
     want |= m->strict_pages ? FUSE_CAP_AUTO_INVAL_DATA : FUSE_CAP_EXPLICIT_INVAL_DATA;
 
     conn->want = conn->capable & want;

@@ -253,7 +253,7 @@ int op_reconciled(struct fsm *f, const struct cmd_reconciled *cmd);
 /* ---- fsm_locks.c ----------------------------------------------------------------------------- */
 int op_lock(struct fsm *f, const struct lock_req *req);
 int op_lock_end(struct fsm *f, const struct lock_end_req *req);
-void locks_reap(struct fsm *f, uint64_t ino); /* the inode goes, or its last lock */
+void locks_reap(struct fsm *f, uint64_t ino); /* the inode goes */
 int locks_load(struct fsm *f);
 
 /* ---- fsm_names.c ----------------------------------------------------------------------------- */

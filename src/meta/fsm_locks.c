@@ -86,6 +86,12 @@ static int row_load(struct fsm *f, uint64_t ino, struct lock_row *ret)
     return r;
 }
 
+static void row_drop(struct fsm *f, uint64_t ino)
+{
+    row_del(f, key_u64(TAB_LOCKS, ino));
+    f->n_locked--;
+}
+
 void locks_reap(struct fsm *f, uint64_t ino)
 {
     struct kv_value v = {0};
@@ -93,8 +99,7 @@ void locks_reap(struct fsm *f, uint64_t ino)
     if (f->n_locked == 0 || row_get(f, key_u64(TAB_LOCKS, ino), &v) < 0)
         return;
     kv_value_free(&v);
-    row_del(f, key_u64(TAB_LOCKS, ino));
-    f->n_locked--;
+    row_drop(f, ino);
 }
 
 int locks_load(struct fsm *f)
@@ -116,7 +121,7 @@ static void row_save(struct fsm *f, uint64_t ino, const struct lock_row *row)
 
     if (!row->holder && !row->table.n) {
         if (row->was)
-            locks_reap(f, ino);
+            row_drop(f, ino);
         return;
     }
     f->n_locked += !row->was;
@@ -147,8 +152,7 @@ static void row_free(struct lock_row *row)
 
 static bool take(const struct lock_item *it, uint64_t session, struct file_lock *ret)
 {
-    *ret = (struct file_lock){.session = session, .owner = it->owner, .start = it->start, .end = it->end, .pid = it->pid,
-                              .family = (uint8_t)MIN(it->family, UINT8_MAX), .type = (uint8_t)MIN(it->type, UINT8_MAX)};
+    *ret = lock_of_item(it, session);
     return lock_valid(ret);
 }
 
@@ -177,8 +181,7 @@ static uint64_t look(const struct lock_row *row, const struct file_lock *l, stru
     if (!other)
         return 0;
     res->has_other = true;
-    res->other = (struct lock_item){.owner = other->owner, .start = other->start, .end = other->end, .pid = other->pid,
-                                    .family = other->family, .type = other->type};
+    res->other = lock_to_item(other);
     return other->session;
 }
 
